@@ -1,0 +1,104 @@
+"""Parameter trees: paths as "trunk/conv_0/kernel", sums in float32, safe copies, differences with names.
+
+Any pytree works: nested dicts (Flax linen), the pure dict of an NNX state, dataclasses (Equinox).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtl.errors import InputError
+
+Tree = Any  # a pytree; the leaves are arrays unless said otherwise
+
+
+def path_name(path: tuple) -> str:
+    """The path of a leaf as one string, "a/b/kernel".
+
+    An `nnx.State` holds `Param` variables whose array is one step further down; that step, "value", is left out.
+    """
+    if len(path) > 1 and path[-1] == jax.tree_util.GetAttrKey("value"):
+        path = path[:-1]
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def named_leaves(tree: Tree) -> dict[str, Any]:
+    """Every leaf under its path.
+
+    Example:
+        >>> named_leaves({"head": {"kernel": 1, "bias": 2}})
+        {'head/bias': 2, 'head/kernel': 1}
+    """
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def map_named(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
+    """`jax.tree.map` whose function also gets the path: fn("a/b/kernel", leaf, ...)."""
+    return jax.tree_util.tree_map_with_path(lambda path, *leaves: fn(path_name(path), *leaves), tree, *rest)
+
+
+def keep(tree: Tree, mask: Tree) -> Tree:
+    """The leaves where the bool tree `mask` is true; the others become None, which has no leaves."""
+    return jax.tree.map(lambda kept, leaf: leaf if kept else None, mask, tree)
+
+
+def sum_leaves(fn: Callable[..., jax.Array], *trees: Tree) -> jax.Array:
+    """Σ over leaves and entries of fn(x, ...), in float32 whatever the leaves' dtype (float64 stays float64).
+
+    A sum in bfloat16 loses everything below 1/256 of the running total.
+
+    Args:
+        fn: entrywise, from arrays of one shape to an array.
+        *trees: trees of one structure.
+
+    Returns:
+        A scalar, 0 for a tree without leaves.
+    """
+    total = jnp.float32(0)
+    for leaves in zip(*map(jax.tree.leaves, trees), strict=True):
+        total = total + jnp.sum(fn(*(leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in leaves)))
+    return total
+
+
+def copy_tree(tree: Tree) -> Tree:
+    """New buffers with the same values: donating the copy leaves the caller's arrays alive."""
+    return jax.tree.map(jnp.copy, tree)
+
+
+def shape_of(leaf: Any) -> str:
+    """A leaf in words: "float32[3, 3, 1, 16]"."""
+    return f"{getattr(leaf, 'dtype', type(leaf).__name__)}{list(np.shape(leaf))}"
+
+
+def differences(ours: Tree, theirs: Tree) -> list[str]:
+    """How two trees differ in paths, shapes and dtypes: a line a path, both sides named; empty when they fit.
+
+    Example:
+        >>> differences({"a": jnp.zeros(2), "b": jnp.zeros(1)}, {"a": jnp.zeros(3)})
+        ['a: float32[2] against float32[3]', 'b: float32[1] against nothing']
+    """
+    a, b = named_leaves(ours), named_leaves(theirs)
+    lines = []
+    for path in sorted(a.keys() | b.keys()):
+        left = shape_of(a[path]) if path in a else "nothing"
+        right = shape_of(b[path]) if path in b else "nothing"
+        if left != right:
+            lines.append(f"{path}: {left} against {right}")
+    return lines
+
+
+def check_same(ours: Tree, theirs: Tree, *, where: str, todo: str) -> None:
+    """Refuse trees that differ in paths, shapes or dtypes.
+
+    Raises:
+        InputError: names up to three of the paths that differ.
+    """
+    lines = differences(ours, theirs)
+    if lines:
+        more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
+        raise InputError("; ".join(lines[:3]) + more, where=where, todo=todo)

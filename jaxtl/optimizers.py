@@ -1,0 +1,210 @@
+"""How each label moves: its learning rate, its decay, or not at all, through `optax.partition`.
+
+Rates are read by name ("learning_rate/LABEL", "decay/LABEL"), so changing one never recompiles a step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import numbers
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxtl.errors import InputError, suggest
+from jaxtl.labels import check_labels, having, kernels, label_set
+from jaxtl.trees import Tree
+
+Schedule = Callable[[jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """How the parameters of one label move.
+
+    Args:
+        learning_rate: ≥ 0; multiplied by the shared schedule.
+        decay: ≥ 0, towards 0.
+        decay_kind: "coupled": gradient + decay·w goes through momentum or Adam, which is the penalty decay·½‖w‖²;
+            "decoupled": w −= lr_t · (update + decay·w), after them (SGDW, AdamW).
+        frozen: never move and hold no optimizer state.
+    """
+
+    learning_rate: Any = 0.0
+    decay: Any = 0.0
+    decay_kind: Literal["coupled", "decoupled"] = "decoupled"
+    frozen: bool = False
+
+    def __post_init__(self):
+        for name in ("learning_rate", "decay"):
+            value = getattr(self, name)
+            if isinstance(value, numbers.Real) and not float(value) >= 0:
+                raise InputError(f"{value} is negative or NaN", where=f"Group {name}", todo="use a number >= 0")
+        if self.decay_kind not in ("coupled", "decoupled"):
+            raise InputError(
+                f"'{self.decay_kind}'",
+                where="Group decay_kind",
+                todo=suggest(self.decay_kind, ("coupled", "decoupled")),
+            )
+        if self.frozen and (_given(self.learning_rate) or _given(self.decay)):
+            raise InputError("a frozen group has no learning rate and no decay", where="Group(frozen=True)")
+
+
+class PerLabelState(NamedTuple):
+    """Steps taken, and the optimizer state of every group."""
+
+    step: jax.Array
+    groups: Any
+
+
+def per_label(
+    labels: Tree,
+    groups: Mapping[str, Group],
+    optimizer: str | Callable[[], optax.GradientTransformation] = "sgd",
+    *,
+    momentum: float = 0.0,
+    schedule: Schedule | None = None,
+    clip_norm: float | None = None,
+    decay_mask: Callable[[Tree], Tree] = kernels,
+) -> optax.GradientTransformationExtraArgs:
+    """Different learning rates and decays for different labels: PyTorch's parameter groups, as one transformation.
+
+    For SGD with momentum m and coupled decay δ: v ← m·v + g + δ·w;  w ← w − lr·s(t)·v.
+
+    Args:
+        labels: tree of strings like the parameters.
+        groups: one `Group` for every label that occurs, and no other.
+        optimizer: "sgd", "nesterov", "adam" (β 0.9, 0.999, ε 1e-8), or a function that makes the transformation from
+            gradients to unscaled updates, e.g. `lambda: optax.scale_by_lion()`.
+        momentum: for "sgd" and "nesterov", in [0, 1).
+        schedule: step -> factor on every learning rate; constant 1 when left out.
+        clip_norm: the gradient's global norm over all labels is clipped to it, once, before everything else.
+        decay_mask: params -> bool tree of the leaves that `decay` shrinks.
+
+    Returns:
+        A transformation; `update(..., rates={"learning_rate/new": 0.1})` overrides rates by name, traced or not.
+
+    Raises:
+        InputError: a label without group, a group without label, momentum that is not read, a decay that reaches no
+            parameter, or (on update) a rate of no group.
+
+    Example:
+        >>> params = {"trunk": {"kernel": jnp.ones(1)}, "head": {"kernel": jnp.ones(1)}}
+        >>> labels = {"trunk": {"kernel": "transferred"}, "head": {"kernel": "new"}}
+        >>> tx = per_label(labels, {"transferred": Group(frozen=True), "new": Group(0.5)})
+        >>> updates, _ = tx.update(params, tx.init(params), params, rates={"learning_rate/new": 0.25})
+        >>> float(updates["head"]["kernel"][0]), float(updates["trunk"]["kernel"][0])
+        (-0.25, 0.0)
+    """
+    scaler = _scaler(optimizer, momentum)
+    _check_groups(label_set(labels), groups)
+    known = {f"{rate}/{label}" for label, g in groups.items() if not g.frozen for rate in ("learning_rate", "decay")}
+
+    def transformation(rates: Mapping, factor) -> optax.GradientTransformationExtraArgs:
+        parts = {label: _group(label, group, rates, factor, scaler, decay_mask) for label, group in groups.items()}
+        tx = optax.partition(parts, labels)
+        return tx if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), tx)
+
+    def init(params):
+        check_labels(params, labels)
+        _check_decay_reaches(params, labels, groups, decay_mask)
+        return PerLabelState(jnp.int32(0), transformation({}, 1.0).init(params))
+
+    def update(updates, state, params=None, *, rates: Mapping | None = None, **_extra):
+        rates = {} if rates is None else rates
+        for name in rates:
+            if name.startswith(("learning_rate/", "decay/")) and name not in known:
+                raise InputError("no group reads this rate", where=f"rates['{name}']", todo=suggest(name, known))
+        factor = 1.0 if schedule is None else schedule(state.step)
+        updates, inner = transformation(rates, factor).update(updates, state.groups, params)
+        return updates, PerLabelState(state.step + 1, jax.tree.map(_as_before, inner, state.groups))
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def pull_per_rate(
+    learning_rate: float,
+    steps: int,
+    *,
+    schedule: Schedule | None = None,
+    momentum: float = 0.0,
+    decay_kind: Literal["coupled", "decoupled"] = "coupled",
+) -> float:
+    """How far a rate λ reaches in a whole run: the dimensionless pull is λ times this.
+
+    Σ_t lr·s(t) / (1 − momentum) when λ goes through the momentum (in the loss, or coupled), Σ_t lr·s(t) when
+    decoupled. Nothing but the pull acts: w shrinks by about e^−pull. Far below 1 a rate does not bite at all,
+    whatever its size. For SGD; Adam divides a coupled pull by the gradient's size.
+
+    Args:
+        learning_rate: the group's.
+        steps: how many.
+        schedule, momentum, decay_kind: as in `per_label` and `Group`.
+
+    Returns:
+        pull / λ.
+
+    Example:
+        >>> pull_per_rate(0.1, 100, momentum=0.9)  # doctest: +ELLIPSIS
+        100.0...
+    """
+    factors = np.ones(steps) if schedule is None else np.asarray(jax.vmap(schedule)(jnp.arange(steps)), np.float64)
+    total = learning_rate * float(np.sum(factors))
+    return total / (1 - momentum) if decay_kind == "coupled" else total
+
+
+def _scaler(optimizer, momentum: float) -> Callable[[], optax.GradientTransformation]:
+    if not 0 <= momentum < 1:
+        raise InputError(f"{momentum} is outside [0, 1)", where="per_label momentum")
+    by_name: dict[str, Callable[[], optax.GradientTransformation]] = {
+        "sgd": lambda: optax.trace(momentum) if momentum else optax.identity(),
+        "nesterov": lambda: optax.trace(momentum, nesterov=True),
+        "adam": optax.scale_by_adam,
+    }
+    if momentum and optimizer not in ("sgd", "nesterov"):
+        raise InputError(f"'{optimizer}' does not read it", where=f"per_label momentum={momentum}")
+    if callable(optimizer):
+        return optimizer
+    if optimizer not in by_name:
+        raise InputError(f"unknown: '{optimizer}'", where="per_label optimizer", todo=suggest(optimizer, by_name))
+    return by_name[optimizer]
+
+
+def _group(label: str, group: Group, rates: Mapping, factor, scaler, decay_mask) -> optax.GradientTransformation:
+    if group.frozen:
+        return optax.set_to_zero()
+    decay = optax.add_decayed_weights(rates.get(f"decay/{label}", group.decay), mask=decay_mask)
+    parts = (decay, scaler()) if group.decay_kind == "coupled" else (scaler(), decay)
+    scale = -factor * rates.get(f"learning_rate/{label}", group.learning_rate)
+    return optax.chain(*parts, optax.scale(scale))
+
+
+def _check_groups(labels: set[str], groups: Mapping[str, Group]) -> None:
+    for label in sorted(labels - set(groups)):
+        raise InputError("no group moves this label", where=f"groups['{label}']", todo="add one, or Group(frozen=True)")
+    for label in sorted(set(groups) - labels):
+        raise InputError("no parameter has this label", where=f"groups['{label}']", todo=suggest(label, labels))
+
+
+def _check_decay_reaches(params: Tree, labels: Tree, groups: Mapping[str, Group], decay_mask) -> None:
+    for label, group in groups.items():
+        reached = jax.tree.map(lambda a, b: a and b, having(labels, label), decay_mask(params))
+        if _given(group.decay) and not any(jax.tree.leaves(reached)):
+            raise InputError(
+                f"decay_mask selects no parameter labelled '{label}', so decay {group.decay} would do nothing",
+                where=f"groups['{label}']",
+                todo="pass decay_mask=everything or a mask of your own (kernels looks for 'kernel' and 'embedding')",
+            )
+
+
+def _as_before(new: jax.Array, old: jax.Array) -> jax.Array:
+    """A float32 rate would turn a bfloat16 momentum into float32, which a scan refuses and a jit recompiles."""
+    return new if new.dtype == old.dtype else new.astype(old.dtype)
+
+
+def _given(rate: Any) -> bool:
+    return not (isinstance(rate, numbers.Real) and rate == 0)

@@ -1,0 +1,246 @@
+"""One training step for every method. All of it is pure but `compile_step`, the only `jax.jit` of training.
+
+    data ─prepare→ batch ─grad_fn(params)→ gradients ─tx→ updates → the next state
+
+What a run changes is in `TrainState`; what it only reads (rates, anchors, a source model) is in `Fixed`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxtl.errors import InputError, suggest
+from jaxtl.trees import Tree
+
+Metrics = dict[str, jax.Array]
+GradFn = Callable[[Tree, Tree, Any, "Context"], tuple[Tree, Metrics, Tree]]
+
+
+class Fixed(NamedTuple):
+    """Read by every step, written by none, never donated.
+
+    rates: numbers by name: "penalty/LABEL", "learning_rate/LABEL", "decay/LABEL", names of loss terms.
+    given: trees by name: "anchor", "importance", a source model, …
+    """
+
+    rates: Mapping[str, Any] = {}
+    given: Mapping[str, Any] = {}
+
+
+class TrainState(NamedTuple):
+    """All that a run changes, a pure pytree; `model_state` also holds a method's queues and averages."""
+
+    step: jax.Array
+    params: Tree
+    model_state: Tree
+    opt_state: Any
+    rng: jax.Array
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["step", "rng", "rates", "given"], meta_fields=["train"]
+)
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What the forward pass, the terms and the penalties see besides parameters and batch; `train` is static."""
+
+    step: Any
+    rng: Any
+    rates: Mapping[str, Any]
+    given: Mapping[str, Any]
+    train: bool = True
+
+
+class Asked:
+    """{name: default} of the rates that were read; equal to itself only, being static beside the values."""
+
+    def __init__(self):
+        self.defaults: dict[str, Any] = {}
+
+
+class Rates(dict):
+    """Rates that remember what was asked for, so that a name which nobody reads can be refused.
+
+    A pytree, so that a context passes through `jax.checkpoint` and the like; its copies remember in one place.
+    """
+
+    def __init__(self, values: Mapping[str, Any], asked: Asked | None = None):
+        super().__init__(values)
+        self.asked = Asked() if asked is None else asked
+
+    def get(self, name, default=None):
+        self.asked.defaults[name] = default
+        return super().get(name, default)
+
+    def refuse_unread(self) -> None:
+        known = self.asked.defaults
+        for name in sorted(set(self) - set(known)):
+            raise InputError("nobody reads this rate", where=f"rates['{name}']", todo=suggest(name, known))
+
+
+jax.tree_util.register_pytree_node(
+    Rates,
+    lambda rates: (tuple(rates.values()), (tuple(rates), rates.asked)),
+    lambda static, values: Rates(dict(zip(static[0], values, strict=True)), static[1]),
+)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _initial(tx: optax.GradientTransformation, params: Tree, rng: jax.Array, model_state: Tree) -> TrainState:
+    def own(leaf):  # a weak dtype (`jnp.full(2, 0.5)`) becomes strong after a step, which would compile it twice
+        return jnp.array(leaf, dtype=leaf.dtype, copy=True)
+
+    params, rng, model_state = jax.tree.map(own, (params, rng, model_state))
+    return TrainState(jnp.int32(0), params, model_state, tx.init(params), rng)
+
+
+def init_state(
+    params: Tree, tx: optax.GradientTransformation, rng: jax.Array, model_state: Tree | None = None
+) -> TrainState:
+    """A state at step 0 that owns its buffers: the caller's arrays survive donation.
+
+    Args:
+        params: tree of arrays.
+        tx: the optimizer.
+        rng: key of the run; step t uses `fold_in(rng, t)`.
+        model_state: what the forward pass carries along (batch statistics); {} when left out.
+
+    Returns:
+        The state.
+
+    Example:
+        >>> state = init_state({"w": jnp.ones(2)}, optax.sgd(0.1), jax.random.key(0))
+        >>> int(state.step), state.params["w"].tolist()
+        (0, [1.0, 1.0])
+    """
+    return _initial(tx, params, rng, {} if model_state is None else model_state)
+
+
+def total_gradient(loss_fn: Callable) -> GradFn:
+    """The gradient of the plain sum of all weighted terms and penalties.
+
+    Args:
+        loss_fn: as `losses.make_loss_fn` returns it.
+
+    Returns:
+        grad_fn(params, model_state, batch, ctx) -> (gradients, metrics with the total as "loss", model_state).
+    """
+
+    def total(params, model_state, batch, ctx):
+        weighted, (metrics, model_state) = loss_fn(params, model_state, batch, ctx)
+        loss = sum(weighted.values(), start=jnp.float32(0))
+        return loss, ({"loss": loss, **metrics}, model_state)
+
+    def grad_fn(params, model_state, batch, ctx):
+        gradients, (metrics, model_state) = jax.grad(total, has_aux=True)(params, model_state, batch, ctx)
+        return gradients, metrics, model_state
+
+    return grad_fn
+
+
+def _identity(data, rng, step):
+    return data
+
+
+def make_train_step(
+    grad_fn: GradFn, tx: optax.GradientTransformationExtraArgs, prepare: Callable = _identity
+) -> Callable[[TrainState, Any, Fixed], tuple[TrainState, Metrics]]:
+    """One step of gradient descent, as a pure function.
+
+    Args:
+        grad_fn: what `total_gradient` returns, or multi-task surgery.
+        tx: what `optimizers.per_label` returns, or any optax transformation that takes `rates`.
+        prepare: (data, rng, step) -> batch: sampling, normalising, augmenting, inside the compiled step.
+
+    Returns:
+        step(state, data, fixed) -> (state, metrics).
+
+    Raises:
+        InputError: when traced, for a name in `fixed.rates` that neither a term, a penalty nor a group reads.
+    """
+    tx = optax.with_extra_args_support(tx)
+
+    def step(state, data, fixed):
+        rates = fixed.rates if isinstance(fixed.rates, Rates) else Rates(fixed.rates)
+        prepare_rng, model_rng = jax.random.split(jax.random.fold_in(state.rng, state.step))
+        ctx = Context(state.step, model_rng, rates, fixed.given)
+        batch = prepare(data, prepare_rng, state.step)
+        gradients, metrics, model_state = grad_fn(state.params, state.model_state, batch, ctx)
+        updates, opt_state = tx.update(gradients, state.opt_state, state.params, rates=rates)
+        rates.refuse_unread()
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, model_state, opt_state, state.rng), metrics
+
+    return step
+
+
+def default_rates(step: Callable, state: TrainState, data: Any, fixed: Fixed) -> dict[str, Any]:
+    """Every rate that a step reads, with the default it has there; traced, not run."""
+    rates = Rates(fixed.rates)
+    jax.eval_shape(lambda state, data, given: step(state, data, Fixed(rates, given)), state, data, fixed.given)
+    return rates.asked.defaults
+
+
+def make_eval_step(forward: Callable, metrics: Mapping[str, Callable]) -> Callable[[TrainState, Any, Fixed], Metrics]:
+    """Sums of per-example metrics over a batch, so that batches of any size add up exactly.
+
+    Args:
+        forward: as for `losses.make_loss_fn`; called with `ctx.train` false.
+        metrics: {name: fn(outputs, batch, ctx) -> [B]}, see `losses.per_example`.
+
+    Returns:
+        evaluate(state, batch, fixed) -> {name: sum, …, "count": examples}; examples whose batch["mask"] is 0 are left
+        out, which makes a padded last batch exact.
+    """
+
+    def evaluate(state, batch, fixed):
+        ctx = Context(state.step, state.rng, fixed.rates, fixed.given, train=False)
+        outputs, _ = forward(state.params, state.model_state, batch, ctx)
+        values = {name: _per_example(name, metric(outputs, batch, ctx)) for name, metric in metrics.items()}
+        mask = batch["mask"] if "mask" in batch else jnp.ones_like(next(iter(values.values())))
+        sums = {name: jnp.sum(jnp.where(mask > 0, value, 0.0)) for name, value in values.items()}
+        return sums | {"count": jnp.sum(mask > 0).astype(jnp.float32)}
+
+    return evaluate
+
+
+def _per_example(name: str, values: jax.Array) -> jax.Array:
+    if jnp.ndim(values) != 1:
+        raise InputError(f"has shape {jnp.shape(values)}, not [B]", where=f"metric '{name}'", todo="use per_example")
+    return values
+
+
+def make_epoch(step: Callable, length: int) -> Callable[[TrainState, Any, Fixed], tuple[TrainState, Metrics]]:
+    """`length` steps in one dispatch, by `lax.scan`; metrics are stacked [length].
+
+    On CPU a convolution's kernel gradient inside a loop is about a hundred times slower: take single steps there.
+    """
+
+    def epoch(state, data, fixed):
+        return jax.lax.scan(lambda state, _: step(state, data, fixed), state, length=length)
+
+    return epoch
+
+
+def compile_step(fn: Callable, mesh: Mesh | None = None) -> Callable[[TrainState, Any, Fixed], Any]:
+    """Compile a step or an epoch; the state's buffers are donated, so keep only the state that comes back.
+
+    Args:
+        fn: (state, data, fixed) -> (state, metrics).
+        mesh: devices to run on with global semantics: state and fixed on all of them, data as the caller placed them.
+
+    Returns:
+        The compiled function.
+    """
+    if mesh is None:
+        return jax.jit(fn, donate_argnums=0)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(fn, donate_argnums=0, in_shardings=(everywhere, None, everywhere), out_shardings=everywhere)

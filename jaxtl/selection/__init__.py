@@ -1,0 +1,44 @@
+"""Choosing how hard to pull, and comparing methods honestly: one protocol for every experiment."""
+
+from jaxtl.selection.compare import Comparison, compare
+from jaxtl.selection.design import Draw, Method, Range, planned_runs, trial_settings
+from jaxtl.selection.runs import Run, RunStore, to_csv
+from jaxtl.selection.statistics import (
+    INTERVAL_COVERS,
+    Contrast,
+    Summary,
+    contrast,
+    contrast_family,
+    detectable_difference,
+    holm,
+    paired,
+    price_of_choosing,
+    sign_flip_p,
+    summarise,
+    verdict_sentence,
+)
+
+__all__ = [
+    "INTERVAL_COVERS",
+    "Comparison",
+    "Contrast",
+    "Draw",
+    "Method",
+    "Range",
+    "Run",
+    "RunStore",
+    "Summary",
+    "compare",
+    "contrast",
+    "contrast_family",
+    "detectable_difference",
+    "holm",
+    "paired",
+    "planned_runs",
+    "price_of_choosing",
+    "sign_flip_p",
+    "summarise",
+    "to_csv",
+    "trial_settings",
+    "verdict_sentence",
+]

@@ -1,0 +1,314 @@
+"""Paired comparisons over draws: interval, sign-flip test, Holm's correction, verdict, and what could have been seen.
+
+Two methods are compared draw by draw: a draw fixes subset, head initialisation, batch order and augmentation for both,
+so what these contribute to both accuracies cancels in their difference.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from jaxtl.errors import InputError, suggest
+from jaxtl.selection.runs import Run
+
+INTERVAL_COVERS = (
+    "Intervals cover the draws (subset, head initialisation, batch order, augmentation), "
+    "given one source model and one test set."
+)
+SIGNIFICANCE = 0.05
+POWER = 0.8
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Method a minus method b, paired over draws. Accuracies are fractions: 0.01 is one point.
+
+    Attributes:
+        a, b: the two methods.
+        difference: mean of accuracy(a) − accuracy(b) over draws.
+        sd: standard deviation of the differences over draws (n − 1); NaN for one draw.
+        ci95: 95 % t interval of the difference.
+        p: two-sided sign-flip p value. With n draws it cannot fall below 2/2ⁿ: under 6 draws nothing is significant,
+            and four contrasts with Holm's correction need 8.
+        p_holm: p corrected over the family of contrasts it was asked in; p itself for a contrast asked alone.
+        n: number of draws.
+        verdict: "helps", "hurts", "no effect beyond ±1" (the margin, in points) or "undecided".
+        detectable: the smallest true difference found with 80 % power by a two-sided paired t test at 5 % (without
+            correction) with this sd and n.
+    """
+
+    a: str
+    b: str
+    difference: float
+    sd: float
+    ci95: tuple[float, float]
+    p: float
+    p_holm: float
+    n: int
+    verdict: str
+    detectable: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The report runs of one method under one selection, ordered by seed.
+
+    Attributes:
+        accuracy_mean, accuracy_sd: of test accuracy over draws (n − 1; NaN for one draw); fractions.
+        accuracies, seeds, settings: one per draw.
+        metrics: mean over the draws of every metric; a draw that diverged has no metric but "test".
+        edges: hyperparameters that ended at an end of their design in any draw: "NAME<" or "NAME>".
+        diverged: number of draws that diverged; their accuracy counts as 0.
+        seconds: training time of all report runs; a run shared by both selections counts in both.
+        choosing_seconds: training time of the runs that chose the setting.
+    """
+
+    method: str
+    selection: str
+    accuracy_mean: float
+    accuracy_sd: float
+    accuracies: tuple[float, ...]
+    seeds: tuple[int, ...]
+    settings: tuple[dict[str, float], ...]
+    metrics: dict[str, float]
+    edges: tuple[str, ...]
+    diverged: int
+    seconds: float
+    choosing_seconds: float
+
+    @property
+    def setting(self) -> dict[str, float] | None:
+        """The one setting of all draws; None where the draws chose different ones."""
+        return self.settings[0] if all(setting == self.settings[0] for setting in self.settings) else None
+
+
+def paired(a: str, b: str, differences: Sequence[float] | np.ndarray, *, margin: float = 0.01) -> Contrast:
+    """Judge paired differences by themselves, without correction for other contrasts.
+
+    Args:
+        a, b: names for the record.
+        differences: [n] accuracy(a) − accuracy(b), one per draw; fractions.
+        margin: effects smaller than this do not matter; 0.01 is one point.
+
+    Returns:
+        A Contrast. One draw gives no interval and no test; a difference that is not finite gives no figure at all:
+        "undecided" in both cases.
+
+    Example:
+        >>> c = paired("new", "old", [0.02, 0.03, 0.01, 0.02, 0.04, 0.02])
+        >>> c.verdict, round(c.difference, 4), c.p
+        ('helps', 0.0233, 0.03125)
+    """
+    values = np.asarray(differences, np.float64)
+    if values.ndim != 1 or not len(values):
+        raise InputError(f"differences of shape {values.shape}", where=f"{a} vs {b}", todo="give one per draw")
+    n, mean, sd, half = len(values), math.nan, math.nan, math.nan
+    p, detectable = math.nan, math.nan
+    if np.isfinite(values).all():
+        mean = float(values.mean())
+        if n > 1:
+            sd = float(values.std(ddof=1))
+            half = _t_quantile(n) * sd / math.sqrt(n)
+            p, detectable = sign_flip_p(values), detectable_difference(sd, n)
+    interval = (mean - half, mean + half)
+    verdict = _verdict(interval, p, margin)
+    return Contrast(a, b, mean, sd, interval, p, p, n, verdict, detectable)
+
+
+def contrast(runs: Iterable[Run], a: str, b: str, *, selection: str = "tuned", margin: float = 0.01) -> Contrast:
+    """Compare two methods by the test accuracy of their report runs, paired by draw; without correction.
+
+    Raises:
+        InputError: no report runs of a method under that selection, or the two have different draws.
+    """
+    runs = list(runs)
+    return _contrast_runs(a, b, _reported(runs, a, selection), _reported(runs, b, selection), margin)
+
+
+def contrast_family(
+    runs: Iterable[Run], pairs: Iterable[tuple[str, str]], *, selection: str = "tuned", margin: float = 0.01
+) -> list[Contrast]:
+    """The contrasts that a question was fixed on, with `p_holm` corrected over all of them and verdicts by `p_holm`."""
+    runs = list(runs)
+    alone = [contrast(runs, a, b, selection=selection, margin=margin) for a, b in pairs]
+    corrected = holm([c.p for c in alone])
+    return [
+        replace(c, p_holm=p_holm, verdict=_verdict(c.ci95, p_holm, margin))
+        for c, p_holm in zip(alone, corrected, strict=True)
+    ]
+
+
+def price_of_choosing(runs: Iterable[Run], *, margin: float = 0.01) -> dict[str, Contrast]:
+    """What each method loses by choosing from its labelled examples alone: tuned − honest, where both were run."""
+    runs = list(runs)
+    present = dict.fromkeys((run.method, run.selection) for run in runs if run.stage == "report")
+    return {
+        method: _contrast_runs(
+            f"{method} (tuned)",
+            f"{method} (honest)",
+            _reported(runs, method, "tuned"),
+            _reported(runs, method, "honest"),
+            margin,
+        )
+        for method, selection in present
+        if selection == "tuned" and (method, "honest") in present
+    }
+
+
+def summarise(runs: Iterable[Run]) -> list[Summary]:
+    """One summary per (method, selection), in the order in which the runs name them."""
+    runs = list(runs)
+    present = dict.fromkeys((run.method, run.selection) for run in runs if run.stage == "report")
+    return [_summary(runs, method, selection) for method, selection in present]
+
+
+def verdict_sentence(c: Contrast) -> str:
+    """A contrast in one line, in points.
+
+    Example:
+        >>> print(verdict_sentence(paired("l2_sp", "l2", [0.001, -0.002, 0.003, 0.002])))
+        l2_sp vs l2: +0.10 points [−0.24, 0.44] over 4 draws: no effect beyond ±1 (detectable at 80 % power: 0.46)
+    """
+    head, draws = f"{c.a} vs {c.b}:", f"over {c.n} draw{'s' if c.n > 1 else ''}"
+    if not math.isfinite(c.difference):
+        return f"{head} not a number {draws}: {c.verdict}"
+    points = f"{100 * c.difference:+z.2f}".replace("-", "−")
+    if c.n == 1:
+        return f"{head} {points} points {draws}: {c.verdict} (one draw gives no interval)"
+    low, high = (f"{100 * end:z.2f}".replace("-", "−") for end in c.ci95)
+    return (
+        f"{head} {points} points [{low}, {high}] {draws}: {c.verdict} "
+        f"(detectable at {100 * POWER:.0f} % power: {100 * c.detectable:.2f})"
+    )
+
+
+def sign_flip_p(differences: Sequence[float] | np.ndarray) -> float:
+    """Two-sided p value of the sign-flip test: the share of sign patterns whose |sum| reaches the observed one.
+
+    Without an effect each difference is as likely to have the other sign. All 2ⁿ patterns are counted up to n = 20;
+    beyond, 100,000 are drawn with a fixed seed, and the observed one is counted among them so that p is never 0.
+
+    Args:
+        differences: [n] finite.
+
+    Example:
+        >>> sign_flip_p([1.0, 2.0, 3.0])
+        0.25
+
+    Source: R. A. Fisher, The Design of Experiments (1935); Phipson and Smyth, Permutation p-values should never be
+    zero (2010).
+    """
+    values = np.asarray(differences, np.float64)
+    reached = abs(values.sum()) - 1e-9 * np.abs(values).sum()  # equal sums may differ in their last bits
+    if len(values) <= 20:
+        sums = np.zeros(1)
+        for value in values:
+            sums = np.concatenate([sums + value, sums - value])
+        return float(np.mean(np.abs(sums) >= reached))
+    rng, count, batch, batches = np.random.default_rng(0), 0, 10_000, 10
+    for _ in range(batches):
+        signs = 2.0 * rng.integers(0, 2, (batch, len(values))) - 1.0
+        count += int(np.sum(np.abs(signs @ values) >= reached))
+    return (count + 1) / (batch * batches + 1)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """p values corrected for being the smallest of a family; NaN stays NaN and still counts as a member.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+
+    Source: S. Holm, A simple sequentially rejective multiple test procedure (1979).
+    """
+    corrected, largest = [math.nan] * len(ps), 0.0
+    for rank, index in enumerate(sorted((i for i, p in enumerate(ps) if not math.isnan(p)), key=lambda i: ps[i])):
+        largest = max(largest, min(1.0, (len(ps) - rank) * ps[index]))
+        corrected[index] = largest
+    return corrected
+
+
+def detectable_difference(sd: float, n: int) -> float:
+    """The smallest true difference that a two-sided paired t test at 5 % finds with 80 % power.
+
+    δ with P(T > t_crit) = 0.8, T noncentral t with n − 1 degrees of freedom and noncentrality δ√n/sd. (A rejection on
+    the wrong side, less than one in 10⁶ at this power, is not counted.)
+
+    Args:
+        sd: standard deviation of the paired differences.
+        n: number of draws, at least 2.
+
+    Example:
+        >>> round(detectable_difference(sd=1.0, n=10), 2)
+        1.0
+    """
+    from scipy.special import nctdtrinc
+
+    return float(nctdtrinc(n - 1, 1 - POWER, _t_quantile(n))) * sd / math.sqrt(n)
+
+
+def _t_quantile(n: int) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(n - 1, 1 - SIGNIFICANCE / 2))
+
+
+def _verdict(interval: tuple[float, float], p: float, margin: float) -> str:
+    """Significance first: an effect that is surely there but small "helps" or "hurts", and its size stands beside it.
+
+    A difference from 0 needs both the (corrected) sign-flip test and the interval. "No effect" needs the printed 95 %
+    interval inside the margin. An equivalence test at 5 % would ask only for the 90 % interval; this one is stricter,
+    and every verdict can be checked against the interval beside it.
+    """
+    low, high = interval
+    if p < SIGNIFICANCE and (low > 0 or high < 0):
+        return "helps" if low > 0 else "hurts"
+    return f"no effect beyond ±{100 * margin:g}" if -margin < low and high < margin else "undecided"
+
+
+def _reported(runs: Iterable[Run], method: str, selection: str) -> list[Run]:
+    """The report runs of a method under a selection, ordered by seed; one per draw."""
+    report = [run for run in runs if run.stage == "report" and run.selection == selection]
+    found = sorted((run for run in report if run.method == method), key=lambda run: run.seed)
+    if not found:
+        todo = suggest(method, {run.method for run in report})
+        raise InputError(f"no report runs with selection '{selection}'", where=f"method '{method}'", todo=todo)
+    if len({run.seed for run in found}) < len(found):
+        todo = "give the runs of one comparison at a time"
+        raise InputError("two report runs for one draw", where=f"method '{method}'", todo=todo)
+    return found
+
+
+def _contrast_runs(a: str, b: str, first: list[Run], second: list[Run], margin: float) -> Contrast:
+    if [run.seed for run in first] != [run.seed for run in second]:
+        raise InputError("different draws", where=f"{a} vs {b}", todo="compare runs that share their draws")
+    differences = [ours.metrics["test"] - theirs.metrics["test"] for ours, theirs in zip(first, second, strict=True)]
+    return paired(a, b, differences, margin=margin)
+
+
+def _summary(runs: list[Run], method: str, selection: str) -> Summary:
+    report = _reported(runs, method, selection)
+    accuracies = tuple(run.metrics["test"] for run in report)
+    choosing = {"tuned": "tuning", "honest": "fold"}[selection]
+    by_metric: dict[str, list[float]] = {}
+    for run in report:
+        for name, value in run.metrics.items():
+            by_metric.setdefault(name, []).append(value)
+    return Summary(
+        method=method,
+        selection=selection,
+        accuracy_mean=float(np.mean(accuracies)),
+        accuracy_sd=float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else math.nan,
+        accuracies=accuracies,
+        seeds=tuple(run.seed for run in report),
+        settings=tuple(run.setting for run in report),
+        metrics={name: float(np.mean(values)) for name, values in by_metric.items()},
+        edges=tuple(dict.fromkeys(edge for run in report for edge in run.edges)),
+        diverged=sum(run.diverged for run in report),
+        seconds=sum(run.seconds for run in report),
+        choosing_seconds=sum(run.seconds for run in runs if run.method == method and run.stage == choosing),
+    )

@@ -1,0 +1,300 @@
+import math
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from jaxtl.errors import InputError, NotFinite
+from jaxtl.selection import Draw, Method, Range, RunStore, compare, planned_runs, trial_settings
+
+LEARNING_RATES, PULLS = Range(0.004, 0.1), Range(0.03, 30.0)
+TUNING, REPORT = [0, 1], [10, 11, 12]
+
+
+class Laboratory:
+    """A learning problem with a known answer: accuracy falls with the squared log-distance from the best setting.
+
+    Every draw adds noise that all methods share; in the folds of a draw the best pull may lie elsewhere.
+    """
+
+    def __init__(self, best_in_folds=None, stop_after=None):
+        self.trained, self.validated, self.tested = [], [], []
+        self.best_in_folds, self.stop_after = best_in_folds or {}, stop_after
+
+    def method(self, name, best, search=None, diverges=lambda setting, draw: False):
+        def train(setting, draw):
+            if len(self.trained) == self.stop_after:
+                raise KeyboardInterrupt
+            self.trained.append((name, draw, tuple(sorted(setting.items()))))
+            if diverges(setting, draw):
+                raise NotFinite(f"loss is nan at step {draw.seed}")
+            target = best | ({"pull": self.best_in_folds[draw.seed]} if draw.fold is not None else {})
+            distance = sum(math.log(setting[key] / target[key]) ** 2 for key in setting)
+            return name, 0.8 - 0.01 * distance + 0.02 * np.random.default_rng(draw.seed).normal()
+
+        default = {"learning_rate": LEARNING_RATES, "pull": PULLS}
+        return Method(name, default if search is None else search, train)
+
+    def validate(self, trained, draw):
+        self.validated.append((trained[0], draw))
+        return trained[1]
+
+    def test(self, trained, draw):
+        self.tested.append((trained[0], draw, len(self.trained)))
+        predictions = np.arange(draw.seed, draw.seed + 4, dtype=np.uint8)
+        return {"test": min(max(trained[1], 0.0), 1.0), "source": 0.5}, {"predictions": predictions}
+
+    def compare(self, methods, trials=8, tuning=TUNING, report=REPORT, **options):
+        return compare(methods, trials, tuning, report, validate=self.validate, test=self.test, **options)
+
+
+def nearest(values, best):
+    return min(values, key=lambda value: abs(math.log(value / best)))
+
+
+def test_the_best_setting_is_found_and_every_method_pays_the_same():
+    lab = Laboratory()
+    search = {"learning_rate": LEARNING_RATES, "pull": PULLS}
+    grid = trial_settings(search, 8)
+    best = {"a": grid[3], "b": grid[6]}  # exact members: distance 0, so nothing else can win
+    runs, _ = lab.compare([lab.method(name, best[name]) for name in best])
+    for name in best:
+        assert {tuple(r.setting.items()) for r in runs if r.method == name and r.stage == "report"} == {
+            tuple(best[name].items())
+        }
+    assert Counter(name for name, _, _ in lab.trained) == {"a": 8 * 2 + 3, "b": 8 * 2 + 3}
+    tried = {
+        name: [setting for who, draw, setting in lab.trained if who == name and draw.seed in TUNING] for name in best
+    }
+    assert tried["a"] == tried["b"]
+
+
+def test_paired_contrast_sees_through_the_noise_of_the_draws():
+    lab = Laboratory()
+    grid = trial_settings({"learning_rate": LEARNING_RATES, "pull": PULLS}, 4)
+    # b cannot reach its best pull: e² away in logarithm from the end of what is tried
+    far = grid[0] | {"pull": max(s["pull"] for s in grid) * math.exp(2.0)}
+    methods = [lab.method("a", grid[2]), lab.method("b", far, search={"pull": PULLS})]
+    runs, (contrast,) = lab.compare(methods, 4, report=range(10, 18), contrasts=[("a", "b")])
+    assert contrast.difference == pytest.approx(0.04)  # 0.01 · 2²
+    assert contrast.sd == pytest.approx(0.0, abs=1e-12)
+    assert (contrast.n, contrast.verdict) == (8, "helps")
+    report = [r for r in runs if r.stage == "report"]
+    assert np.std([r.metrics["test"] for r in report if r.method == "a"]) > 0.005
+
+
+def test_test_data_are_seen_once_per_method_selection_and_draw_after_all_choices():
+    lab = Laboratory(best_in_folds={10: 1.0, 11: 20.0, 12: 0.05})
+    grid = trial_settings({"learning_rate": LEARNING_RATES, "pull": PULLS}, 8)
+    methods = [lab.method("a", grid[3]), lab.method("b", grid[5])]
+    runs, _ = lab.compare(methods, honest=["a"])
+    report = [r for r in runs if r.stage == "report"]
+    assert Counter((r.method, r.selection) for r in report) == {
+        ("a", "tuned"): 3,
+        ("a", "honest"): 3,
+        ("b", "tuned"): 3,
+    }
+    looks = Counter((name, draw) for name, draw, _ in lab.tested)
+    distinct = Counter((r.method, Draw(r.seed)) for r in {(r.method, r.seed, r.trial): r for r in report}.values())
+    assert looks == distinct
+    choosing = 2 * 8 * 2 + 3 * 8 * 5
+    assert all(trained > choosing for _, _, trained in lab.tested)
+    assert {draw.seed for _, draw, _ in lab.tested} == set(REPORT)
+    assert {draw.seed for _, draw in lab.validated if draw.fold is None and draw.seed not in REPORT} == set(TUNING)
+
+
+def test_honest_chooses_for_every_draw_by_its_own_folds():
+    best_in_folds = {10: 1.0, 11: 20.0, 12: 0.05}
+    lab = Laboratory(best_in_folds)
+    search = {"pull": PULLS}
+    pulls = [s["pull"] for s in trial_settings(search, 8)]
+    runs, _ = lab.compare([lab.method("a", {"pull": 3.0}, search)], honest=["a"], folds=4)
+    chosen = {r.seed: r.setting["pull"] for r in runs if r.selection == "honest"}
+    assert chosen == {seed: nearest(pulls, best) for seed, best in best_in_folds.items()}
+    assert {r.setting["pull"] for r in runs if r.selection == "tuned"} == {nearest(pulls, 3.0)}
+    folds = [draw for _, draw, _ in lab.trained if draw.fold is not None]
+    assert Counter(folds) == {Draw(seed, fold, 4): 8 for seed in REPORT for fold in range(4)}
+
+
+def test_one_run_serves_both_selections_when_they_choose_the_same():
+    search = {"pull": PULLS}
+    lab = Laboratory(best_in_folds=dict.fromkeys(REPORT, 3.0))
+    runs, _ = lab.compare([lab.method("a", {"pull": 3.0}, search)], honest=["a"])
+    tuned, honest = ([r for r in runs if r.selection == s] for s in ("tuned", "honest"))
+    assert [replace(r, selection="tuned") for r in honest] == tuned
+    assert len(lab.tested) == len(REPORT)
+
+
+def test_a_method_without_a_search_is_reported_directly():
+    lab = Laboratory()
+    runs, _ = lab.compare([lab.method("untuned", {}, search={})], honest=["untuned"])
+    assert [(r.stage, r.selection, r.setting, r.edges) for r in runs] == [("report", "tuned", {}, ())] * 3 + [
+        ("report", "honest", {}, ())
+    ] * 3
+    assert len(lab.trained) == len(lab.tested) == 3
+
+
+def test_a_winner_on_the_edge_is_flagged_with_its_direction():
+    lab = Laboratory()
+    low, high, inside = ({"pull": best} for best in (0.001, 1000.0, 1.0))
+    search = {"pull": PULLS}
+    methods = [lab.method(n, b, search) for n, b in (("low", low), ("high", high), ("inside", inside))]
+    runs, _ = lab.compare(methods)
+    edges = {r.method: r.edges for r in runs if r.stage == "report"}
+    assert edges == {"low": ("pull<",), "high": ("pull>",), "inside": ()}
+
+
+def test_ties_go_to_the_smaller_learning_rate():
+    flat = Method("flat", {"learning_rate": LEARNING_RATES}, lambda setting, draw: ("flat", 0.5))
+    runs, _ = Laboratory().compare([flat])
+    assert {r.trial for r in runs if r.stage == "report"} == {0}
+
+
+def test_a_trial_that_diverges_once_is_never_chosen():
+    lab = Laboratory()
+    grid = trial_settings({"learning_rate": LEARNING_RATES, "pull": PULLS}, 8)
+    method = lab.method("a", grid[5], diverges=lambda setting, draw: setting == grid[5] and draw.seed == 1)
+    runs, _ = lab.compare([method])
+    assert {r.trial for r in runs if r.stage == "report"} != {5}
+    lost = [r for r in runs if r.diverged]
+    assert [(r.stage, r.seed, r.trial, r.validation, r.metrics) for r in lost] == [("tuning", 1, 5, -math.inf, {})]
+    assert lost[0].note == "loss is nan at step 1"
+
+
+def test_a_report_draw_that_diverges_counts_as_nothing_right():
+    lab = Laboratory()
+    search = {"pull": PULLS}
+    methods = [lab.method("a", {"pull": 1.0}, search, lambda setting, draw: draw.seed == 11)]
+    methods += [lab.method("b", {"pull": 1.0}, search)]
+    runs, (contrast,) = lab.compare(methods, contrasts=[("a", "b")])
+    (lost,) = [r for r in runs if r.diverged]
+    assert (lost.method, lost.seed, lost.metrics) == ("a", 11, {"test": 0.0})
+    assert contrast.n == 3
+    assert contrast.difference < -0.2
+    assert ("a", 11) not in {(name, draw.seed) for name, draw, _ in lab.tested}
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf])
+def test_a_score_that_is_not_finite_means_diverged(score):
+    search = {"pull": PULLS}
+    last = max(s["pull"] for s in trial_settings(search, 4))
+    method = Method("a", search, lambda setting, draw: score if setting["pull"] == last else 0.5)
+    runs, _ = compare([method], 4, [0], [10], validate=lambda t, d: t, test=lambda t, d: ({"test": math.nan}, {}))
+    assert [r.diverged for r in runs] == [r.setting["pull"] == last for r in runs[:4]] + [True]
+    assert (runs[-1].metrics, runs[-1].note) == ({"test": 0.0}, "test accuracy nan")
+
+
+def test_all_trials_diverging_stops_with_the_name_of_the_method():
+    lab = Laboratory()
+    with pytest.raises(InputError, match=r"'wild', tuning(.|\n)*each of the 8 trials diverged\n.*learning rate"):
+        lab.compare([lab.method("wild", {}, diverges=lambda setting, draw: True)])
+
+
+def same_runs(left, right):
+    return [replace(r, seconds=0.0) for r in left] == [replace(r, seconds=0.0) for r in right]
+
+
+@pytest.mark.parametrize("killed_after", [0, 7, 24, 40])
+def test_an_interrupted_comparison_goes_on_where_it_was(tmp_path, killed_after):
+    def methods(lab):
+        return [lab.method("a", {"pull": 1.0}, {"pull": PULLS}), lab.method("b", {"pull": 30.0}, {"pull": PULLS})]
+
+    best_in_folds = {10: 1.0, 11: 20.0, 12: 0.05}
+    options = {"trials": 4, "folds": 2, "honest": ["a"], "contrasts": [("a", "b")]}
+    whole = Laboratory(best_in_folds)
+    expected = whole.compare(methods(whole), **options)
+
+    killed = Laboratory(best_in_folds, stop_after=killed_after)
+    with pytest.raises(KeyboardInterrupt):
+        killed.compare(methods(killed), store=RunStore(tmp_path), **options)
+    resumed = Laboratory(best_in_folds)
+    runs, contrasts = resumed.compare(methods(resumed), store=RunStore(tmp_path), **options)
+
+    assert killed.trained + resumed.trained == whole.trained
+    assert same_runs(runs, expected.runs)
+    assert contrasts == expected.contrasts
+    idle = Laboratory(best_in_folds, stop_after=0)
+    again = idle.compare(methods(idle), store=RunStore(tmp_path), **options)
+    assert again.runs == runs  # the seconds too
+    assert idle.tested == []
+
+
+def test_a_changed_range_is_run_again(tmp_path):
+    first, second = Laboratory(), Laboratory()
+    first.compare([first.method("a", {"pull": 1.0}, {"pull": PULLS})], 4, store=RunStore(tmp_path))
+    second.compare([second.method("a", {"pull": 1.0}, {"pull": Range(0.1, 10.0)})], 4, store=RunStore(tmp_path))
+    assert len(second.trained) == 4 * 2 + 3
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_arrays_are_kept_for_both_selections(tmp_path, on_disk):
+    lab = Laboratory(best_in_folds=dict.fromkeys(REPORT, 3.0))
+    store = RunStore(tmp_path if on_disk else None)
+    runs, _ = lab.compare([lab.method("a", {"pull": 3.0}, {"pull": PULLS})], honest=["a"], store=store)
+    if on_disk:
+        store = RunStore(tmp_path)
+    for run in runs:
+        arrays = store.arrays(run)
+        assert list(arrays) == (["predictions"] if run.stage == "report" else [])
+        for array in arrays.values():
+            np.testing.assert_array_equal(array, np.arange(run.seed, run.seed + 4))
+            assert array.dtype == np.uint8
+
+
+def test_progress_is_told_of_every_planned_run(tmp_path):
+    lab = Laboratory(best_in_folds=dict.fromkeys(REPORT, 3.0))
+    methods = [lab.method("a", {"pull": 3.0}, {"pull": PULLS}), lab.method("untuned", {}, {})]
+    planned = planned_runs(methods, 4, TUNING, REPORT, ["a", "untuned"], 3)
+    for _ in range(2):  # the second time everything is found in the store
+        told = []
+        lab.compare(methods, 4, honest=["a", "untuned"], folds=3, store=RunStore(tmp_path), progress=told.append)
+        assert len(told) == planned == (4 * 2 + 3) + (4 * 3 * 3 + 3) + 3 + 3
+    assert told[0] == "a: tuning, trial 1/4, draw 0"
+    assert told[8] == "a: fold, trial 1/4, draw 10, fold 1/3"
+    assert told[-1] == "untuned: report, honest setting, draw 12"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tuning": [0, 10]}, "draws: 10 would be used both to tune and to report"),
+        ({"tuning": []}, "tuning draws: none"),
+        ({"report": [10, 11, 10]}, "report draws: 10 is repeated"),
+        ({"report": [10, -1]}, "report draws: -1 is negative"),
+        ({"report": [10.5]}, "report draws: 'float' object"),
+        ({"trials": 0}, "trials: 0"),
+        ({"trials": 2.0}, "trials: 2.0"),
+        ({"honest": ["b"], "folds": 1}, "folds: 1"),
+        ({"honest": ["lp"]}, "honest: no method 'lp'"),
+        ({"contrasts": [("a", "bb")]}, "contrasts: no method 'bb'"),
+        ({"contrasts": [("a", "a")]}, "contrasts: a pair repeats"),
+        ({"contrasts": [("a", "b"), ("b", "a")]}, "contrasts: a pair repeats"),
+        ({"margin": 1.0}, "margin: 1.0"),
+        ({"methods": []}, "methods: none"),
+        ({"methods": ["a", "a"]}, "methods: 'a' is there twice"),
+    ],
+)
+def test_wrong_plans_are_refused_before_anything_runs(change, message):
+    lab = Laboratory()
+    names = change.pop("methods", ["a", "b"])
+    with pytest.raises(InputError) as refusal:
+        lab.compare([lab.method(name, {"pull": 1.0}, {"pull": PULLS}) for name in names], **change)
+    assert str(refusal.value).startswith(message)
+    assert len(str(refusal.value).splitlines()) <= 2
+    assert lab.trained == []
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ({"accuracy": 0.5}, "no metric 'test' among: accuracy"),
+        ({"test": 71.3}, "test accuracy 71.3"),
+        ({"test": 0.5, "pull": 1.0}, "the name 'pull' is taken"),
+        ({"test": 0.5, "seconds": 1.0}, "the name 'seconds' is taken"),
+    ],
+)
+def test_wrong_metrics_are_refused(metrics, message):
+    method = Method("a", {"pull": PULLS}, lambda setting, draw: 0.5)
+    with pytest.raises(InputError, match=message):
+        compare([method], 2, [0], [1], validate=lambda t, d: t, test=lambda t, d: (metrics, {}))

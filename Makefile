@@ -1,0 +1,58 @@
+# Every target sets itself up: a virtual environment in $(VENV), then what the target needs in it.
+#   make run ARGS="--config.n_per_class=5"      flags for the experiment (for `make test`: for pytest)
+#   make test PYTHON=python3.13 VENV=.venv313   another interpreter, beside the first
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+BIN := $(VENV)/bin
+SOURCES := jaxtl experiments tests
+
+# Transparent huge pages for malloc: 1.3 to 1.45 times the speed of a CNN step on CPU (glibc 2.35+; elsewhere no effect).
+# It has to be set before Python starts.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
+.PHONY: help run smoke test test-all lint clean
+
+help:
+	@echo "make run       the main job: experiments/cifar_transfer.py"
+	@echo "make smoke     the same on embedded digits, in less than a minute"
+	@echo "make test      the tests; make test-all: the slow ones too"
+	@echo "make lint      ruff and mypy"
+	@echo "make clean     remove what make has made; runs/ stays"
+
+run: $(VENV)/installed
+	$(BIN)/python -m experiments.cifar_transfer $(ARGS)
+
+smoke: $(VENV)/installed
+	$(BIN)/python -m experiments.cifar_transfer --smoke --overwrite $(ARGS)
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 -m "not slow" $(ARGS)
+
+test-all: $(VENV)/installed-test
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 $(ARGS)
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+
+# What make has made, and nothing else: runs/ stays.
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find jaxtl experiments tests -name __pycache__ -prune -exec rm -rf {} +
+
+# Stamps: written only after an installation that succeeded, older than pyproject.toml when it has to be repeated.
+$(VENV)/installed: pyproject.toml | $(BIN)/pip
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/installed-test: pyproject.toml | $(BIN)/pip
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	@touch $@ $(VENV)/installed
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "jaxtl needs Python 3.11 or later, and $(PYTHON) is not: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)

@@ -1,0 +1,81 @@
+"""The machine under a run: compiled programs kept between runs, what it computes on, how much goes in one dispatch."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+import jax
+
+import jaxtl
+from jaxtl.errors import InputError
+
+
+def use_compilation_cache(directory: str | Path | None = None) -> Path | None:
+    """Keep XLA's compiled programs on disk, so that the second run of a command starts at once.
+
+    A cache that cannot be written costs time and nothing else: that is said in one line, and the run goes on.
+
+    Args:
+        directory: where; by default $JAX_COMPILATION_CACHE_DIR, else jaxtl/xla in $XDG_CACHE_HOME or in ~/.cache.
+
+    Returns:
+        The directory in use, or None without a cache.
+    """
+    user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    chosen = directory or os.environ.get("JAX_COMPILATION_CACHE_DIR") or Path(user_cache, "jaxtl", "xla")
+    path = Path(chosen).expanduser().absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass  # a directory may exist and still refuse files
+    except OSError as error:
+        print(f"no compilation cache: {path}: {error.strerror}")
+        jax.config.update("jax_compilation_cache_dir", None)
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return path
+
+
+def describe_device() -> str:
+    """What jax computes on, in words: "2 CPU cores (x86_64), 1 jax device", "NVIDIA H200", "8 x TPU v4"."""
+    devices = jax.devices()
+    if devices[0].platform == "cpu":
+        affinity = getattr(os, "sched_getaffinity", None)  # Linux only; what a container leaves us
+        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+        return f"{_count(cores, 'CPU core')} ({platform.machine()}), {_count(len(devices), 'jax device')}"
+    kind = devices[0].device_kind
+    return kind if len(devices) == 1 else f"{len(devices)} x {kind}"
+
+
+def versions() -> dict[str, str]:
+    """The versions a result depends on; nothing is imported to find them."""
+    libraries = {name: metadata.version(name) for name in ("jax", "flax", "optax")}
+    return {"python": platform.python_version(), **libraries, "jaxtl": jaxtl.__version__}
+
+
+def steps_per_dispatch(requested: int = 0, accelerator: int = 100) -> int:
+    """How many train steps go in one dispatch: what was asked for, and for 0 what suits the backend.
+
+    On a CPU that is 1: a dispatch costs little there, and the gradient of a convolution's kernel is about 100 times
+    slower inside a loop. Elsewhere a step is over before the next could be dispatched, so many go together.
+
+    Raises:
+        InputError: `requested` is negative.
+
+    Example:
+        >>> steps_per_dispatch(20)
+        20
+    """
+    if requested < 0:
+        raise InputError(f"{requested} steps in one dispatch", todo="use a number >= 1, or 0 for what suits the device")
+    return requested or (1 if jax.default_backend() == "cpu" else accelerator)
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}{'' if number == 1 else 's'}"

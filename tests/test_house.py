@@ -1,0 +1,160 @@
+"""The house rules, read from the source: who may import whom, and what is never called."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# Rooms from left to right: a module imports only from rooms to its left, or from its own. Rooms of one group do not
+# import each other.
+ORDER = (
+    "errors, trees, labels, penalties, transfer, losses, optimizers, step, checkpoints, writers, loop, data + models, "
+    "selection, methods, report, backend, cli, experiments"
+)
+RANK = {room: rank for rank, group in enumerate(ORDER.split(", ")) for room in group.split(" + ")}
+FOUNDATION = {"errors", "trees"}  # all that data and models may import
+ALONE = {"flax": "models", "matplotlib": "report"}  # a library that only one room imports
+
+FILES = sorted(file for folder in ("jaxtl", "experiments") for file in (ROOT / folder).rglob("*.py"))
+
+
+def name_of(file: Path) -> str:
+    """The dotted name of a module: "jaxtl.data.sources", and "jaxtl.data" for its __init__.py."""
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def room_of(module: str) -> str:
+    """The room of a module of ours, "" for the top of the package: "jaxtl.data.sources" is in "data"."""
+    parts = module.split(".")
+    return "experiments" if parts[0] == "experiments" else ".".join(parts[1:2])
+
+
+def imports(source: str) -> set[str]:
+    """Every module a source imports, at the top or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import hides the room"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def may_import(module: str, other: str) -> bool:
+    """Whether a module may import another module of ours."""
+    room, target = room_of(module), room_of(other)
+    if target not in RANK:  # the package itself: __version__ and __path__
+        return True
+    if target == "cli" != room:
+        return room == "experiments" or module == "jaxtl.data.__main__"
+    if room == target == "methods":
+        return module.split(".")[2:3] == other.split(".")[2:3]
+    if room in ("data", "models"):
+        return target in FOUNDATION | {room}
+    return target == room or RANK[target] < RANK.get(room, 0)
+
+
+def strangers(module: str, source: str) -> list[str]:
+    """What a module imports and may not."""
+    wrong = []
+    for name in sorted(imports(source)):
+        top = name.split(".")[0]
+        if top in ("jaxtl", "experiments"):
+            wrong += [] if may_import(module, name) else [name]
+        elif room_of(module) != ALONE.get(top, room_of(module)):
+            wrong.append(name)
+    return wrong
+
+
+def dangers(source: str) -> list[str]:
+    """Calls that execute what they read."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            unpickles = any(
+                word.arg == "allow_pickle" and not (isinstance(word.value, ast.Constant) and word.value.value is False)
+                for word in node.keywords
+            )
+            if unpickles or called in ("eval", "exec", "torch.load", "joblib.load", "dill.load", "cloudpickle.load"):
+                found.append(f"line {node.lineno}: {called}")
+    names = imports(source)
+    return found + sorted(
+        name for name in names if name.split(".")[0] in ("pickle", "_pickle", "dill", "joblib", "marshal")
+    )
+
+
+def test_every_module_has_a_room():
+    rooms = {room_of(name_of(file)) for file in FILES} - {""}
+    assert rooms <= RANK.keys()
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_a_module_imports_only_from_its_left(file):
+    assert strangers(name_of(file), file.read_text()) == []
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_nothing_executes_what_it_reads(file):
+    assert dangers(file.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "wrong"),
+    [
+        ("jaxtl.step", "def f():\n    from jaxtl import loop", ["jaxtl.loop"]),
+        ("jaxtl.step", "from jaxtl.trees import Tree", []),
+        ("jaxtl.data.sources", "from jaxtl import labels", ["jaxtl.labels"]),
+        ("jaxtl.data.sources", "import jaxtl.models.mlp", ["jaxtl.models.mlp"]),
+        ("jaxtl.data.sources", "from jaxtl.data import sampling", []),
+        ("jaxtl.data.__main__", "from jaxtl import cli", []),
+        ("jaxtl.data.sources", "from jaxtl import cli", ["jaxtl.cli"]),
+        ("jaxtl.methods.domain", "from jaxtl.methods import federated", ["jaxtl.methods.federated"]),
+        ("jaxtl.methods.domain", "from jaxtl.methods.domain import mmd", []),
+        ("jaxtl.losses", "import flax.linen as nn", ["flax.linen"]),
+        ("jaxtl.models.mlp", "import flax.linen as nn", []),
+        ("jaxtl.cli", "def f():\n    import matplotlib", ["matplotlib"]),
+        ("jaxtl.cli", "import experiments.cifar_transfer", ["experiments.cifar_transfer"]),
+        ("experiments.cifar_transfer", "from jaxtl import cli, loop", []),
+    ],
+)
+def test_the_test_sees_a_stranger(module, source, wrong):
+    assert strangers(module, source) == wrong
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "def f():\n    from pickle import load",
+        "np.load(f, allow_pickle=True)",
+        "np.load(f, allow_pickle=flag)",
+        "torch.load(f)",
+        "eval('1')",
+    ],
+)
+def test_the_test_sees_a_danger(source):
+    assert dangers(source)
+    assert dangers("np.load(f, allow_pickle=False)\nmodel.eval()") == []
+
+
+EXPERIMENTS = sorted(file.stem for file in (ROOT / "experiments").glob("*.py") if file.stem != "__init__")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_help_of_an_experiment(name):
+    done = subprocess.run(
+        [sys.executable, "-m", f"experiments.{name}", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    docstring = ast.get_docstring(ast.parse((ROOT / "experiments" / f"{name}.py").read_text()))
+    assert docstring, "an experiment says what it asks, how to run it and what came out"
+    assert done.stdout.startswith(docstring.splitlines()[0])
+    assert f"python -m experiments.{name}" in done.stdout
+    assert "--config." in done.stdout

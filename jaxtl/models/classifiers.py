@@ -1,0 +1,108 @@
+"""Image classifiers with trunk and heads as separate subtrees: "trunk/…", "head/kernel", "source_head/kernel"."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxtl.models.layers import max_pool, mean_pool
+from jaxtl.trees import Tree
+
+
+class Mlp(nn.Module):
+    """Dense layers with ReLU; `taps` holds each layer's output.
+
+    Attributes:
+        widths: units of each layer.
+    """
+
+    widths: Sequence[int] = (128,)
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """images [B, ...] float32 -> (features [B, widths[-1]], taps)."""
+        x, taps = images.reshape(images.shape[0], -1), {}
+        for i, width in enumerate(self.widths):
+            x = taps[f"dense_{i}"] = nn.relu(nn.Dense(width, name=f"dense_{i}")(x))
+        return x, taps
+
+
+class Cnn(nn.Module):
+    """Blocks of 3×3 convolution, normalisation, ReLU and 2×2 max pooling; the last block ends in a spatial mean.
+
+    Attributes:
+        widths: channels of each block.
+        normalisation: "group" (8 channels a group; batches do not mix) or "none" (the convolutions then have biases).
+        input_pooling: images are first averaged over blocks of this edge; 1 leaves them.
+    """
+
+    widths: Sequence[int] = (16, 32, 64)
+    normalisation: str = "group"
+    input_pooling: int = 1
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """images [B, H, W, C] float32 -> (features [B, widths[-1]], taps)."""
+        x, taps = images if self.input_pooling == 1 else mean_pool(images, self.input_pooling), {}
+        grouped = self.normalisation == "group"
+        for i, width in enumerate(self.widths):
+            x = nn.Conv(width, (3, 3), use_bias=not grouped, name=f"conv_{i}")(x)
+            x = nn.GroupNorm(num_groups=None, group_size=min(8, width), name=f"norm_{i}")(x) if grouped else x
+            x = taps[f"conv_{i}"] = nn.relu(x)
+            last = i == len(self.widths) - 1
+            x = jnp.mean(x, axis=(1, 2)) if last else max_pool(x)
+        return x, taps
+
+
+class Classifier(nn.Module):
+    """A trunk and any number of linear heads on its features.
+
+    Attributes:
+        trunk: module (images, train) -> (features, taps); its parameters live under "trunk".
+        heads: (name, outputs) pairs; the parameters of each live under its name.
+    """
+
+    trunk: nn.Module
+    heads: tuple[tuple[str, int], ...]
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool) -> dict[str, Any]:
+        """images [B, ...] float32 -> {"features", "taps", and each head's logits [B, outputs] by name}."""
+        features, taps = self.trunk(images, train)
+        logits = {name: nn.Dense(outputs, name=name)(features) for name, outputs in self.heads}
+        return {"features": features, "taps": taps, **logits}
+
+
+def as_forward(model: nn.Module, field: str = "image") -> Callable[..., tuple[dict[str, Any], Tree]]:
+    """A Flax module as the forward(params, model_state, batch, ctx) that `losses.make_loss_fn` takes.
+
+    Args:
+        model: called with batch[field] and `ctx.train`.
+        field: of the batch.
+    """
+
+    def forward(params, model_state, batch, ctx):
+        variables = {"params": params, **model_state}
+        return model.apply(variables, batch[field], ctx.train, mutable=list(model_state))
+
+    return forward
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def initialise(model: nn.Module, rng: jax.Array, shape: tuple[int, ...]) -> Tree:
+    """Fresh parameters of a model; compiled, which takes a fifth of the time of calling `model.init`.
+
+    Args:
+        model: takes (images, train).
+        rng: key.
+        shape: of one image, without the batch axis.
+
+    Returns:
+        Tree of float32 arrays.
+    """
+    return model.init(rng, jnp.zeros((1, *shape)), train=False)["params"]

@@ -1,0 +1,214 @@
+"""The files of a finished run: pictures, runs.csv, summary.md, and last of all summary.json."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from jaxtl.errors import InputError
+from jaxtl.report.plots import Plot, plots_across, plots_of
+from jaxtl.report.results import Result, slug, varying
+from jaxtl.report.style import styled
+from jaxtl.report.tables import accuracy_table, notes, setting_table
+from jaxtl.selection import Contrast, Run, Summary, price_of_choosing, to_csv
+
+REQUIRED = ("experiment", "data", "device", "config")
+
+
+def write_files(
+    workdir: Path | str, header: Mapping[str, Any], results: Sequence[Result], baseline: str = "l2"
+) -> list[Path]:
+    """Write plots/*.png, runs.csv, summary.md and, since it marks a finished run, summary.json at the end.
+
+    In summary.json accuracies, differences, their sd, ci95 and "detectable" are fractions (0.01 is one point), seconds
+    are seconds, and a number that does not exist (the sd of one draw) is null. "seconds" of a method is the training of
+    its report runs, "choosing_seconds" that of the runs its setting was chosen by. "setting" is null where draws chose
+    different ones; then "settings" has one per draw. "metrics" are means over draws.
+
+    Args:
+        workdir: where; created if need be. Every file appears whole or not at all.
+        header: at least "experiment", "data" (in words), "device" and "config"; "notice" (shown at the top), "command",
+            "versions", "minutes" and whatever else is worth keeping in summary.json.
+        results: one for each problem, which differ in their axes.
+        baseline: the method that the others are compared with.
+
+    Returns:
+        The files, in the order in which they were written.
+
+    Raises:
+        InputError: a key of the header is missing, there are no results or two with the same axes, or the directory
+            cannot be written.
+    """
+    _check(header, results)
+    workdir = Path(workdir)
+    axes = varying(results)
+    of_results = [plots_of(result, baseline, axes) for result in results]
+    across = plots_across(results, baseline)
+    plots = [*across, *(plot for plots in of_results for plot in plots)]
+    try:
+        (workdir / "plots").mkdir(parents=True, exist_ok=True)
+        written = [_write_plot(workdir / _place(plot), plot) for plot in plots]
+        written.append(_write(workdir / "runs.csv", lambda path: to_csv(_with_axes(results), path)))
+        text = _markdown(header, results, baseline, across, of_results)
+        written.append(_write(workdir / "summary.md", lambda path: path.write_text(text, encoding="utf-8")))
+        numbers = json.dumps(_strict(_summary(header, results)), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        written.append(_write(workdir / "summary.json", lambda path: path.write_text(numbers, encoding="utf-8")))
+    except OSError as error:
+        what = f"the report cannot be written ({error.strerror or error})"
+        raise InputError(what, where=workdir, todo="free some space or make it writable, then run again") from error
+    return written
+
+
+def _check(header: Mapping[str, Any], results: Sequence[Result]) -> None:
+    missing = [key for key in REQUIRED if key not in header]
+    if missing:
+        raise InputError(f"no {', '.join(missing)}", where="header of the report", todo=f"give {', '.join(REQUIRED)}")
+    if not results:
+        raise InputError("no results", where="report", todo="hand over at least one Result")
+    places = [slug(result.axes) for result in results]
+    for place in places:
+        if places.count(place) > 1:
+            what = f"two results would be called '{place.lstrip('-')}'"
+            raise InputError(what, where="report", todo="give each result axes of its own")
+
+
+def _summary(header: Mapping[str, Any], results: Sequence[Result]) -> dict[str, Any]:
+    sizes = list(dict.fromkeys(result.axes["n_per_class"] for result in results if "n_per_class" in result.axes))
+    first = {"experiment": header["experiment"], "data": header["data"]}
+    first["n_per_class"] = sizes[0] if len(sizes) == 1 else sizes or None
+    return {
+        **first,
+        **header,
+        "methods": [_method(summary, result) for result in results for summary in result.summaries.values()],
+        "contrasts": [{**result.axes, **asdict(c)} for result in results for c in result.contrasts],
+        "price_of_choosing": [
+            {**result.axes, "method": method, **_price(c)}
+            for result in results
+            for method, c in price_of_choosing(result.runs).items()
+        ],
+    }
+
+
+def _method(summary: Summary, result: Result) -> dict[str, Any]:
+    return {
+        "name": summary.method,
+        "selection": summary.selection,
+        **result.axes,
+        "setting": summary.setting,
+        "settings": None if summary.setting is not None else summary.settings,
+        "edges": summary.edges,
+        "accuracy_mean": summary.accuracy_mean,
+        "accuracy_sd": summary.accuracy_sd,
+        "accuracies": summary.accuracies,
+        "seeds": summary.seeds,
+        "diverged": summary.diverged,
+        "seconds": summary.seconds,
+        "choosing_seconds": summary.choosing_seconds,
+        "metrics": {name: value for name, value in summary.metrics.items() if name != "test"},
+    }
+
+
+def _price(c: Contrast) -> dict[str, Any]:
+    """tuned − honest: an estimate, without the verdict and the correction of a family of contrasts."""
+    return {name: value for name, value in asdict(c).items() if name not in ("a", "b", "p_holm", "verdict")}
+
+
+def _with_axes(results: Sequence[Result]) -> list[Run]:
+    """All runs, the axes of their result in front of their hyperparameters: both become columns."""
+    return [
+        replace(run, setting=cast(dict[str, float], {**result.axes, **run.setting}))
+        for result in results
+        for run in result.runs
+    ]
+
+
+def _markdown(
+    header: Mapping[str, Any],
+    results: Sequence[Result],
+    baseline: str,
+    across: Sequence[Plot],
+    of_results: Sequence[Sequence[Plot]],
+) -> str:
+    parts = [f"# {header['experiment']}"]
+    if header.get("notice"):
+        parts.append(f"> **Note:** {header['notice']}")
+    parts.append("\n".join(_facts(header, results)))
+    parts += [_picture(plot) for plot in across]
+    for result, plots in zip(results, of_results, strict=True):
+        parts += [f"## {result.title}", accuracy_table(result, baseline).markdown(), setting_table(result).markdown()]
+        for note in notes(result, baseline):
+            lines = "\n".join(f"- {line}" for line in note.lines)
+            parts.append(f"**{note.heading}**\n\n{lines}" if note.heading else " ".join(note.lines))
+        parts += [_picture(plot) for plot in plots]
+    return "\n\n".join(parts) + "\n"
+
+
+def _facts(header: Mapping[str, Any], results: Sequence[Result]) -> list[str]:
+    seeds = sorted({seed for result in results for summary in result.summaries.values() for seed in summary.seeds})
+    tuning = sorted({run.seed for result in results for run in result.runs if run.stage == "tuning"})
+    facts = {
+        "Data": header["data"],
+        "Device": header["device"],
+        "Draws": f"{_spans(seeds)} to report" + (f", {_spans(tuning)} to choose" if tuning else ""),
+        "Versions": ", ".join(f"{name} {version}" for name, version in header.get("versions", {}).items()),
+        "Minutes": f"{header['minutes']:.1f}" if "minutes" in header else "",
+        "Command": f"`{header['command']}`" if "command" in header else "",
+    }
+    return [f"- {name}: {fact}" for name, fact in facts.items() if fact]
+
+
+def _spans(seeds: Sequence[int]) -> str:
+    """Sorted seeds in short.
+
+    Example:
+        >>> _spans([0, 1, 100, 101, 102, 7000])
+        '0–1, 100–102, 7000'
+    """
+    starts = [seed for seed in seeds if seed - 1 not in seeds]
+    ends = [seed for seed in seeds if seed + 1 not in seeds]
+    return ", ".join(str(a) if a == b else f"{a}–{b}" for a, b in zip(starts, ends, strict=True))
+
+
+def _place(plot: Plot) -> str:
+    return f"plots/{plot.name}.png"
+
+
+def _picture(plot: Plot) -> str:
+    return f"![{plot.caption}]({_place(plot)})"
+
+
+def _write_plot(path: Path, plot: Plot) -> Path:
+    with styled():
+        figure = plot.draw()
+        return _write(path, lambda partial: figure.savefig(partial, format="png"))
+
+
+def _write(path: Path, write: Callable[[Path], Any]) -> Path:
+    """A file that is whole wherever it is seen: written beside its place, then moved there."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _strict(value: Any) -> Any:
+    """A value as strict JSON has it: NaN and infinities are null, tuples are lists, paths are text."""
+    if isinstance(value, Mapping):
+        return {str(key): _strict(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _strict(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_strict(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,105 @@
+"""Which pictures there are, and the two that answer the question: accuracy by method, and the contrasts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from jaxtl.report import curves, trends
+from jaxtl.report.results import Result, interval_of_mean, points, slug
+from jaxtl.report.style import BAND, BLUE, FAINT, INK, VERMILLION, beside, mark, name_rows, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SELECTION_COLOUR = {"tuned": BLUE, "honest": VERMILLION}
+
+
+class Plot(NamedTuple):
+    """A picture to be drawn: the name of its file without ".png", what it shows, and how to draw it."""
+
+    name: str
+    caption: str
+    draw: Callable[[], Figure]
+
+
+def plots_of(result: Result, baseline: str, axes: Sequence[str] = ()) -> list[Plot]:
+    """The pictures of one result, as far as it holds what they show; `axes` become part of their names."""
+    found = [Plot("accuracy", "Target accuracy by method", partial(accuracy, result, baseline))]
+    if result.contrasts:
+        found.append(Plot("contrasts", "The contrasts fixed beforehand", partial(forest, result)))
+    for name, caption, quantities in (
+        ("learning_curves", "Training loss and validation accuracy", curves.learning(result)),
+        ("movement", "Distance from the anchor and weight norm", curves.movement(result)),
+    ):
+        if quantities:
+            found.append(Plot(name, caption, partial(curves.draw, result, baseline, caption, quantities)))
+    suffix = slug({axis: result.axes[axis] for axis in axes if axis in result.axes})
+    return [plot._replace(name=plot.name + suffix) for plot in found]
+
+
+def plots_across(results: Sequence[Result], baseline: str) -> list[Plot]:
+    """Accuracy, and the difference to the baseline, against each number on which several results differ."""
+    return [
+        Plot(f"against_{trend.axis}{slug(trend.others)}", trend.title, partial(trends.draw, trend, baseline))
+        for trend in trends.trends(results)
+    ]
+
+
+def accuracy(result: Result, baseline: str) -> Figure:
+    """A row per method and selection: a point per draw, the mean and its 95 % interval."""
+    names = [method if selection == "tuned" else f"{method}, {selection}" for method, selection in result.summaries]
+    figure = new_figure(7.4, 1.2 + 0.34 * len(names), f"Target accuracy: {result.title}")
+    axis = figure.subplots()
+    name_rows(axis, names)
+    for y, ((_, selection), summary) in enumerate(result.summaries.items()):
+        colour, count = SELECTION_COLOUR[selection], len(summary.accuracies)
+        mark(axis, y, summary.accuracy_mean, interval_of_mean(summary.accuracies), colour)
+        heights = y + np.linspace(-0.28, 0.28, count) if count > 1 else [y]
+        axis.scatter(
+            [100 * value for value in summary.accuracies], heights, s=9, color=INK, alpha=0.6, linewidths=0, zorder=3
+        )
+        sd = f" ± {100 * summary.accuracy_sd:.1f}" if math.isfinite(summary.accuracy_sd) else ""
+        diverged = f", {summary.diverged} diverged" if summary.diverged else ""
+        beside(axis, y, f"{100 * summary.accuracy_mean:.1f}{sd}{diverged}")
+    caption = "a point per draw, in the same order in every row; mean with 95 % interval"
+    if (baseline, "tuned") in result.summaries:
+        mean = 100 * result.summaries[baseline, "tuned"].accuracy_mean
+        axis.axvline(mean, color=FAINT, linewidth=0.9, linestyle="--", zorder=0)
+        caption += f"; dashed: {baseline}"
+    axis.set_xlim(*_span_without_diverged(result))
+    axis.set_xlabel("accuracy on target test data, %")
+    axis.set_title(caption, loc="left", color=FAINT)
+    return figure
+
+
+def forest(result: Result) -> Figure:
+    """A row per primary contrast: the paired difference, its 95 % interval, the margin and the verdict."""
+    figure = new_figure(7.4, 1.3 + 0.36 * len(result.contrasts), f"Contrasts fixed beforehand: {result.title}")
+    axis = figure.subplots()
+    name_rows(axis, [f"{c.a} − {c.b}" for c in result.contrasts])
+    margin = 100 * result.margin
+    axis.axvspan(-margin, margin, color=BAND, linewidth=0, zorder=0)
+    axis.axvline(0, color=FAINT, linewidth=0.9, zorder=1)
+    for y, c in enumerate(result.contrasts):
+        mark(axis, y, c.difference, c.ci95, BLUE if c.verdict in ("helps", "hurts") else INK, c.verdict != "undecided")
+        beside(axis, y, f"{points(c)}  {c.verdict}")
+    axis.set_xlabel("difference in target accuracy, points")
+    caption = f"paired by draw, 95 % interval; grey: within ±{margin:g}; verdicts after Holm's correction"
+    axis.set_title(caption, loc="left", color=FAINT)
+    return figure
+
+
+def _span_without_diverged(result: Result) -> tuple[float, float]:
+    """Limits in percent. A diverged run counts as 0, which would squeeze all others; it is told beside its row."""
+    shown = [run.metrics["test"] for run in result.runs if run.stage == "report" and not run.diverged]
+    for summary in result.summaries.values():
+        if len(summary.seeds) > 1 and not summary.diverged:
+            shown += interval_of_mean(summary.accuracies)
+    low, high = (100 * min(shown), 100 * max(shown)) if shown else (0.0, 100.0)
+    room = 0.03 * (high - low) + 0.2
+    return low - room, high + room

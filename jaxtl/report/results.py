@@ -1,0 +1,154 @@
+"""One comparison on one problem: its runs, and the figures that tables, pictures and files all show."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from jaxtl.errors import InputError
+from jaxtl.selection import Contrast, Run, Summary, contrast, summarise
+from jaxtl.selection.runs import COLUMNS
+
+SELECTIONS = ("tuned", "honest")
+Axes = dict[str, float | int | str]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One comparison of methods on one problem.
+
+    Attributes:
+        title: in words: "classes 0-4 → 5-9, 20 per class".
+        axes: what tells this problem from the others of the experiment, {"n_per_class": 20, "source_examples": 25000};
+            columns in every file. Numbers that differ between results become the x axis of a picture.
+        runs: every run of the comparison, those that choose and those that report. Report runs have the metric "test"
+            (accuracy, a fraction) and may have "train", "source" (the accuracy kept on the source task),
+            "lambda/LABEL" and "effective_rate/LABEL"; where one is missing a dash is shown.
+        contrasts: the primary ones, fixed before the results were seen and corrected for each other.
+        arrays: `RunStore.arrays`. Shown where a report run has them, all [T]: "curve/step", "curve/loss",
+            "curve/validation" (accuracy, a fraction), "curve/norm/LABEL", "curve/distance/LABEL" (from the anchor).
+        margin: effects smaller than this do not matter, as `compare` was told; 0.01 is one point.
+
+    Raises:
+        InputError: no report runs, or an axis named like another column.
+    """
+
+    title: str
+    axes: Axes
+    runs: list[Run]
+    contrasts: list[Contrast]
+    arrays: Callable[[Run], dict[str, np.ndarray]]
+    margin: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not any(run.stage == "report" for run in self.runs):
+            raise InputError("no report runs", where=f"result '{self.title}'", todo="hand over the runs of `compare`")
+        taken = {*COLUMNS, *(name for run in self.runs for name in (*run.setting, *run.metrics))}
+        for axis in taken & self.axes.keys():
+            raise InputError(f"axis '{axis}' is also another column", where=f"result '{self.title}'", todo="rename it")
+
+    @cached_property
+    def summaries(self) -> dict[tuple[str, str], Summary]:
+        """By (method, selection), in the order of the methods."""
+        found = {(summary.method, summary.selection): summary for summary in summarise(self.runs)}
+        return {(m, s): found[m, s] for m in dict.fromkeys(m for m, _ in found) for s in SELECTIONS if (m, s) in found}
+
+    @property
+    def methods(self) -> list[str]:
+        """Their names, in the order of the runs."""
+        return list(dict.fromkeys(method for method, _ in self.summaries))
+
+    @property
+    def selections(self) -> list[str]:
+        """Those that any method was reported under."""
+        return [selection for selection in SELECTIONS if any(kind == selection for _, kind in self.summaries)]
+
+    def shown(self, method: str) -> str:
+        """The selection that a table with one row per method shows: "tuned" where there is one."""
+        return next(selection for selection in SELECTIONS if (method, selection) in self.summaries)
+
+    def reported(self, method: str, selection: str) -> list[Run]:
+        """Report runs, ordered by draw."""
+        found = (run for run in self.runs if (run.method, run.selection) == (method, selection))
+        return sorted((run for run in found if run.stage == "report"), key=lambda run: run.seed)
+
+    def difference(self, method: str, baseline: str, selection: str = "tuned") -> Contrast | None:
+        """Method − baseline, paired by draw and uncorrected; None where one of them was not run or is the other."""
+        if method == baseline or not {(method, selection), (baseline, selection)} <= self.summaries.keys():
+            return None
+        return contrast(self.runs, method, baseline, selection=selection, margin=self.margin)
+
+    def gap(self, method: str, selection: str) -> float:
+        """Mean of train − test accuracy over the draws that have both; NaN where none has."""
+        runs = [run for run in self.reported(method, selection) if "train" in run.metrics]
+        return float(np.mean([run.metrics["train"] - run.metrics["test"] for run in runs])) if runs else math.nan
+
+    def labels(self, metric: str) -> list[str]:
+        """Every LABEL of the metrics "METRIC/LABEL"."""
+        names = dict.fromkeys(name for summary in self.summaries.values() for name in summary.metrics)
+        return [name.removeprefix(f"{metric}/") for name in names if name.startswith(f"{metric}/")]
+
+
+def interval_of_mean(values: Sequence[float]) -> tuple[float, float]:
+    """95 % t interval of a mean over draws; NaN for one draw.
+
+    Example:
+        >>> low, high = interval_of_mean([0.70, 0.72, 0.74])
+        >>> round(low, 3), round(high, 3)
+        (0.67, 0.77)
+    """
+    from scipy.special import stdtrit
+
+    if len(values) < 2:
+        return math.nan, math.nan
+    half = float(stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(len(values)))
+    return float(np.mean(values)) - half, float(np.mean(values)) + half
+
+
+def varying(results: Sequence[Result]) -> list[str]:
+    """The axes on which results differ."""
+    names = dict.fromkeys(name for result in results for name in result.axes)
+    return [name for name in names if len({result.axes.get(name) for result in results}) > 1]
+
+
+def slug(axes: Axes) -> str:
+    """Axes as the end of a file name.
+
+    Example:
+        >>> slug({"split": "0-4>5-9", "n_per_class": 20})
+        '-split-0-4_5-9-n_per_class-20'
+    """
+    return "".join(f"-{name}-" + re.sub(r"[^\w.+-]+", "_", str(value)) for name, value in axes.items())
+
+
+def number(value: float, pattern: str) -> str:
+    """A formatted number with a true minus sign, and a dash for NaN."""
+    return format(value, pattern).replace("-", "−") if math.isfinite(value) else "–"
+
+
+def points(c: Contrast) -> str:
+    """A difference in points with its interval.
+
+    Example:
+        >>> points(Contrast("a", "b", 0.012, 0.01, (0.005, 0.019), 0.01, 0.01, 10, "helps", 0.01))
+        '+1.20 [0.50, 1.90]'
+    """
+    low, high = (number(100 * end, "z.2f") for end in c.ci95)
+    return number(100 * c.difference, "+z.2f") + (f" [{low}, {high}]" if math.isfinite(c.ci95[0]) else "")
+
+
+def compact(value: float) -> str:
+    """Two significant digits, without an exponent where that is short.
+
+    Example:
+        >>> compact(0.01234), compact(31.6), compact(2500.0), compact(1.3e-7)
+        ('0.012', '32', '2500', '1.3e−07')
+    """
+    if not 1e-4 <= abs(value) < 1e5:  # NaN too
+        return number(value, ".2g")
+    return number(value, f".{max(0, 1 - math.floor(math.log10(abs(value))))}f")

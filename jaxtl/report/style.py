@@ -1,0 +1,120 @@
+"""How every picture looks: colours, sizes, and small parts that pictures share. matplotlib by its object interface."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito, Color Universal Design (2008): told apart with any colour vision
+BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
+PALETTE = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION)
+INK, FAINT, BAND = "#262626", "#8c8c8c", "#ededed"
+
+SETTINGS: dict[Any, Any] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": FAINT,
+    "axes.grid": True,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 9,
+    "figure.titlesize": 11,
+    "font.size": 9,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "savefig.dpi": 150,
+    "text.color": INK,
+    "text.parse_math": False,  # a "$" in a title is a "$"
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+class Panels(NamedTuple):
+    """A figure of small panels, and the panels by name."""
+
+    figure: Figure
+    of: dict[str, list[Axes]]
+
+
+@contextlib.contextmanager
+def styled() -> Iterator[None]:
+    """Draw and save inside of this; matplotlib's settings are the caller's again afterwards."""
+    import matplotlib
+
+    with matplotlib.rc_context(SETTINGS):
+        yield
+
+
+def new_figure(width: float, height: float, title: str) -> Figure:
+    """An empty figure, sizes in inches. A `Figure` of its own knows nothing of pyplot, windows or other figures."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((width, height), layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", wrap=True)
+    return figure
+
+
+def name_rows(axis: Axes, names: Sequence[str]) -> None:
+    """Names on the y axis, the first on top."""
+    axis.set_yticks(range(len(names)), names)
+    axis.set_ylim(len(names) - 0.4, -0.6)
+    axis.tick_params(axis="y", length=0)
+    axis.grid(visible=False, axis="y")
+
+
+def beside(axis: Axes, y: float, text: str, colour: str = INK) -> None:
+    """Text at the height of `y`, to the right of the axis."""
+    axis.text(1.015, y, text, transform=axis.get_yaxis_transform(), va="center", color=colour)
+
+
+def panel_grid(title: str, names: Sequence[str], rows: Sequence[str], shared: Sequence[bool]) -> Panels:
+    """A column of small panels per name, six columns side by side and then the next six below.
+
+    Args:
+        title: of the figure.
+        names: what stands above the columns.
+        rows: what stands on the y axis of each row.
+        shared: for each row, whether all its panels have one y scale.
+
+    Returns:
+        (figure, {name: a panel for each row}).
+    """
+    columns = min(6, len(names))
+    blocks = -(-len(names) // columns)
+    figure = new_figure(max(7.4, 0.8 + 2.0 * columns), 0.9 + 1.6 * blocks * len(rows), title)
+    panels = figure.subplots(blocks * len(rows), columns, squeeze=False)
+    for axis in panels[-len(rows) :, len(names) - columns * (blocks - 1) :].flatten():
+        axis.set_axis_off()
+    grid: dict[str, list[Axes]] = {}
+    for place, name in enumerate(names):
+        block, column = divmod(place, columns)
+        grid[name] = list(panels[block * len(rows) : (block + 1) * len(rows), column])
+        grid[name][0].set_title(name, loc="left", fontweight="bold")
+        for row, axis in enumerate(grid[name]):
+            if shared[row]:
+                axis.sharey(panels[row, 0])
+                axis.tick_params(labelleft=column == 0)
+            axis.set_ylabel(rows[row] if column == 0 else "")
+            axis.tick_params(labelbottom=row == len(rows) - 1)
+            axis.locator_params(nbins=4)
+    return Panels(figure, grid)
+
+
+def mark(axis: Axes, y: float, mean: float, interval: tuple[float, float], colour: str, filled: bool = True) -> None:
+    """A mean and its interval in a row, fractions shown in percent."""
+    axis.plot([100 * end for end in interval], [y, y], color=colour, linewidth=1.6, solid_capstyle="butt")
+    axis.plot([100 * mean], [y], "o", color=colour, markersize=6, markerfacecolor=colour if filled else "white")
+
+
+def remark(axis: Axes, text: str) -> None:
+    """A word in a panel that has nothing to show."""
+    axis.set_xticks([])
+    axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", va="center", color=FAINT)

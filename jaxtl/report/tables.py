@@ -1,0 +1,217 @@
+"""The tables and sentences of a result: the same cells on a terminal, in a log file and in Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from jaxtl.report.results import Result, compact, number, points
+from jaxtl.selection import INTERVAL_COVERS, Run, Summary, price_of_choosing, verdict_sentence
+
+DASH = "–"
+EDGE = {"<": "▼", ">": "▲"}
+
+
+class Table(NamedTuple):
+    """Cells as text; the first column names the row. `words`: columns to be set flush left."""
+
+    columns: list[str]
+    rows: list[list[str]]
+    words: tuple[int, ...] = (0,)
+
+    def markdown(self) -> str:
+        """A Markdown table, aligned so that it reads as plain text too."""
+        escaped = self._replace(rows=[[cell.replace("|", r"\|") for cell in row] for row in self.rows])
+        head, *body = escaped._aligned()
+        rule = ["-" * (len(cell) - 1) + ("-" if i in self.words else ":") for i, cell in enumerate(head)]
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *body))
+
+    def plain(self) -> str:
+        """Aligned columns, one line a row."""
+        return "\n".join("  ".join(cells).rstrip() for cells in self._aligned())
+
+    def rich(self) -> RichTable:
+        """Fitted to a terminal's width."""
+        table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+        for i, column in enumerate(self.columns):
+            table.add_column(column, justify="left" if i in self.words else "right", no_wrap=i == 0)
+        for row in self.rows:
+            table.add_row(*map(Text, row))
+        return table
+
+    def _aligned(self) -> list[list[str]]:
+        lines = [self.columns, *self.rows]
+        widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+        align = [str.ljust if i in self.words else str.rjust for i in range(len(widths))]
+        return [[put(cell, width) for put, cell, width in zip(align, line, widths, strict=True)] for line in lines]
+
+
+class Note(NamedTuple):
+    """A few lines under a heading; without a heading, fine print."""
+
+    heading: str
+    lines: list[str]
+
+
+def print_result(result: Result, console: Console, *, baseline: str = "l2") -> None:
+    """Show what came out: accuracies and differences, the settings chosen, verdicts, and what the intervals cover.
+
+    Args:
+        result: the comparison.
+        console: where to. Where it is no terminal, lines are plain and never wrapped.
+        baseline: the method that the others are compared with.
+    """
+    plain = not console.is_terminal
+
+    def say(text: str, style: str = "", indent: int = 0) -> None:
+        line = Text(" " * indent + text if plain else text, style)
+        console.print(line if plain else Padding(line, (0, 0, 0, indent)), soft_wrap=plain)
+
+    say(result.title, "bold")
+    for table in (accuracy_table(result, baseline), setting_table(result)):
+        console.line()
+        console.print(Text(table.plain()) if plain else table.rich(), soft_wrap=plain)
+    for note in notes(result, baseline):
+        console.line()
+        if note.heading:
+            say(note.heading, "bold")
+        for line in note.lines:
+            say(line, "" if note.heading else "dim", 2 if note.heading else 0)
+
+
+def accuracy_table(result: Result, baseline: str) -> Table:
+    """A row for every method: accuracy under each selection, difference to the baseline, what else was measured."""
+    selections = result.selections
+    compared = [selection for selection in selections if (baseline, selection) in result.summaries]
+    shown = ["accuracy"] if selections == ["tuned"] else selections
+    against = [f"− {baseline}" + ("" if selection == "tuned" else f", {selection}") for selection in compared]
+    rest = ["source", "train − test", "seconds"]
+    rows = []
+    for method in result.methods:
+        row = [_mean_and_sd(result.summaries.get((method, selection))) for selection in selections]
+        row += [_difference(result, method, baseline, selection) for selection in compared]
+        selection = result.shown(method)
+        summary = result.summaries[method, selection]
+        row.append(number(100 * summary.metrics.get("source", math.nan), ".1f"))
+        row.append(number(100 * result.gap(method, selection), "+z.1f"))
+        rows.append([method, *row, f"{_seconds(summary.choosing_seconds)} + {_seconds(summary.seconds)}"])
+    return Table(["method", *shown, *against, *rest], rows)
+
+
+def setting_table(result: Result) -> Table:
+    """A row for every method: the setting chosen, and the effective rates that it ended with."""
+    labels = result.labels("effective_rate")
+    rows = []
+    for method in result.methods:
+        selection = result.shown(method)
+        metrics = result.summaries[method, selection].metrics
+        rates = [compact(metrics.get(f"effective_rate/{label}", math.nan)) for label in labels]
+        rows.append([method, setting_in_words(result.reported(method, selection)), *rates])
+    return Table(["method", "setting chosen", *(f"lr/‖w‖² {label}" for label in labels)], rows, words=(0, 1))
+
+
+def setting_in_words(runs: Sequence[Run]) -> str:
+    """The setting of a method's report runs: "lr 0.012 · pull new 4.0 (λ 0.01) ▲"; a range where draws differ.
+
+    A pull for a label has its λ in brackets, a pull for all labels has the λ of each; any other λ stands by itself.
+    """
+    edges = {edge for run in runs for edge in run.edges}
+    pulling = dict.fromkeys(name for run in runs for name, value in run.metrics.items() if value)
+    names = [name for name in pulling if name.startswith("lambda/")]
+    lams = {name.removeprefix("lambda/"): _range([run.metrics.get(name, math.nan) for run in runs]) for name in names}
+    words = []
+    for name in runs[0].setting:
+        label = name.removeprefix("pull/")
+        own = [lams.pop(label)] if name != label and label in lams else []
+        if name == "pull":
+            own, lams = list(dict.fromkeys(lams.values())), {}
+        flags = "".join(f" {sign}" for end, sign in EDGE.items() if name + end in edges)
+        values = _range([run.setting[name] for run in runs])
+        words.append(f"{_name(name)} {values}" + (f" (λ {', '.join(own)})" if own else "") + flags)
+    words += [f"λ {label} {value}" for label, value in lams.items()]
+    return " · ".join(words) or "nothing to choose"
+
+
+def notes(result: Result, baseline: str) -> list[Note]:
+    """What is to be said below the tables."""
+    found = [
+        Note(
+            "Contrasts fixed beforehand",
+            [verdict_sentence(c) + (f"; p {compact(c.p_holm)} (Holm)" if c.n > 1 else "") for c in result.contrasts],
+        ),
+        Note("Price of choosing from the labelled examples alone: tuned − honest", _prices(result)),
+        Note("Diverged", _diverged(result)),
+        Note("", _fine_print(result, baseline)),
+    ]
+    return [note for note in found if note.lines]
+
+
+def _prices(result: Result) -> list[str]:
+    lines = []
+    for method, c in price_of_choosing(result.runs).items():
+        honest = result.summaries[method, "honest"]
+        who = "each draw chose for itself" if honest.setting is None else "all draws chose"
+        setting = setting_in_words(result.reported(method, "honest"))
+        took = f"choosing took {_seconds(honest.choosing_seconds)} s"
+        lines.append(f"{method}: {points(c)} points over {_count(c.n, 'draw')}; {who}: {setting}; {took}")
+    return lines
+
+
+def _diverged(result: Result) -> list[str]:
+    return [
+        f"{method}, {selection}: {summary.diverged} of {_count(len(summary.seeds), 'draw')}, counted as accuracy 0"
+        for (method, selection), summary in result.summaries.items()
+        if summary.diverged
+    ]
+
+
+def _fine_print(result: Result, baseline: str) -> list[str]:
+    draws = {len(summary.seeds) for summary in result.summaries.values()}
+    count = _count(draws.pop(), "draw") if len(draws) == 1 else f"{min(draws)} to {max(draws)} draws"
+    lines = [f"Accuracy on target test data in %, mean ± standard deviation over {count}."]
+    if baseline in result.methods:
+        lines.append(f"− {baseline}: points, paired by draw, 95 % interval, not corrected for the number of rows.")
+    else:
+        lines.append(f"No differences to {baseline}: it was not run.")
+    lines.append(f"{INTERVAL_COVERS} They do not cover other source models or other data.")
+    lines.append("Source: accuracy kept on the source task, %. Train − test: points. Seconds: choosing + report runs.")
+    if any(summary.edges for summary in result.summaries.values()):
+        lines.append("▼ ▲: the lowest or highest value that was tried; a better one may lie beyond.")
+    return lines
+
+
+def _mean_and_sd(summary: Summary | None) -> str:
+    if summary is None:
+        return DASH
+    sd = number(100 * summary.accuracy_sd, ".1f")
+    return number(100 * summary.accuracy_mean, ".1f") + ("" if sd == DASH else f" ± {sd}")
+
+
+def _difference(result: Result, method: str, baseline: str, selection: str) -> str:
+    difference = result.difference(method, baseline, selection)
+    return points(difference) if difference else "baseline" if method == baseline else DASH
+
+
+def _range(values: Sequence[float]) -> str:
+    known = [value for value in values if math.isfinite(value)]
+    ends = [compact(end) for end in (min(known), max(known))] if known else [DASH]
+    return " to ".join(dict.fromkeys(ends))
+
+
+def _name(hyperparameter: str) -> str:
+    return hyperparameter.replace("learning_rate", "lr").replace("_", " ").replace("/", " ")
+
+
+def _seconds(seconds: float) -> str:
+    return number(seconds, ".1f" if seconds < 9.95 else ".0f")
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"

@@ -59,22 +59,32 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **libraries, "jaxtl": jaxtl.__version__}
 
 
-def steps_per_dispatch(requested: int = 0, accelerator: int = 100) -> int:
+def steps_per_dispatch(requested: int, steps: int, most: int = 100) -> int:
     """How many train steps go in one dispatch: what was asked for, and for 0 what suits the backend.
 
     On a CPU that is 1: a dispatch costs little there, and the gradient of a convolution's kernel is about 100 times
     slower inside a loop. Elsewhere a step is over before the next could be dispatched, so many go together.
 
+    Args:
+        requested: 0 leaves the choice to this function.
+        steps: of the whole run, >= 1.
+        most: an upper bound elsewhere than on a CPU.
+
+    Returns:
+        `requested`, or a divisor of `steps`.
+
     Raises:
         InputError: `requested` is negative.
 
     Example:
-        >>> steps_per_dispatch(20)
+        >>> steps_per_dispatch(20, 1000)
         20
     """
     if requested < 0:
         raise InputError(f"{requested} steps in one dispatch", todo="use a number >= 1, or 0 for what suits the device")
-    return requested or (1 if jax.default_backend() == "cpu" else accelerator)
+    if requested or jax.default_backend() == "cpu":
+        return requested or 1
+    return max(length for length in range(1, max(1, most) + 1) if steps % length == 0)
 
 
 def _count(number: int, name: str) -> str:

@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxtl.errors import InputError
-from jaxtl.trees import Tree, check_same, map_named, named_leaves
+from jaxtl.trees import Tree, check_same, keep, map_named, named_leaves, sum_leaves
 
 TRANSFERRED = "transferred"
 NEW = "new"
@@ -96,6 +97,30 @@ def count_by_label(params: Tree, labels: Tree) -> dict[str, LabelCount]:
         size = int(np.prod(leaf.shape))
         counts[label] = LabelCount(old.leaves + 1, old.parameters + size, old.bytes + size * leaf.dtype.itemsize)
     return counts
+
+
+def norm_by_label(params: Tree, labels: Tree, anchor: Tree | None = None) -> dict[str, jax.Array]:
+    """√Σ (w − anchor)² over the kernels of every label: its norm, or its distance from an anchor.
+
+    Args:
+        params: tree of arrays.
+        labels: tree of strings like `params`.
+        anchor: tree like `params`; zero when left out.
+
+    Returns:
+        {label: float32 scalar}.
+
+    Example:
+        >>> params = {"head": {"kernel": np.array([3.0, 4.0], np.float32), "bias": np.ones(2, np.float32)}}
+        >>> {label: float(norm) for label, norm in norm_by_label(params, {"head": {"kernel": "new", "bias": "new"}}).items()}
+        {'new': 5.0}
+    """
+    moved = params if anchor is None else jax.tree.map(lambda w, a: w - a, params, anchor)
+    norms = {}
+    for label in sorted(label_set(labels)):
+        mask = jax.tree.map(lambda carries, kernel: carries and kernel, having(labels, label), kernels(params))
+        norms[label] = jnp.sqrt(sum_leaves(jnp.square, keep(moved, mask)))
+    return norms
 
 
 def label_set(labels: Tree) -> set[str]:

@@ -52,7 +52,7 @@ class Transfer(NamedTuple):
     report: Report
 
 
-def sum_channels(source: jax.Array, target: jax.Array) -> tuple[jax.Array, bool]:
+def sum_channels(source: jax.Array, target: jax.Array) -> tuple[jax.Array, Any]:
     """Adapt a first convolution kernel [H, W, C, O] to grey images [H, W, 1, O]: the sum over input channels.
 
     A grey image repeated in C channels gives the same output through the source kernel.

@@ -75,9 +75,10 @@ def test_versions():
 
 
 def test_steps_per_dispatch(monkeypatch):
-    assert [backend.steps_per_dispatch(n) for n in (0, 1, 20)] == [1, 1, 20]
+    assert [backend.steps_per_dispatch(n, 150) for n in (0, 1, 20)] == [1, 1, 20]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert [backend.steps_per_dispatch(n) for n in (0, 1, 20)] == [100, 1, 20]
-    assert backend.steps_per_dispatch(0, accelerator=50) == 50
+    assert [backend.steps_per_dispatch(n, 150) for n in (0, 1, 20)] == [75, 1, 20]
+    assert backend.steps_per_dispatch(0, 150, most=30) == 30
+    assert backend.steps_per_dispatch(0, 7, most=0) == 1
     with pytest.raises(InputError, match="-1 steps"):
-        backend.steps_per_dispatch(-1)
+        backend.steps_per_dispatch(-1, 150)

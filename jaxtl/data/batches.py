@@ -1,0 +1,65 @@
+"""Data on the device, and the `prepare` of a training step that samples, augments and normalises it there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtl.data.augment import normalise, random_crop, random_flip
+from jaxtl.data.sampling import epoch_batch
+from jaxtl.data.dataset import Split
+
+
+def on_device(split: Split, index: np.ndarray | None, order: jax.Array) -> dict[str, jax.Array]:
+    """What `image_batches` reads: images as they are (uint8 stays uint8), labels, which examples, and their order.
+
+    Args:
+        split: a training part; arrays that are on the device already stay there.
+        index: [M] the examples to train on; all of them when None.
+        order: key of the order of data.
+
+    Returns:
+        {"image" [N, ...], "label" [N], "index" [M], "order"}.
+    """
+    index = np.arange(len(split.labels)) if index is None else index
+    return {
+        "image": jnp.asarray(split.images),
+        "label": jnp.asarray(split.labels),
+        "index": jnp.asarray(index, jnp.int32),
+        "order": order,
+    }
+
+
+def image_batches(
+    batch_size: int, mean: np.ndarray, std: np.ndarray, *, crop: int = 0, flip: bool = False
+) -> Callable[[dict[str, jax.Array], jax.Array, jax.Array], dict[str, jax.Array]]:
+    """The `prepare` of `make_train_step`: (data, rng, step) -> {"image" float32 [B, ...], "label" int32 [B]}.
+
+    Which examples depends on (data["order"], step) alone, how they are augmented on `rng`.
+
+    Args:
+        batch_size: B; where there are fewer examples, all of them.
+        mean, std: [C], see `channel_statistics`.
+        crop: pixels by which each image is shifted at most; 0 does not.
+        flip: mirror half of the images; not for digits.
+
+    Example:
+        >>> split = Split(np.zeros((8, 4, 4, 1), np.uint8), np.arange(8, dtype=np.int32))
+        >>> prepare = image_batches(4, np.zeros(1), np.ones(1))
+        >>> key = jax.random.key(0)
+        >>> prepare(on_device(split, None, key), key, 0)["image"].shape
+        (4, 4, 4, 1)
+    """
+
+    def prepare(data, rng, step):
+        size = len(data["index"])
+        index = data["index"][epoch_batch(data["order"], step, batch_size=min(batch_size, size), size=size)]
+        image, (crop_rng, flip_rng) = data["image"][index], jax.random.split(rng)
+        image = random_crop(image, crop_rng, crop) if crop else image
+        image = random_flip(image, flip_rng) if flip else image
+        return {"image": normalise(image, mean, std), "label": data["label"][index]}
+
+    return prepare

@@ -1,0 +1,207 @@
+"""Which examples are used for what: classes, held-out parts, small draws, folds. Pure functions of a seed.
+
+Every draw is stratified, and a class draws from a generator of its own, (seed, class): what one class gets does not
+depend on the other classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxtl.errors import InputError, suggest
+
+if TYPE_CHECKING:
+    from jaxtl.data.dataset import DataSet, Split
+
+
+def by_class(dataset: DataSet, classes: Sequence[str | int]) -> DataSet:
+    """Keep some classes and renumber their labels 0..C-1 in the order given.
+
+    Args:
+        dataset: any.
+        classes: names or numbers, each once.
+
+    Returns:
+        A data set of these classes only; `origin` names them.
+
+    Raises:
+        InputError: no class, an unknown class, a class given twice, or no test example left.
+    """
+    if isinstance(classes, str) or not len(classes):
+        todo = "give a sequence of class names or numbers"
+        raise InputError(f"classes is {classes!r}", where=dataset.name, todo=todo)
+    kept = [_class_number(dataset, wanted) for wanted in classes]
+    if len(set(kept)) != len(kept):
+        raise InputError(f"a class occurs twice in {list(classes)}", where=dataset.name, todo="name each class once")
+    new_label = np.full(len(dataset.classes), -1, np.int32)
+    new_label[kept] = np.arange(len(kept))
+
+    def keep(split: Split) -> Split:
+        labels = new_label[split.labels]
+        return dataclasses.replace(split, images=split.images[labels >= 0], labels=labels[labels >= 0])
+
+    names = tuple(dataset.classes[label] for label in kept)
+    shown = ", ".join(names) if len(names) <= 10 else f"{len(names)} of {len(dataset.classes)}"
+    train, test = keep(dataset.train), keep(dataset.test)
+    if not len(test):
+        raise InputError(f"no test example of the classes {shown}", where=dataset.name, todo="choose other classes")
+    return dataclasses.replace(
+        dataset, train=train, test=test, classes=names, origin=f"{dataset.origin}; classes {shown} only"
+    )
+
+
+def hold_out(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Set `count` examples aside, from each class in proportion to its size.
+
+    Args:
+        labels: integers [N].
+        count: how many to hold out; each class keeps at least one example in the rest.
+        seed: >= 0.
+
+    Returns:
+        (held [count], rest [N - count]): ascending indices into `labels`, disjoint.
+
+    Raises:
+        InputError: `count` is not positive, or so large that a class would be left empty.
+
+    Example:
+        >>> held, rest = hold_out(np.array([0, 1, 0, 1, 0, 1]), 2, seed=0)
+        >>> len(held), len(rest)
+        (2, 4)
+    """
+    members = _members(labels)
+    sizes = np.array([len(positions) for positions in members.values()])
+    most = len(labels) - len(sizes)
+    if not 1 <= count <= most:
+        what = f"{count} of {len(labels)} examples to hold out, but each of the {len(sizes)} classes keeps one"
+        todo = f"hold out 1 to {most}" if most else "give more examples"
+        raise InputError(what, where="hold_out", todo=todo)
+    quotas = _quotas(sizes, count, seed)
+    drawn = [_shuffled(members[label], seed, label)[:quota] for label, quota in zip(members, quotas, strict=True)]
+    held = np.sort(np.concatenate(drawn))
+    return held, np.setdiff1d(np.arange(len(labels)), held)
+
+
+def per_class(labels: np.ndarray, n: int, seed: int, among: np.ndarray | None = None) -> np.ndarray:
+    """Draw n examples of every class without replacement.
+
+    A larger n adds examples to the same draw: per_class(labels, 5, seed) is contained in per_class(labels, 10, seed).
+
+    Args:
+        labels: integers [N].
+        n: examples of a class.
+        seed: >= 0.
+        among: indices into `labels` to draw from, in any order; by default all.
+
+    Returns:
+        Indices [C * n] into `labels`, class after class.
+
+    Raises:
+        InputError: a class has fewer than n examples, or `among` is not a set of indices.
+
+    Example:
+        >>> labels = np.array([0, 1, 0, 1, 0, 1])
+        >>> labels[per_class(labels, 2, seed=0)].tolist()
+        [0, 0, 1, 1]
+    """
+    if n < 1:
+        raise InputError(f"{n} examples of a class", where="per_class", todo="use n >= 1")
+    among = np.arange(len(labels)) if among is None else _checked_indices(among, len(labels))
+    drawn = []
+    for label in np.unique(labels):
+        positions = among[labels[among] == label]
+        if len(positions) < n:
+            what = f"class {label} has {len(positions)} examples to draw from, {n} are wanted"
+            raise InputError(what, where="per_class", todo="draw fewer or give more examples")
+        drawn.append(_shuffled(positions, seed, label)[:n])
+    return np.concatenate(drawn)
+
+
+def stratified_folds(labels: np.ndarray, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Cut the examples into folds for cross-validation.
+
+    The sizes of two folds differ by at most one, in each class and in all.
+
+    Args:
+        labels: integers [N].
+        folds: at least 2.
+        seed: >= 0.
+
+    Returns:
+        For each fold (train, validation): ascending indices into `labels`; each example is in one validation part.
+
+    Raises:
+        InputError: fewer than 2 folds, or a class with fewer examples than folds.
+
+    Example:
+        >>> [validation.size for _, validation in stratified_folds(np.array([0, 1, 0, 1, 0, 1]), 3, seed=0)]
+        [2, 2, 2]
+    """
+    if folds < 2:
+        raise InputError(f"{folds} folds", where="stratified_folds", todo="use at least 2")
+    members = _members(labels)
+    smallest = min(members, key=lambda label: len(members[label]))
+    if len(members[smallest]) < folds:
+        what = f"class {smallest} has {len(members[smallest])} examples for {folds} folds"
+        todo = f"use at most {len(members[smallest])} folds or more examples"
+        raise InputError(what, where="stratified_folds", todo=todo)
+    # Dealt like cards, class after class without starting over: no fold collects the remainders of all classes.
+    dealt = np.concatenate([_shuffled(positions, seed, label) for label, positions in members.items()])
+    fold_of = np.empty(len(labels), np.int64)
+    fold_of[dealt] = np.arange(len(labels)) % folds
+    return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(folds)]
+
+
+def _class_number(dataset: DataSet, wanted: str | int) -> int:
+    if isinstance(wanted, str):
+        if wanted not in dataset.classes:
+            where = f"{dataset.name}, classes"
+            raise InputError(f"no class {wanted!r}", where=where, todo=suggest(wanted, dataset.classes))
+        return dataset.classes.index(wanted)
+    if not isinstance(wanted, (int, np.integer)) or not 0 <= wanted < len(dataset.classes):
+        todo = f"use 0..{len(dataset.classes) - 1} or a name"
+        raise InputError(f"no class {wanted}", where=f"{dataset.name}, classes", todo=todo)
+    return int(wanted)
+
+
+def _members(labels: np.ndarray) -> dict[int, np.ndarray]:
+    """The ascending positions of each class that occurs."""
+    if not len(labels):
+        raise InputError("no examples", where="labels", todo="give at least one")
+    return {int(label): np.flatnonzero(labels == label) for label in np.unique(labels)}
+
+
+def _quotas(sizes: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """`count` in whole numbers in proportion to `sizes` (largest remainders, ties by lot), below each size."""
+    exact = count * sizes / sizes.sum()
+    quotas = np.floor(exact).astype(int)
+    lots = _generator(seed).permutation(len(sizes))
+    while (short := count - quotas.sum()) > 0:
+        open_classes = quotas < sizes - 1
+        order = np.lexsort((lots, quotas - exact, ~open_classes))
+        quotas[order[: min(short, open_classes.sum())]] += 1
+    return quotas
+
+
+def _checked_indices(among: np.ndarray, size: int) -> np.ndarray:
+    among = np.asarray(among)
+    if among.ndim != 1 or among.dtype.kind not in "ui" or len(np.unique(among)) != len(among):
+        raise InputError("these are no indices, each once", where="among", todo="give integers [M] without repetition")
+    if len(among) and not (among.min() >= 0 and among.max() < size):
+        what = f"indices from {among.min()} to {among.max()} into {size} labels"
+        raise InputError(what, where="among", todo=f"use 0..{size - 1}")
+    return among
+
+
+def _shuffled(positions: np.ndarray, seed: int, label: int) -> np.ndarray:
+    return _generator(seed, label).permutation(np.sort(positions))
+
+
+def _generator(seed: int, *stream: int) -> np.random.Generator:
+    if seed < 0:
+        raise InputError(f"seed {seed} is negative", where="seed", todo="use a seed >= 0")
+    return np.random.default_rng([seed, *stream])

@@ -1,0 +1,250 @@
+"""`fit`: run a step until it is done, and lose nothing when it is not.
+
+Works in chunks of `chunk` steps, one dispatch each. Everything else (a row of history, evaluation, a checkpoint, a
+signal) happens at the end of a chunk, so a run that goes on from a checkpoint repeats exactly what it would have done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from jaxtl import checkpoints
+from jaxtl.errors import InputError, Interrupted, NotFinite
+from jaxtl.step import Fixed, TrainState, compile_step, default_rates, make_epoch
+from jaxtl.trees import copy_tree
+from jaxtl.writers import Progress
+
+Row = dict[str, float]
+
+
+class Log(Protocol):
+    """Where rows go as they are made: `writers.Writer`, or anything like it."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def rewind(self, step: int) -> None: ...
+
+
+@dataclasses.dataclass
+class StopRequest:
+    """The signal, if any, that asked all loops of this process to stop at the end of their chunk."""
+
+    signal_number: int | None = None
+
+
+stop_request = StopRequest()
+
+
+def request_stop(signal_number: int) -> None:
+    """Ask every running and later `fit` to save at the end of its chunk and raise `Interrupted`."""
+    stop_request.signal_number = signal_number
+
+
+def refuse_stop(doing: str) -> None:
+    """Raise `Interrupted` if a stop was requested: for long work between two fits, where nothing waits to be saved."""
+    if stop_request.signal_number is not None:
+        raise Interrupted(f"stopped {doing}", stop_request.signal_number)
+
+
+def fit(
+    step: Callable,
+    state: TrainState,
+    data: Any,
+    fixed: Fixed,
+    *,
+    steps: int,
+    chunk: int = 1,
+    evaluate: Callable[[TrainState], Mapping[str, float]] | None = None,
+    every: int | None = None,
+    best: str | None = None,
+    workdir: Path | str | None = None,
+    log: Log | None = None,
+    progress: str = "",
+) -> tuple[TrainState, list[Row]]:
+    """Train from `state` until `state.step == steps`.
+
+    Args:
+        step: a pure step (`make_train_step`); compiled here, once for all fits of the same step and chunk.
+        state: donated; keep only what comes back.
+        data: handed to every step.
+        fixed: rates and given trees, handed to every step.
+        steps: total number of steps, counted from step 0.
+        chunk: steps in one dispatch. `steps` and `every` are multiples of it.
+        evaluate: state -> figures, at the end of every row.
+        every: steps between two rows of history, and between two checkpoints; `steps` when left out.
+        best: one of evaluate's figures, larger being better; the state with the highest (the first such) comes back
+            instead of the last.
+        workdir: where checkpoints go, and where an interrupted run of the same kind goes on from.
+        log: gets each row as it is made.
+        progress: what to call this work on a progress display; none when empty.
+
+    Returns:
+        (state, history); a row of history is {"step", mean of each training metric since the last row, evaluate's
+        figures}.
+
+    Raises:
+        InputError: lengths that do not fit, negative rates, one label with both a penalty and a decay.
+        NotFinite: the loss is NaN or infinite; the last checkpoint stays.
+        Interrupted: a stop was requested; everything is saved if there is a workdir.
+    """
+    every = steps if every is None else every
+    _check_lengths(steps, chunk, every)
+    _check_rates(_defaults(step, frozenset(fixed.rates), state, data, fixed), fixed)
+    run = _program(step, chunk)
+    workdir = None if workdir is None else Path(workdir)
+    state, history, keeper, meter = _begin(state, workdir, best, log)
+
+    def save() -> None:
+        if workdir is not None:
+            meta = {"history": history, "best": keeper.value, "meter": [meter.sums, meter.count]}
+            checkpoints.save(workdir, state, meta)
+
+    done = int(state.step)
+    if done > steps:
+        raise InputError(f"the state is at step {done} already", where=f"fit steps={steps}", todo="ask for more steps")
+    with Progress(steps, progress, start=done) if progress else contextlib.nullcontext() as display:
+        while done < steps:
+            state, metrics = run(state, data, fixed)
+            meter.add(done, metrics)
+            done += chunk
+            if display is not None:
+                display.advance(chunk, loss=meter.last_loss)
+            if done % every == 0 or done == steps:
+                row = {**meter.take(), **({} if evaluate is None else evaluate(state))}
+                history.append({"step": done, **row})
+                if log is not None:
+                    log.write(done, row)
+                keeper.see(row, state)
+                save()
+            elif stop_request.signal_number is not None:
+                meter.flush()
+                save()
+            if done < steps:
+                refuse_stop(f"at step {done} of {steps}")
+    return keeper.best(state), history
+
+
+@functools.lru_cache(maxsize=64)
+def _program(step: Callable, chunk: int) -> Callable:
+    return compile_step(step if chunk == 1 else make_epoch(step, chunk))
+
+
+@functools.lru_cache(maxsize=64)
+def _read_by(step: Callable) -> dict[frozenset, dict[str, Any]]:
+    return {}
+
+
+def _defaults(step: Callable, names: frozenset, state: TrainState, data: Any, fixed: Fixed) -> dict[str, Any]:
+    """The defaults of every rate a step reads; traced once for each step and set of overridden names."""
+    known = _read_by(step)
+    if names not in known:
+        known[names] = default_rates(step, state, data, fixed)
+    return known[names]
+
+
+def _check_lengths(steps: int, chunk: int, every: int) -> None:
+    for name, value in (("steps", steps), ("chunk", chunk), ("every", every)):
+        if value < 1:
+            raise InputError(f"{value} is less than 1", where=f"fit {name}")
+        if value % chunk:
+            raise InputError(f"{value} is not a multiple of chunk={chunk}", where=f"fit {name}")
+
+
+def _check_rates(defaults: Mapping[str, Any], fixed: Fixed) -> None:
+    """Refuse negative rates, and a label that pays a penalty and decays: it would be shrunk twice."""
+    rates = {name: np.asarray(value) for name, value in {**defaults, **fixed.rates}.items()}
+    for name, value in rates.items():
+        if not np.all(value >= 0):
+            raise InputError(f"{value} is negative or NaN", where=f"rates['{name}']", todo="use a number >= 0")
+    decaying = {name.removeprefix("decay/") for name, v in rates.items() if name.startswith("decay/") and np.any(v > 0)}
+    for name, value in rates.items():
+        label = name.removeprefix("penalty/")
+        if label != name and np.any(value > 0):
+            for twice in decaying & {label, label.rpartition("/")[0]}:
+                raise InputError(
+                    f"has a penalty in the loss ({value}) and decays in the optimizer ({rates[f'decay/{twice}']})",
+                    where=f"label '{twice}'",
+                    todo=f"keep one: rates['{name}'] or rates['decay/{twice}']",
+                )
+
+
+class _Meter:
+    """Means of the training metrics since the last row; reads one chunk behind, so that the device never waits."""
+
+    def __init__(self, sums: Mapping[str, float], count: int):
+        self.sums, self.count = dict(sums), count
+        self.pending: tuple[int, Mapping[str, Any]] | None = None
+        self.last_loss = math.nan
+
+    def add(self, step: int, metrics: Mapping[str, Any]) -> None:
+        self.flush()
+        self.pending = (step, metrics)
+
+    def flush(self) -> None:
+        if self.pending is None:
+            return
+        (step, metrics), self.pending = self.pending, None
+        values = {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
+        losses = values["loss"]
+        if not np.all(np.isfinite(losses)):
+            first = int(np.argmin(np.isfinite(losses)))
+            before = losses[first - 1] if first else self.last_loss
+            raise NotFinite(
+                f"step {step + first}: the loss is {losses[first]}; the step before it was {before:.6g}\n"
+                "  lower the learning rate, pass clip_norm, or look for labels outside 0…C−1"
+            )
+        self.last_loss = float(losses[-1])
+        self.count += len(losses)
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(np.sum(value, dtype=np.float64))
+
+    def take(self) -> Row:
+        self.flush()
+        means = {name: total / self.count for name, total in self.sums.items()}
+        self.sums, self.count = {}, 0
+        return means
+
+
+class _Keeper:
+    """The state with the highest `best` so far; beside the run's own checkpoints when there is a workdir."""
+
+    def __init__(self, name: str | None, workdir: Path | None, value: float | None, state: TrainState | None):
+        self.name, self.workdir, self.value, self.state = name, workdir, value, state
+
+    def see(self, row: Row, state: TrainState) -> None:
+        if self.name is None:
+            return
+        if self.name not in row:
+            raise InputError(f"evaluate returns no '{self.name}'", where="fit best", todo=f"it has {sorted(row)}")
+        if self.value is None or row[self.name] > self.value:
+            self.value, self.state = row[self.name], copy_tree(state)
+            if self.workdir is not None:
+                checkpoints.save(self.workdir / "best", state, {self.name: self.value})
+
+    def best(self, state: TrainState) -> TrainState:
+        return state if self.state is None else self.state
+
+
+def _begin(
+    state: TrainState, workdir: Path | None, best: str | None, log: Log | None
+) -> tuple[TrainState, list[Row], _Keeper, _Meter]:
+    """Where to start: at `state`, or at the newest checkpoint of the workdir."""
+    if workdir is None or checkpoints.latest_step(workdir) is None:
+        meta: Mapping[str, Any] = {"history": [], "best": None, "meter": [{}, 0]}
+    else:
+        state, meta = checkpoints.restore(workdir, state), checkpoints.read_meta(workdir)
+    kept = None
+    if workdir is not None and meta["best"] is not None:
+        kept = checkpoints.restore(workdir / "best", state)
+    if log is not None:
+        log.rewind(int(state.step))
+    return state, list(meta["history"]), _Keeper(best, workdir, meta["best"], kept), _Meter(*meta["meter"])

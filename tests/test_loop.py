@@ -1,0 +1,235 @@
+"""`fit`: history, resuming bit for bit, stopping, refusing."""
+
+import json
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxtl import checkpoints, loop
+from jaxtl.errors import InputError, Interrupted, NotFinite
+from jaxtl.labels import NEW, TRANSFERRED, everything, label_params
+from jaxtl.losses import make_loss_fn, mean_of, softmax_cross_entropy
+from jaxtl.loop import fit
+from jaxtl.optimizers import Group, per_label
+from jaxtl.penalties import Term, l2, labelled
+from jaxtl.step import Fixed, init_state, make_train_step, total_gradient
+from jaxtl.writers import Writer
+
+KEY = jax.random.key(0)
+DATA = {"x": jax.random.normal(KEY, (20, 4)), "label": jnp.arange(20) % 3}
+PARAMS = {"trunk": {"kernel": jax.random.normal(KEY, (4, 8))}, "head": {"kernel": jnp.ones((8, 3)) * 0.1}}
+LABELS = label_params(PARAMS, [("head/.*", NEW), (".*", TRANSFERRED)])
+
+
+def forward(params, model_state, batch, ctx):
+    noise = jax.random.bernoulli(ctx.rng, 0.9, (8,)) if ctx.train else jnp.ones(8)
+    hidden = jnp.tanh(batch["x"] @ params["trunk"]["kernel"]) * noise[None]
+    seen = {"average": 0.9 * model_state["average"] + 0.1 * jnp.mean(hidden)}
+    return {"head": hidden @ params["head"]["kernel"]}, seen
+
+
+def sample(data, rng, step):
+    index = jax.random.randint(rng, (5,), 0, 20)
+    return {name: values[index] for name, values in data.items()}
+
+
+PENALTY = labelled(LABELS, {NEW: Term(0.01, l2), TRANSFERRED: {"zero": Term(0.0, l2, on=everything)}})
+TX = per_label(
+    LABELS,
+    {NEW: Group(0.1), TRANSFERRED: Group(0.05)},
+    "adam",
+    schedule=optax.cosine_decay_schedule(1.0, 12),
+)
+STEP = make_train_step(
+    total_gradient(make_loss_fn(forward, {"task": Term(1.0, mean_of(softmax_cross_entropy))}, PENALTY)), TX, sample
+)
+
+
+def start():
+    return init_state(PARAMS, TX, KEY, {"average": jnp.float32(0)})
+
+
+def norm(state):
+    return {"norm": float(jnp.sum(state.params["head"]["kernel"] ** 2))}
+
+
+def assert_identical(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(*(_plain(v) for v in (x, y))), a, b)
+
+
+def _plain(leaf):
+    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+
+@pytest.fixture(autouse=True)
+def _no_stop_is_left_over():
+    yield
+    loop.stop_request.signal_number = None
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Ask for a stop once k chunks have run, as a signal would while the next one runs."""
+
+    def arrange(chunks):
+        calls = []
+        program = loop._program
+
+        def counting(step, chunk):
+            run = program(step, chunk)
+
+            def counted(*args):
+                calls.append(chunk)
+                if len(calls) == chunks:
+                    loop.request_stop(signal.SIGTERM)
+                return run(*args)
+
+            return counted
+
+        monkeypatch.setattr(loop, "_program", counting)
+
+    return arrange
+
+
+def test_a_row_holds_the_mean_of_its_steps_and_evaluates_its_last_state():
+    state, history = fit(STEP, start(), DATA, Fixed(), steps=6, every=3, evaluate=norm)
+    single, losses = start(), []
+    run = jax.jit(STEP)
+    for _ in range(6):
+        single, metrics = run(single, DATA, Fixed())
+        losses.append(float(metrics["loss"]))
+    assert [row["step"] for row in history] == [3, 6]
+    assert history[0]["loss"] == pytest.approx(np.mean(losses[:3]), rel=1e-6)
+    assert history[1]["loss"] == pytest.approx(np.mean(losses[3:]), rel=1e-6)
+    assert history[1]["norm"] == norm(state)["norm"]
+    assert int(state.step) == 6
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_a_run_stopped_at_any_chunk_resumes_bit_for_bit(chunk, tmp_path, stop_after, monkeypatch):
+    how = {"steps": 12, "chunk": chunk, "every": 6, "evaluate": norm}
+    with Writer(tmp_path / "whole", tensorboard=False) as log:
+        whole, whole_history = fit(STEP, start(), DATA, Fixed(), **how, workdir=tmp_path / "whole", log=log)
+    for chunks in range(1, 12 // chunk):
+        workdir = tmp_path / str(chunks)
+        with Writer(workdir, tensorboard=False) as log:
+            stop_after(chunks)
+            with pytest.raises(Interrupted, match=f"stopped at step {chunks * chunk} of 12") as stopped:
+                fit(STEP, start(), DATA, Fixed(), **how, workdir=workdir, log=log)
+            assert stopped.value.exit_code == 143
+            monkeypatch.undo()
+            loop.stop_request.signal_number = None
+            assert checkpoints.latest_step(workdir) == chunks * chunk
+            state, history = fit(STEP, start(), DATA, Fixed(), **how, workdir=workdir, log=log)
+        assert_identical(state, whole)
+        assert history == whole_history
+        assert (workdir / "metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint_and_no_line_stands_twice(tmp_path, monkeypatch):
+    how = {"steps": 9, "every": 3}
+    whole, whole_history = fit(STEP, start(), DATA, Fixed(), **how)
+    saved = []
+
+    def save_twice_then_die(workdir, state, meta):
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+        saved.append(save(workdir, state, meta))
+
+    save = checkpoints.save
+    monkeypatch.setattr(checkpoints, "save", save_twice_then_die)
+    with Writer(tmp_path, tensorboard=False) as log:
+        with pytest.raises(KeyboardInterrupt):
+            fit(STEP, start(), DATA, Fixed(), **how, workdir=tmp_path, log=log)
+        monkeypatch.undo()
+        state, history = fit(STEP, start(), DATA, Fixed(), **how, workdir=tmp_path, log=log)
+    assert_identical(state, whole)
+    assert history == whole_history
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [3, 6, 9]
+
+
+def test_a_finished_run_is_not_run_again(tmp_path):
+    first, history = fit(STEP, start(), DATA, Fixed(), steps=4, workdir=tmp_path)
+    again, same = fit(STEP, start(), DATA, Fixed(), steps=4, workdir=tmp_path)
+    assert_identical(first, again)
+    assert same == history
+
+
+def test_best_returns_the_state_with_the_highest_figure_also_after_a_resume(tmp_path, stop_after, monkeypatch):
+    figures = {2: 0.1, 4: 0.9, 6: 0.9, 8: 0.3}
+    how = {"steps": 8, "every": 2, "evaluate": lambda s: {"score": figures[int(s.step)]}, "best": "score"}
+    at_four, _ = fit(STEP, start(), DATA, Fixed(), steps=4, every=2)
+    best, _ = fit(STEP, start(), DATA, Fixed(), **how)
+    assert_identical(best, at_four)
+    stop_after(6)
+    with pytest.raises(Interrupted):
+        fit(STEP, start(), DATA, Fixed(), **how, workdir=tmp_path)
+    monkeypatch.undo()
+    loop.stop_request.signal_number = None
+    resumed, _ = fit(STEP, start(), DATA, Fixed(), **how, workdir=tmp_path)
+    assert_identical(resumed, at_four)
+
+
+def test_all_fits_of_one_step_share_one_program_whatever_the_rates():
+    fit(STEP, start(), DATA, Fixed({"penalty/new": 0.5}), steps=2)
+    size = loop._program(STEP, 1)._cache_size()
+    for rate in (0.0, 1.0, jnp.float32(2.0)):
+        fit(STEP, start(), DATA, Fixed({"penalty/new": jnp.float32(rate)}), steps=2)
+    assert loop._program(STEP, 1)._cache_size() <= size + 1  # a Python number and a float32 are two types
+    before = loop._program(STEP, 1)._cache_size()
+    fit(STEP, start(), DATA, Fixed({"penalty/new": jnp.float32(3.0)}), steps=2)
+    assert loop._program(STEP, 1)._cache_size() == before
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_leaves_the_last_checkpoint(tmp_path):
+    def explode(data, rng, step):
+        batch = sample(data, rng, step)
+        return {**batch, "x": jnp.where(step == 4, jnp.inf, 1.0) * batch["x"]}
+
+    loss_fn = make_loss_fn(forward, {"task": Term(1.0, mean_of(softmax_cross_entropy))})
+    step = make_train_step(total_gradient(loss_fn), TX, explode)
+    with pytest.raises(NotFinite, match="step 4: the loss is nan; the step before it was [0-9.]+\n") as stopped:
+        fit(step, start(), DATA, Fixed(), steps=8, every=2, workdir=tmp_path)
+    assert stopped.value.exit_code == 3
+    assert checkpoints.latest_step(tmp_path) == 4
+    assert np.all(np.isfinite(checkpoints.restore(tmp_path, start()).params["head"]["kernel"]))
+
+
+@pytest.mark.parametrize(
+    ("rates", "message"),
+    [
+        ({"penalty/new": -1.0}, "penalty/new.*negative"),
+        ({"learning_rate/new": float("nan")}, "learning_rate/new.*NaN"),
+        ({"penalty/nwe": 1.0}, "penalty/nwe.*\n.*did you mean 'penalty/new'"),
+        ({"decay/new": 0.1}, "label 'new': has a penalty in the loss .0.01. and decays"),
+        ({"decay/transferred": 0.1, "penalty/transferred/zero": 0.2}, "label 'transferred': has a penalty"),
+    ],
+)
+def test_rates_that_cannot_be_meant_are_refused_before_the_first_step(rates, message):
+    with pytest.raises(InputError, match=message):
+        fit(STEP, start(), DATA, Fixed(rates), steps=2)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"steps": 0}, "steps: 0 is less than 1"),
+        ({"steps": 10, "chunk": 4}, "steps: 10 is not a multiple of chunk=4"),
+        ({"steps": 8, "chunk": 4, "every": 2}, "every: 2 is not a multiple"),
+        ({"steps": 2, "best": "score"}, "evaluate returns no 'score'"),
+    ],
+)
+def test_lengths_that_do_not_fit_are_refused(how, message):
+    with pytest.raises(InputError, match=message):
+        fit(STEP, start(), DATA, Fixed(), **how)
+
+
+def test_a_state_beyond_the_end_is_refused():
+    state, _ = fit(STEP, start(), DATA, Fixed(), steps=3)
+    with pytest.raises(InputError, match="already at step 3|at step 3 already"):
+        fit(STEP, state, DATA, Fixed(), steps=2)

@@ -1,0 +1,650 @@
+"""With a few labelled examples, what does pulling transferred and new parameters differently buy?
+
+And is it more than what a slower trunk or a better-initialised head buys? A source model is trained on some classes;
+eleven methods carry it to other classes with n labelled examples each, under one protocol with equal budgets.
+
+    make run                                                     # 5 minutes on 2 CPU cores, CIFAR-10 or digits
+    python -m experiments.cifar_transfer --config.data=PATH      # cifar10.npz, the binary archive, a TFDS directory
+    python -m experiments.cifar_transfer --config.preset=full    # an hour on one GPU
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rich.console import Console
+
+from jaxtl import backend, checkpoints, cli, report
+from jaxtl.data import (
+    DataSet,
+    by_class,
+    channel_statistics,
+    hold_out,
+    image_batches,
+    load,
+    normalise,
+    on_device,
+    per_class,
+    stratified_folds,
+)
+from jaxtl.errors import InputError, suggest
+from jaxtl.labels import NEW, TRANSFERRED, count_by_label, having, label_params, norm_by_label
+from jaxtl.loop import fit, refuse_stop
+from jaxtl.losses import make_loss_fn, mean_of, softmax_cross_entropy
+from jaxtl.models import Classifier, Cnn, Mlp, as_forward, initialise
+from jaxtl.optimizers import Group, per_label, pull_per_rate
+from jaxtl.penalties import Term, l2, labelled
+from jaxtl.selection import Draw, Method, Range, RunStore, compare, planned_runs
+from jaxtl.step import Context, Fixed, init_state, make_train_step, total_gradient
+from jaxtl.transfer import Adaptation, Transfer, matching_classes, sum_channels, transfer
+from jaxtl.trees import Tree, check_same
+from jaxtl.writers import Progress, Writer
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    preset: str = ""  # smoke, mnist, full: fills what is not given
+    data: str = "auto"  # a name (digits, cifar10, cifar100, mnist, ...) or a path; auto: CIFAR-10 if found, else digits
+    data_dir: str = ""  # where named data sets are looked for
+    source: str = ""  # another data set for the source task, e.g. cifar100
+    source_checkpoint: str = ""  # weights of a source model instead of training one: .safetensors, .npz, a run
+    splits: tuple[str, ...] = ("0-4:5-9",)  # source classes : target classes; "cat+dog:0-2+5"; an empty side is all
+    n_per_class: tuple[int, ...] = (20,)  # labelled target examples
+    source_examples: tuple[int, ...] = (0,)  # examples the source model is trained on; 0 is all
+    methods: tuple[str, ...] = ()  # some of the eleven; all when empty
+    decay: Literal["loss", "coupled", "decoupled"] = "loss"  # how parameters are pulled towards 0
+    head: Literal["fresh", "shared"] = "fresh"  # shared: copy the head's columns of classes both tasks name
+    model: Literal["cnn", "mlp"] = "cnn"
+    widths: tuple[int, ...] = (16, 32, 64)
+    normalisation: Literal["group", "none"] = "group"  # none: the control, where decay changes the function itself
+    input_size: int = 16  # larger images are averaged down towards this edge
+    source_steps: int = 2500
+    source_batch_size: int = 128
+    source_learning_rate: float = 0.1
+    source_decay: float = 5e-4
+    steps: int = 150
+    batch_size: int = 50
+    momentum: float = 0.9
+    chunk: int = 0  # steps in one dispatch; 0: what suits the device
+    trials: int = 8  # settings tried for every tuned method
+    tuning_draws: int = 2
+    report_draws: int = 10
+    validation: int = 1000  # target training images outside every subset that choose the "tuned" settings
+    honest: tuple[str, ...] = ("features",)  # methods that also choose from their n labelled examples alone; or all
+    folds: int = 5
+    learning_rate: tuple[float, ...] = (0.004, 0.1)  # ranges, searched log-uniformly
+    pull: tuple[float, ...] = (0.03, 30.0)  # λ · Σ learning rates / (1 − momentum), without unit
+    ratio: tuple[float, ...] = (0.01, 1.0)  # learning rate of the trunk / of the head
+    source_weight: tuple[float, ...] = (0.03, 3.0)
+    seed: int = 0
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "smoke": {
+            "data": "digits",
+            "source_steps": 200,
+            "steps": 30,
+            "trials": 2,
+            "tuning_draws": 1,
+            "report_draws": 3,
+            "validation": 100,
+            "n_per_class": (5,),
+        },
+        "mnist": {"data": "mnist", "model": "mlp", "widths": (128,), "input_size": 28},
+        "full": {
+            "splits": ("0-4:5-9", "2-7:0-1+8-9"),
+            "n_per_class": (5, 20, 100, 1000),
+            "source_examples": (2500, 0),
+            "widths": (64, 128, 256, 512),
+            "input_size": 32,
+            "source_steps": 10_000,
+            "steps": 1000,
+            "honest": ("all",),
+        },
+    }
+
+
+class Recipe(NamedTuple):
+    """A method: what is searched, where it starts, and which compiled program it runs in."""
+
+    search: tuple[str, ...]
+    start: Literal["fresh", "source", "probed"] = "source"  # probed: the head is first trained on the frozen trunk
+    program: Literal["pulled", "frozen", "joint", "untuned"] = "pulled"
+
+
+RECIPES = {
+    "scratch": Recipe(("learning_rate", "pull"), start="fresh"),
+    "features": Recipe(("learning_rate", "pull/new"), program="frozen"),
+    "fine_tune": Recipe(("learning_rate",)),
+    "l2": Recipe(("learning_rate", "pull")),
+    "l2_differential": Recipe(("learning_rate", "pull/transferred", "pull/new")),
+    "l2_sp": Recipe(("learning_rate", "pull/source", "pull/new")),
+    "lr_ratio": Recipe(("learning_rate", "ratio")),
+    "lp_ft": Recipe(("learning_rate", "head_learning_rate"), start="probed"),
+    "lp_l2_sp": Recipe(("learning_rate", "head_learning_rate", "pull/source", "pull/new"), start="probed"),
+    "joint": Recipe(("learning_rate", "source_weight"), program="joint"),
+    "untuned": Recipe((), program="untuned"),
+}
+BASELINE = "l2"
+CONTRASTS = (
+    ("l2_differential", "l2"),
+    ("l2_sp", "l2_differential"),
+    ("lr_ratio", "l2_differential"),
+    ("lp_ft", "l2_sp"),
+)
+TASK = Term(1.0, mean_of(softmax_cross_entropy))
+LEARNING_RATES = ("learning_rate/transferred", "learning_rate/new")
+FROZEN = "frozen"
+
+
+# ---------------------------------------------------------------- images and models
+
+
+class Images(NamedTuple):
+    """How raw images reach a model."""
+
+    shape: tuple[int, ...]
+    mean: np.ndarray
+    std: np.ndarray
+
+    @classmethod
+    def of(cls, task: DataSet) -> Images:
+        return cls(task.train.images.shape[1:], *channel_statistics(task.train.images))
+
+    def batches(self, batch_size: int):
+        """Shifted by up to an eighth of the edge; mirrored if they are photographs, digits are not."""
+        crop, photographs = self.shape[0] // 8, self.shape[-1] == 3
+        return image_batches(batch_size, self.mean, self.std, crop=crop, flip=photographs)
+
+
+def make_model(config: Config, shape: tuple[int, ...], **heads: int) -> Classifier:
+    if config.model == "mlp":
+        return Classifier(Mlp(config.widths), tuple(heads.items()))
+    pooling = max(1, shape[0] // config.input_size)
+    return Classifier(Cnn(config.widths, config.normalisation, pooling), tuple(heads.items()))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "head"))
+def classify(model: Classifier, params: Tree, image: jax.Array, mean, std, head: str) -> jax.Array:
+    ctx = Context(0, None, {}, {}, train=False)
+    outputs, _ = as_forward(model)(params, {}, {"image": normalise(image, mean, std)}, ctx)
+    return jnp.argmax(outputs[head], axis=-1).astype(jnp.uint8)
+
+
+def predict(model, params: Tree, image, images: Images, head: str = "head", block: int = 1000) -> np.ndarray:
+    """The class of every raw image, [N] uint8; in blocks of one size, so that one program serves all."""
+    blocks = [image[i : i + block] for i in range(0, len(image), block)]
+    short = len(blocks[0]) - len(blocks[-1])
+    blocks[-1] = jnp.concatenate([blocks[-1], blocks[0][:short]])
+    classes = [classify(model, params, part, images.mean, images.std, head) for part in blocks]
+    return np.concatenate(classes)[: len(image)]
+
+
+def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
+    return float(np.mean(predicted == labels))
+
+
+# ---------------------------------------------------------------- source
+
+
+class Source(NamedTuple):
+    """A trained source model and its task."""
+
+    task: DataSet
+    images: Images
+    params: Tree
+    accuracy: float
+
+
+def make_source(config: Config, task: DataSet, examples: int, workdir: Path) -> Source:
+    """A source model, trained here (an interrupted training goes on) or read from `config.source_checkpoint`."""
+    images = Images.of(task)
+    model = make_model(config, images.shape, head=len(task.classes))
+    params = initialise(model, jax.random.key(config.seed), images.shape)
+    if config.source_checkpoint:
+        loaded = checkpoints.load_weights(config.source_checkpoint)
+        todo = "model, widths, normalisation and source classes must be those it was trained with"
+        check_same(loaded, params, where=config.source_checkpoint, todo=todo)
+        params = jax.tree.map(jnp.asarray, loaded)
+    else:
+        params = train_source(config, task, images, model, params, examples, workdir)
+        checkpoints.export(params, workdir / "source.safetensors")
+    predicted = predict(model, params, jnp.asarray(task.test.images), images)
+    return Source(task, images, params, accuracy(predicted, task.test.labels))
+
+
+def train_source(
+    config: Config, task: DataSet, images: Images, model, params: Tree, examples: int, workdir: Path
+) -> Tree:
+    labels = label_params(params, [(".*", NEW)])
+    penalty = labelled(labels, {NEW: Term(config.source_decay, l2)})
+    loss_fn = make_loss_fn(as_forward(model), {"task": TASK}, penalty)
+    schedule = optax.cosine_decay_schedule(1.0, config.source_steps)
+    groups = {NEW: Group(config.source_learning_rate)}
+    tx = per_label(labels, groups, "nesterov", momentum=config.momentum, schedule=schedule)
+    step = make_train_step(total_gradient(loss_fn), tx, images.batches(config.source_batch_size))
+    order, run = jax.random.split(jax.random.key(config.seed))
+    index = hold_out(task.train.labels, examples, config.seed)[0] if examples else None
+    chunk = backend.steps_per_dispatch(config.chunk, config.source_steps)
+    with Writer(workdir) as writer:
+        state, _ = fit(
+            step,
+            init_state(params, tx, run),
+            on_device(task.train, index, order),
+            Fixed(),
+            steps=config.source_steps,
+            chunk=chunk,
+            every=max(1, config.source_steps // 10 // chunk) * chunk,
+            workdir=workdir,
+            log=writer,
+            progress="training the source model",
+        )
+    return state.params
+
+
+# ---------------------------------------------------------------- target
+
+
+class Program(NamedTuple):
+    """One compiled step. The methods that run in it differ in their rates and starting points only."""
+
+    tx: optax.GradientTransformationExtraArgs
+    step: Any
+    reads: tuple[str, ...]  # the rates that a method sets
+
+
+class Trained(NamedTuple):
+    """What one run of one method leaves."""
+
+    method: str
+    params: Tree
+    rates: dict[str, float]
+    seen: np.ndarray  # the labelled examples it was trained on
+    curve: list[dict[str, float]]
+
+
+class Problem:
+    """n labelled examples of each target class, a source model, and the methods that bring them together."""
+
+    def __init__(self, config: Config, source: Source, task: DataSet, n: int):
+        self.config, self.source, self.task, self.n = config, source, task, n
+        own = Images.of(task)
+        same = own.shape[-1] == source.images.shape[-1]  # the trunk expects the statistics that it was trained with
+        self.images = source.images._replace(shape=own.shape) if same else own
+        self.model = make_model(config, own.shape, head=len(task.classes))
+        held = min(config.validation, len(task.train) // 4)
+        self.held, self.pool = hold_out(task.train.labels, held, config.seed)
+        self.target_data = on_device(task.train, None, jax.random.key(0))
+        self.source_data = on_device(source.task.train, None, jax.random.key(0))
+        self.test_images, self.source_test_images = jnp.asarray(task.test.images), jnp.asarray(source.task.test.images)
+        self.schedule = optax.cosine_decay_schedule(1.0, config.steps)
+        self.reach = {
+            kind: pull_per_rate(1.0, config.steps, schedule=self.schedule, momentum=config.momentum, decay_kind=kind)
+            for kind in ("coupled", "decoupled")
+        }
+        self.moved = self.transferred(Draw(0))  # labels and anchor, the same for every draw
+        self.joint_model = make_model(config, own.shape, head=len(task.classes), source_head=len(source.task.classes))
+        self.programs = {
+            "pulled": self.pulled(),
+            "frozen": self.frozen(),
+            "joint": self.joint(),
+            "untuned": self.untuned(),
+        }
+
+    def methods(self) -> list[Method]:
+        config = self.config
+        ranges = {name: Range(*getattr(config, name)) for name in ("learning_rate", "ratio", "source_weight")}
+        ranges["head_learning_rate"], pull = ranges["learning_rate"], Range(*config.pull)
+        searches = {name: {key: ranges.get(key, pull) for key in RECIPES[name].search} for name in methods_of(config)}
+        return [Method(name, search, functools.partial(self.train, name)) for name, search in searches.items()]
+
+    @functools.cached_property
+    def norms(self):
+        """params -> {"norm": ‖w‖, "distance": ‖w − w⁰‖} by label; a head that only joint training has is left out."""
+
+        def measure(params):
+            own = {name: params[name] for name in self.moved.labels}
+            of = functools.partial(norm_by_label, own, self.moved.labels)
+            return {"norm": of(), "distance": of(self.moved.anchor)}
+
+        return jax.jit(measure)
+
+    # A draw is one seed for subset, head, order and augmentation, the same for every method.
+
+    def key(self, draw: Draw, use: str) -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(self.config.seed), draw.seed)
+        return jax.random.fold_in(key, ("head", "order", "source order", "run", "probe").index(use))
+
+    def examples(self, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
+        """Indices into the target's training part: (to train on, to validate on)."""
+        labels, seed = self.task.train.labels, 1000 * self.config.seed + draw.seed
+        subset = per_class(labels, self.n, seed, among=self.pool)
+        if draw.fold is None:
+            return subset, self.held
+        train, validation = stratified_folds(labels[subset], draw.folds, seed)[draw.fold]
+        return subset[train], subset[validation]
+
+    def fresh(self, draw: Draw) -> Tree:
+        return initialise(self.model, self.key(draw, "head"), self.images.shape)
+
+    def transferred(self, draw: Draw) -> Transfer:
+        """The source's trunk under a fresh head."""
+        adapt: list[tuple[str, Adaptation]] = []
+        if self.source.images.shape[-1] == 3 and self.images.shape[-1] == 1:
+            adapt.append(("trunk/conv_0/kernel", sum_channels))
+        if self.config.head == "fresh":
+            return transfer(self.source.params, self.fresh(draw), reinit=["head/.*"], adapt=adapt)
+        adapt.append(("head/.*", matching_classes(self.source.task.classes, self.task.classes)))
+        return transfer(self.source.params, self.fresh(draw), adapt=adapt)
+
+    # The programs. Rates start at 0 here and are set by each run, by name, without recompiling.
+
+    def program(self, labels: Tree, terms, groups, reads, *, forward=None, penalty=None, prepare=None, frozen=None):
+        loss_fn = make_loss_fn(forward or as_forward(self.model), {"task": TASK, **terms}, penalty, frozen)
+        tx = per_label(labels, groups, "nesterov", momentum=self.config.momentum, schedule=self.schedule)
+        prepare = prepare or self.images.batches(self.config.batch_size)
+        return Program(tx, make_train_step(total_gradient(loss_fn), tx, prepare), reads)
+
+    def pulled(self) -> Program:
+        """Transferred parameters are pulled towards zero, towards the source, or not at all; new ones towards zero."""
+        labels = self.moved.labels
+        towards = {"zero": Term(0.0, l2), "source": Term(0.0, l2, ("anchor",))}
+        penalty = labelled(labels, {TRANSFERRED: towards, NEW: Term(0.0, l2)})
+        groups = {label: Group(decay_kind=self.kind) for label in (TRANSFERRED, NEW)}
+        reads = (*LEARNING_RATES, *self.towards_zero.values(), "penalty/transferred/source")
+        return self.program(labels, {}, groups, reads, penalty=penalty)
+
+    def frozen(self) -> Program:
+        """Only the head moves."""
+        labels = label_params(self.moved.labels, [("trunk/.*", FROZEN)], otherwise=self.moved.labels)
+        penalty = labelled(labels, {NEW: Term(0.0, l2)})
+        groups = {FROZEN: Group(frozen=True), NEW: Group(decay_kind=self.kind)}
+        reads = ("learning_rate/new", self.towards_zero[NEW])
+        return self.program(labels, {}, groups, reads, penalty=penalty, frozen=having(labels, FROZEN))
+
+    def joint(self) -> Program:
+        """Σ ℓ_target + source_weight · Σ ℓ_source: one trunk, two heads, a batch of each task."""
+        forward, size = as_forward(self.joint_model), self.config.batch_size
+        target, source = self.images.batches(size), self.source.images.batches(size)
+
+        def prepare(data, rng, step):
+            target_rng, source_rng = jax.random.split(rng)
+            batch = target(data["target"], target_rng, step)
+            return {**batch, "source": source(data["source"], source_rng, step)}
+
+        def both(params, model_state, batch, ctx):
+            outputs, model_state = forward(params, model_state, batch, ctx)
+            source_outputs, model_state = forward(params, model_state, batch["source"], ctx)
+            return {**outputs, "source": source_outputs}, model_state
+
+        def source_loss(outputs, batch, ctx):
+            return jnp.mean(softmax_cross_entropy(outputs["source"]["source_head"], batch["source"]["label"]))
+
+        labels = {**self.moved.labels, "source_head": jax.tree.map(lambda _: TRANSFERRED, self.source.params["head"])}
+        groups = {label: Group() for label in (TRANSFERRED, NEW)}
+        terms = {"source": Term(0.0, source_loss)}
+        return self.program(labels, terms, groups, (*LEARNING_RATES, "source"), forward=both, prepare=prepare)
+
+    def untuned(self) -> Program:
+        """The common recipe: Adam at 1e-3, coupled decay 1e-5 on the trunk and 1e-4 on the head."""
+        groups = {TRANSFERRED: Group(1e-3, 1e-5, "coupled"), NEW: Group(1e-3, 1e-4, "coupled")}
+        tx = per_label(self.moved.labels, groups, "adam")
+        loss_fn = make_loss_fn(as_forward(self.model), {"task": TASK})
+        return Program(
+            tx, make_train_step(total_gradient(loss_fn), tx, self.images.batches(self.config.batch_size)), ()
+        )
+
+    @property
+    def kind(self) -> Literal["coupled", "decoupled"]:
+        """How a pull acts; a penalty in the loss goes through the momentum as coupled decay does."""
+        return "decoupled" if self.config.decay == "decoupled" else "coupled"
+
+    @property
+    def towards_zero(self) -> dict[str, str]:
+        """The rate that pulls each label towards zero."""
+        if self.config.decay == "loss":
+            return {TRANSFERRED: "penalty/transferred/zero", NEW: "penalty/new"}
+        return {TRANSFERRED: "decay/transferred", NEW: "decay/new"}
+
+    # One run.
+
+    def rates(self, name: str, setting: dict[str, float]) -> dict[str, float]:
+        """A setting as rates; λ is the pull over Σ learning rates / (1 − momentum) of its label."""
+        reads = self.programs[RECIPES[name].program].reads
+        if not reads:
+            return {}
+        rate = {NEW: setting["learning_rate"], TRANSFERRED: setting["learning_rate"] * setting.get("ratio", 1.0)}
+        asked = {f"learning_rate/{label}": value for label, value in rate.items()}
+        for label, zero in self.towards_zero.items():
+            pull = setting.get(f"pull/{label}", setting.get("pull", 0.0))
+            asked[zero] = pull / (rate[label] * self.reach[self.kind])
+        asked["penalty/transferred/source"] = setting.get("pull/source", 0.0) / (
+            rate[TRANSFERRED] * self.reach["coupled"]
+        )
+        asked["source"] = setting.get("source_weight", 0.0)
+        return {rate: asked[rate] for rate in reads}
+
+    def train(self, name: str, setting: dict[str, float], draw: Draw) -> Trained:
+        recipe = RECIPES[name]
+        seen, _ = self.examples(draw)
+        data: dict[str, Any] = {**self.target_data, "index": jnp.asarray(seen), "order": self.key(draw, "order")}
+        params = self.fresh(draw) if recipe.start == "fresh" else self.transferred(draw).params
+        if recipe.start == "probed":
+            probing = self.rates("features", {"learning_rate": setting["head_learning_rate"]})
+            params, _ = self.run("frozen", params, data, probing, self.key(draw, "probe"))
+        if recipe.program == "joint":
+            params = {**params, "source_head": self.source.params["head"]}
+            source = {**self.source_data, "order": self.key(draw, "source order")}
+            data = {"target": data, "source": source}
+        rates = self.rates(name, setting)
+        follow = self.follow if draw.fold is None and draw.seed >= self.config.tuning_draws else None
+        params, curve = self.run(recipe.program, params, data, rates, self.key(draw, "run"), follow)
+        return Trained(name, params, rates, seen, curve)
+
+    def run(self, program: str, params: Tree, data, rates: dict[str, float], rng: jax.Array, follow=None):
+        tx, step, _ = self.programs[program]
+        steps, fifth = self.config.steps, max(1, self.config.steps // 5)
+        chunk = backend.steps_per_dispatch(self.config.chunk, steps, fifth)
+        if program == "frozen":
+            chunk = steps  # no gradient of a convolution's kernel in it: a loop is as fast on every device
+        fixed = Fixed({name: jnp.float32(rate) for name, rate in rates.items()}, {"anchor": self.moved.anchor})
+        every = max(1, fifth // chunk) * chunk if follow else None
+        state = init_state(params, tx, rng)
+        state, curve = fit(step, state, data, fixed, steps=steps, chunk=chunk, every=every, evaluate=follow)
+        return jax.block_until_ready(state.params), curve
+
+    # What is measured, on which images.
+
+    def model_of(self, params: Tree) -> Classifier:
+        return self.joint_model if "source_head" in params else self.model
+
+    def validation(self, params: Tree, held: np.ndarray) -> float:
+        predicted = predict(self.model_of(params), params, self.target_data["image"][held], self.images)
+        return accuracy(predicted, self.task.train.labels[held])
+
+    def follow(self, state) -> dict[str, float]:
+        """A point of the learning curves; no test image is looked at."""
+        sizes = {
+            f"{what}/{label}": float(v) for what, by in self.norms(state.params).items() for label, v in by.items()
+        }
+        return {"validation": self.validation(state.params, self.held), **sizes}
+
+    def validate(self, trained: Trained, draw: Draw) -> float:
+        return self.validation(trained.params, self.examples(draw)[1])
+
+    def test(self, trained: Trained, draw: Draw) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        params, recipe = trained.params, RECIPES[trained.method]
+        predicted = predict(self.model_of(params), params, self.test_images, self.images)
+        metrics = {
+            "test": accuracy(predicted, self.task.test.labels),
+            "train": self.validation(params, trained.seen),
+        }
+        if recipe.start != "fresh":
+            metrics["source"] = self.source_accuracy(params)
+        lambdas = {**self.towards_zero, "source": "penalty/transferred/source"}
+        metrics |= {f"lambda/{name}": trained.rates[rate] for name, rate in lambdas.items() if trained.rates.get(rate)}
+        metrics |= self.effective_rates(trained)
+        names = [name for name in trained.curve[0] if name != "penalty"]
+        curve = {f"curve/{name}": np.array([row[name] for row in trained.curve]) for name in names}
+        return metrics, {"prediction": predicted, **curve}
+
+    def source_accuracy(self, params: Tree) -> float:
+        """Of the source's head, or the one trained jointly, on the trunk as it is now."""
+        head = params.get("source_head", self.source.params["head"])
+        model = make_model(self.config, self.source.images.shape, head=len(self.source.task.classes))
+        predicted = predict(
+            model, {"trunk": params["trunk"], "head": head}, self.source_test_images, self.source.images
+        )
+        return accuracy(predicted, self.source.task.test.labels)
+
+    def effective_rates(self, trained: Trained) -> dict[str, float]:
+        """lr/‖w‖² by label: before a normalisation, decay changes nothing but this."""
+        norms = self.norms(trained.params)["norm"]
+        rates = {label: trained.rates.get(f"learning_rate/{label}") for label in norms}
+        return {f"effective_rate/{label}": rate / float(norms[label]) ** 2 for label, rate in rates.items() if rate}
+
+
+# ---------------------------------------------------------------- the experiment
+
+
+def main(config: Config, workdir: Path) -> None:
+    started = time.perf_counter()
+    check(config)
+    console = Console(highlight=False)
+    data = load(config.data, config.data_dir or None)
+    source_data = load(config.source, config.data_dir or None) if config.source else data
+    announce(console, data, source_data)
+    results = []
+    for split in config.splits:
+        source_task, task = parse_split(split, source_data, data)
+        for examples in config.source_examples:
+            room = workdir / f"{split.replace(':', '_to_')}-source_{examples or 'all'}"
+            source = make_source(config, source_task, examples, room / "source")
+            console.print(f"source model: {source.accuracy:.1%} of its {len(source_task.test)} test images are right")
+            for n in config.n_per_class:
+                problem = Problem(config, source, task, n)
+                describe(console, problem)
+                result = run(config, problem, split, examples, room / f"n_{n}")
+                report.print_result(result, console, baseline=BASELINE)
+                results.append(result)
+    header = {
+        "experiment": "cifar_transfer",
+        "data": data.origin if data is source_data else f"{source_data.origin} → {data.origin}",
+        "notice": data.notice,
+        "device": backend.describe_device(),
+        "versions": backend.versions(),
+        "minutes": (time.perf_counter() - started) / 60,
+        "config": dataclasses.asdict(config),
+    }
+    for path in report.write_files(workdir, header, results, baseline=BASELINE):
+        console.print(f"wrote {path}")
+
+
+def run(config: Config, problem: Problem, split: str, examples: int, workdir: Path) -> report.Result:
+    """All methods on one problem, under the protocol of `compare`."""
+    methods = problem.methods()
+    names = [method.name for method in methods]
+    honest = names if "all" in config.honest else [name for name in config.honest if name in names]
+    honest = [name for name in honest if RECIPES[name].search]
+    tuning = range(config.tuning_draws)
+    reporting = range(config.tuning_draws, config.tuning_draws + config.report_draws)
+    store = RunStore(workdir)
+    total = planned_runs(methods, config.trials, tuning, reporting, honest, config.folds)
+    with Progress(total, "comparing") as progress:
+
+        def tell(description: str) -> None:
+            refuse_stop(f"before {description}")
+            progress.describe(description)
+            progress.advance(1)
+
+        runs, contrasts = compare(
+            methods,
+            config.trials,
+            tuning,
+            reporting,
+            validate=problem.validate,
+            test=problem.test,
+            honest=honest,
+            folds=config.folds,
+            contrasts=[pair for pair in CONTRASTS if set(pair) <= set(names)],
+            store=store,
+            progress=tell,
+        )
+    source, target = problem.source.task, problem.task
+    title = f"{', '.join(source.classes)} → {', '.join(target.classes)}, {problem.n} per class"
+    size = examples or len(source.train)
+    axes: dict[str, float | int | str] = {"split": split, "n_per_class": problem.n, "source_examples": size}
+    return report.Result(title, axes, runs, contrasts, store.arrays)
+
+
+def methods_of(config: Config) -> tuple[str, ...]:
+    return config.methods or tuple(RECIPES)
+
+
+def check(config: Config) -> None:
+    for flag, names in (("methods", config.methods), ("honest", set(config.honest) - {"all"})):
+        for name in names:
+            if name not in RECIPES:
+                raise InputError(f"no method '{name}'", where=f"--config.{flag}", todo=suggest(name, RECIPES))
+    counts = (
+        "n_per_class widths input_size source_steps source_batch_size steps batch_size trials tuning_draws report_draws"
+    )
+    for flag in (*counts.split(), "validation", "folds"):
+        for value in np.atleast_1d(getattr(config, flag)):
+            if value < 1:
+                raise InputError(f"{value} is less than 1", where=f"--config.{flag}")
+    for flag in ("learning_rate", "pull", "ratio", "source_weight"):
+        if len(getattr(config, flag)) != 2:
+            raise InputError(f"{getattr(config, flag)} is no range", where=f"--config.{flag}", todo="give low,high")
+
+
+def parse_split(split: str, source: DataSet, target: DataSet) -> tuple[DataSet, DataSet]:
+    """ "0-4:cat+9" -> the source task of classes 0 to 4, the target task of cat and 9."""
+    sides = split.split(":")
+    if len(sides) != 2:
+        todo = "write source:target, such as 0-4:5-9 or cat+dog:truck+ship"
+        raise InputError(f"'{split}' is no split", where="--config.splits", todo=todo)
+    return by_class(source, parse_classes(sides[0], source)), by_class(target, parse_classes(sides[1], target))
+
+
+def parse_classes(text: str, data: DataSet) -> list[int | str]:
+    classes: list[int | str] = []
+    for part in text.split("+") if text else data.classes:
+        low, _, high = part.partition("-")
+        if part in data.classes:
+            classes.append(part)
+        elif low.isdecimal() and (high or low).isdecimal():
+            classes += range(int(low), int(high or low) + 1)
+        else:
+            raise InputError(f"no class '{part}'", where="--config.splits", todo=suggest(part, data.classes))
+    return classes
+
+
+def announce(console: Console, data: DataSet, source_data: DataSet) -> None:
+    for role, part in {"target": data, "source": source_data}.items():
+        size = f"{len(part.train)} training and {len(part.test)} test images, {len(part.classes)} classes"
+        console.print(f"{role} data: {part.name}: {size}, {part.origin}")
+    if data.notice:
+        console.print(f"note: {data.notice}", style="bold yellow")
+
+
+def describe(console: Console, problem: Problem) -> None:
+    parts = [
+        f"{label}: {count.leaves} leaves, {count.parameters} parameters"
+        for label, count in count_by_label(problem.moved.params, problem.moved.labels).items()
+    ]
+    console.print(
+        f"target: {problem.n} labelled examples of each of {len(problem.task.classes)} classes; {'; '.join(parts)}"
+    )
+    console.print(str(problem.moved.report))
+
+
+if __name__ == "__main__":
+    cli.run(main, Config)

@@ -1,0 +1,286 @@
+"""The main job on 200 digits and a few steps: every method, the protocol around it, and what it says to mistakes."""
+
+import csv
+import dataclasses
+import json
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from experiments import cifar_transfer as experiment
+from experiments.cifar_transfer import RECIPES, Config, Problem
+from jaxtl import cli, loop
+from jaxtl.data import from_arrays, load
+from jaxtl.errors import InputError, Interrupted
+from jaxtl.labels import NEW, TRANSFERRED
+from jaxtl.selection import Draw
+
+SETTING = {
+    "learning_rate": 0.05,
+    "head_learning_rate": 0.05,
+    "pull": 1.0,
+    "pull/transferred": 2.0,
+    "pull/new": 0.5,
+    "pull/source": 1.5,
+    "ratio": 0.1,
+    "source_weight": 0.5,
+}
+
+
+def setting(method, **changes):
+    return {key: changes.get(key, SETTING[key]) for key in RECIPES[method].search}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """200 training and 100 test digits in an archive, as a user would bring them."""
+    images, labels = load_digits(return_X_y=True)
+    images = (images.reshape(-1, 8, 8) * 15).astype(np.uint8)
+    path = tmp_path_factory.mktemp("data") / "digits.npz"
+    np.savez(
+        path,
+        train_images=images[:200],
+        train_labels=labels[:200],
+        test_images=images[200:300],
+        test_labels=labels[200:300],
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def config(digits):
+    return Config(
+        data=str(digits),
+        widths=(4, 8),
+        source_steps=20,
+        source_batch_size=16,
+        steps=5,
+        batch_size=8,
+        trials=2,
+        tuning_draws=1,
+        report_draws=2,
+        n_per_class=(4,),
+        folds=2,
+        validation=20,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    experiment.main(config, workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def problem(config, tmp_path_factory):
+    return make_problem(config, tmp_path_factory.mktemp("source"))
+
+
+def make_problem(config, workdir):
+    data = load(config.data)
+    source_task, task = experiment.parse_split(config.splits[0], data, data)
+    return Problem(config, experiment.make_source(config, source_task, 0, workdir), task, 4)
+
+
+def test_every_method_is_reported_with_its_draws_contrasts_and_predictions(finished, config):
+    summary = json.loads((finished / "summary.json").read_text())
+    tuned = {row["name"]: row for row in summary["methods"] if row["selection"] == "tuned"}
+    assert list(tuned) == list(RECIPES)
+    assert [row["name"] for row in summary["methods"] if row["selection"] == "honest"] == ["features"]
+    assert summary["n_per_class"] == 4
+    assert {(row["a"], row["b"]) for row in summary["contrasts"]} == set(experiment.CONTRASTS)
+    with open(finished / "runs.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    tuning = [row for row in rows if row["stage"] == "tuning"]
+    assert {row["method"] for row in tuning} == set(RECIPES) - {"untuned"}
+    assert len(tuning) == 2 * (len(RECIPES) - 1)  # the same number of trials for every method
+    assert {row["seed"] for row in tuning}.isdisjoint(row["seed"] for row in rows if row["stage"] == "report")
+    labels = experiment.parse_split("0-4:5-9", *[load(config.data)] * 2)[1].test.labels
+    arrays = next(finished.rglob("arrays/l2-1-*.npz"))
+    predicted = np.load(arrays, allow_pickle=False)["prediction"]
+    assert tuned["l2"]["accuracies"][tuned["l2"]["seeds"].index(1)] == pytest.approx(np.mean(predicted == labels))
+    assert len(list((finished / "plots").glob("*.png"))) >= 4
+
+
+def test_an_interrupted_comparison_goes_on_and_ends_with_the_same_figures(finished, config, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        calls = []
+        train = Problem.train
+
+        def stop_in_the_twentieth(self, *args):
+            calls.append(args)
+            if len(calls) == 20:
+                loop.request_stop(signal.SIGTERM)
+            return train(self, *args)
+
+        patched.setattr(Problem, "train", stop_in_the_twentieth)
+        with pytest.raises(Interrupted):
+            experiment.main(config, tmp_path)
+        loop.stop_request.signal_number = None
+    monkeypatch.setattr(Problem, "train", lambda self, *args: calls.append(args) or train(self, *args))
+    experiment.main(config, tmp_path)
+    before, after = (json.loads((where / "summary.json").read_text()) for where in (finished, tmp_path))
+    assert len(calls) == 1 + len(json.loads("[" + ",".join(_lines(tmp_path)) + "]"))  # only the stopped run twice
+    for old, new in zip(before["methods"], after["methods"], strict=True):
+        assert (old["name"], old["accuracies"], old["setting"]) == (new["name"], new["accuracies"], new["setting"])
+    assert before["contrasts"] == after["contrasts"]
+
+
+def _lines(workdir):
+    return next(workdir.rglob("runs.jsonl")).read_text().splitlines()
+
+
+def test_methods_of_one_structure_run_in_one_compiled_program(problem):
+    shared = [name for name, recipe in RECIPES.items() if recipe.program == "pulled"]
+    for name in shared:
+        for factor in (1.0, 0.5):
+            problem.train(name, {key: factor * value for key, value in setting(name).items()}, Draw(0))
+    assert len(shared) == 8
+    assert loop._program(problem.programs["pulled"].step, 1)._cache_size() == 1
+    assert loop._program(problem.programs["frozen"].step, 5)._cache_size() == 1  # the probe of lp_ft
+
+
+@pytest.mark.parametrize("method", ["l2", "l2_differential", "l2_sp", "scratch"])
+def test_a_pull_in_the_loss_is_the_coupled_decay_and_not_the_decoupled_one(method, problem):
+    trained = {}
+    for decay in ("loss", "coupled", "decoupled"):
+        other = Problem(dataclasses.replace(problem.config, decay=decay), problem.source, problem.task, 4)
+        trained[decay] = other.train(method, setting(method), Draw(0)).params
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), trained["loss"], trained["coupled"]
+    )
+    with pytest.raises(AssertionError):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3), trained["loss"], trained["decoupled"])
+
+
+def test_features_leave_the_trunk_and_with_it_the_source_accuracy(problem):
+    trained = problem.train("features", setting("features"), Draw(1))
+    jax.tree.map(np.testing.assert_array_equal, trained.params["trunk"], problem.source.params["trunk"])
+    metrics, _ = problem.test(trained, Draw(1))
+    assert metrics["source"] == problem.source.accuracy
+
+
+def test_methods_start_where_they_say(problem):
+    fresh, moved = problem.fresh(Draw(3)), problem.transferred(Draw(3)).params
+    assert not np.allclose(fresh["trunk"]["conv_0"]["kernel"], problem.source.params["trunk"]["conv_0"]["kernel"])
+    np.testing.assert_array_equal(
+        moved["trunk"]["conv_0"]["kernel"], problem.source.params["trunk"]["conv_0"]["kernel"]
+    )
+    np.testing.assert_array_equal(fresh["head"]["kernel"], moved["head"]["kernel"])
+    standing = {"learning_rate": 1e-12, "pull": 1e-9, "head_learning_rate": 0.05}
+    for name, trunk in (("scratch", fresh), ("fine_tune", moved), ("lp_ft", moved)):
+        ended = problem.train(name, standing, Draw(3)).params
+        np.testing.assert_allclose(ended["trunk"]["conv_0"]["kernel"], trunk["trunk"]["conv_0"]["kernel"], atol=1e-6)
+        assert np.allclose(ended["head"]["kernel"], moved["head"]["kernel"], atol=1e-6) == (name != "lp_ft")
+
+
+def test_a_pull_of_one_becomes_the_lambda_that_shrinks_a_free_weight_by_e(problem):
+    rates = problem.rates("l2_differential", setting("l2_differential", **{"pull/transferred": 1.0, "pull/new": 3.0}))
+    factors = np.array([problem.schedule(step) for step in range(problem.config.steps)])
+    reach = 0.05 * factors.sum() / (1 - 0.9)
+    assert rates["penalty/transferred/zero"] == pytest.approx(1 / reach, rel=1e-5)
+    assert rates["penalty/new"] == pytest.approx(3 / reach, rel=1e-5)
+    assert rates["penalty/transferred/source"] == 0
+    slow = problem.rates("lr_ratio", setting("lr_ratio"))
+    assert slow["learning_rate/transferred"] == pytest.approx(0.1 * slow["learning_rate/new"])
+
+
+def test_draws_never_meet_the_validation_images_and_folds_stay_inside_their_draw(problem):
+    for seed in range(4):
+        seen, held = problem.examples(Draw(seed))
+        assert len(seen) == 4 * 5
+        assert not set(seen) & set(held)
+        validated = []
+        for fold in range(2):
+            train, validation = problem.examples(Draw(seed, fold, 2))
+            assert set(train) | set(validation) == set(seen)
+            assert not set(train) & set(validation)
+            validated += list(validation)
+        assert sorted(validated) == sorted(seen)
+
+
+def test_joint_training_learns_both_tasks(problem):
+    trained = problem.train("joint", setting("joint"), Draw(0))
+    assert trained.params["source_head"]["kernel"].shape == problem.source.params["head"]["kernel"].shape
+    assert not np.allclose(trained.params["source_head"]["kernel"], problem.source.params["head"]["kernel"])
+
+
+def test_a_colour_trunk_meets_grey_images_by_summing_its_first_kernel(config, tmp_path):
+    grey = load(config.data)
+    colour = from_arrays(
+        np.repeat(grey.train.images, 3, axis=-1),
+        grey.train.labels,
+        np.repeat(grey.test.images, 3, axis=-1),
+        grey.test.labels,
+    )
+    source_task, task = experiment.parse_split("0-4:5-9", colour, grey)
+    problem = Problem(config, experiment.make_source(config, source_task, 0, tmp_path), task, 4)
+    moved = problem.transferred(Draw(0))
+    kernel = problem.source.params["trunk"]["conv_0"]["kernel"]
+    np.testing.assert_allclose(moved.params["trunk"]["conv_0"]["kernel"], jnp.sum(kernel, 2, keepdims=True), rtol=1e-6)
+    assert moved.labels["trunk"]["conv_0"]["kernel"] == TRANSFERRED
+    with pytest.raises(InputError, match="trunk/conv_0/kernel: the source has"):
+        Problem(config, experiment.make_source(config, *[task] * 1, 0, tmp_path / "g"), source_task, 4)
+
+
+def test_head_columns_of_shared_classes_are_copied_when_asked(config, tmp_path):
+    data = load(config.data)
+    source_task, task = experiment.parse_split("0-6:5-9", data, data)
+    shared = dataclasses.replace(config, head="shared")
+    problem = Problem(shared, experiment.make_source(shared, source_task, 0, tmp_path), task, 4)
+    moved = problem.transferred(Draw(0))
+    source_head = problem.source.params["head"]["kernel"]
+    np.testing.assert_array_equal(moved.params["head"]["kernel"][:, :2], source_head[:, 5:7])
+    np.testing.assert_array_equal(moved.anchor["head"]["kernel"][:, 2:], 0)
+    assert moved.labels["head"]["kernel"] == NEW
+
+
+def test_a_source_checkpoint_takes_the_place_of_training(config, problem, tmp_path):
+    data = load(config.data)
+    source_task, _ = experiment.parse_split(config.splits[0], data, data)
+    made = experiment.make_source(config, source_task, 0, tmp_path)
+    given = dataclasses.replace(config, source_checkpoint=str(tmp_path / "source.safetensors"), source_steps=1)
+    read = experiment.make_source(given, source_task, 0, tmp_path / "unused")
+    jax.tree.map(np.testing.assert_array_equal, made.params, read.params)
+    jax.tree.map(np.testing.assert_array_equal, made.params, problem.source.params)  # and training is reproducible
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--config.data=cifar1"], "cifar1"),
+        (["--config.data=/nowhere.npz"], "/nowhere.npz"),
+        (["--config.method=l2"], "did you mean"),
+        (["--config.methods=l2,l2_spp"], "did you mean 'l2_sp'"),
+        (["--config.steps=many"], "is not a whole number"),
+        (["--config.steps=0"], "--config.steps: 0 is less than 1"),
+        (["--config.n_per_class=4000"], "class 0 has"),
+        (["--config.splits=0-4"], "'0-4' is no split"),
+        (["--config.splits=0-4:5-99"], "no class 10"),
+        (["--config.learning_rate=0.1"], "--config.learning_rate"),
+        (["--config.pull=3,0.1"], "low 3.0, high 0.1"),
+        (["--config.momentum=1.5"], "momentum"),
+        (["--config.decay=both"], "decay"),
+        (["--config.source_learning_rate=-0.1"], "learning_rate: -0.1 is negative"),
+        (["--config.source_checkpoint=/nowhere.safetensors"], "/nowhere.safetensors"),
+        (["--config.folds=1"], "folds"),
+        (["--config.report_draws=0"], "--config.report_draws: 0 is less than 1"),
+        (["--config.batch_size=0"], "--config.batch_size: 0 is less than 1"),
+        (["--config.preset=ful"], "did you mean 'full'"),
+        (["--config.widths=4,0"], "--config.widths: 0 is less than 1"),
+    ],
+)
+def test_a_mistake_gets_one_or_two_lines_and_exit_code_2(flags, message, digits, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("jaxtl.backend.use_compilation_cache", lambda: None)
+    defaults = [f"--config.data={digits}", "--config.source_steps=2", "--config.widths=4", "--config.validation=20"]
+    given = {flag.split("=")[0] for flag in flags}
+    argv = [f"--workdir={tmp_path}/run", *(flag for flag in defaults if flag.split("=")[0] not in given), *flags]
+    assert cli.execute(experiment.main, Config, argv) == 2
+    said = capsys.readouterr().err.strip()
+    assert message in said
+    assert 1 <= len(said.splitlines()) <= 2

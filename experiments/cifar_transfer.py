@@ -25,7 +25,6 @@ from rich.console import Console
 from jaxtl import backend, checkpoints, cli, report
 from jaxtl.data import (
     DataSet,
-    by_class,
     channel_statistics,
     hold_out,
     image_batches,
@@ -33,10 +32,11 @@ from jaxtl.data import (
     normalise,
     on_device,
     per_class,
+    source_and_target,
     stratified_folds,
 )
 from jaxtl.errors import InputError, suggest
-from jaxtl.labels import NEW, TRANSFERRED, count_by_label, having, label_params, norm_by_label
+from jaxtl.labels import NEW, TRANSFERRED, having, label_params, norm_by_label
 from jaxtl.loop import fit, refuse_stop
 from jaxtl.losses import make_loss_fn, mean_of, softmax_cross_entropy
 from jaxtl.models import Classifier, Cnn, Mlp, as_forward, initialise
@@ -520,17 +520,18 @@ def main(config: Config, workdir: Path) -> None:
     console = Console(highlight=False)
     data = load(config.data, config.data_dir or None)
     source_data = load(config.source, config.data_dir or None) if config.source else data
-    announce(console, data, source_data)
+    report.print_data(console, source=source_data, target=data)
     results = []
     for split in config.splits:
-        source_task, task = parse_split(split, source_data, data)
+        source_task, task = source_and_target(split, source_data, data)
         for examples in config.source_examples:
             room = workdir / f"{split.replace(':', '_to_')}-source_{examples or 'all'}"
             source = make_source(config, source_task, examples, room / "source")
             console.print(f"source model: {source.accuracy:.1%} of its {len(source_task.test)} test images are right")
             for n in config.n_per_class:
                 problem = Problem(config, source, task, n)
-                describe(console, problem)
+                console.print(f"target: {n} labelled examples of each of {', '.join(task.classes)}")
+                report.print_transfer(console, problem.moved)
                 result = run(config, problem, split, examples, room / f"n_{n}")
                 report.print_result(result, console, baseline=BASELINE)
                 results.append(result)
@@ -538,6 +539,7 @@ def main(config: Config, workdir: Path) -> None:
         "experiment": "cifar_transfer",
         "data": data.origin if data is source_data else f"{source_data.origin} → {data.origin}",
         "notice": data.notice,
+        "command": cli.command("cifar_transfer", config),
         "device": backend.describe_device(),
         "versions": backend.versions(),
         "minutes": (time.perf_counter() - started) / 60,
@@ -603,47 +605,6 @@ def check(config: Config) -> None:
     for flag in ("learning_rate", "pull", "ratio", "source_weight"):
         if len(getattr(config, flag)) != 2:
             raise InputError(f"{getattr(config, flag)} is no range", where=f"--config.{flag}", todo="give low,high")
-
-
-def parse_split(split: str, source: DataSet, target: DataSet) -> tuple[DataSet, DataSet]:
-    """ "0-4:cat+9" -> the source task of classes 0 to 4, the target task of cat and 9."""
-    sides = split.split(":")
-    if len(sides) != 2:
-        todo = "write source:target, such as 0-4:5-9 or cat+dog:truck+ship"
-        raise InputError(f"'{split}' is no split", where="--config.splits", todo=todo)
-    return by_class(source, parse_classes(sides[0], source)), by_class(target, parse_classes(sides[1], target))
-
-
-def parse_classes(text: str, data: DataSet) -> list[int | str]:
-    classes: list[int | str] = []
-    for part in text.split("+") if text else data.classes:
-        low, _, high = part.partition("-")
-        if part in data.classes:
-            classes.append(part)
-        elif low.isdecimal() and (high or low).isdecimal():
-            classes += range(int(low), int(high or low) + 1)
-        else:
-            raise InputError(f"no class '{part}'", where="--config.splits", todo=suggest(part, data.classes))
-    return classes
-
-
-def announce(console: Console, data: DataSet, source_data: DataSet) -> None:
-    for role, part in {"target": data, "source": source_data}.items():
-        size = f"{len(part.train)} training and {len(part.test)} test images, {len(part.classes)} classes"
-        console.print(f"{role} data: {part.name}: {size}, {part.origin}")
-    if data.notice:
-        console.print(f"note: {data.notice}", style="bold yellow")
-
-
-def describe(console: Console, problem: Problem) -> None:
-    parts = [
-        f"{label}: {count.leaves} leaves, {count.parameters} parameters"
-        for label, count in count_by_label(problem.moved.params, problem.moved.labels).items()
-    ]
-    console.print(
-        f"target: {problem.n} labelled examples of each of {len(problem.task.classes)} classes; {'; '.join(parts)}"
-    )
-    console.print(str(problem.moved.report))
 
 
 if __name__ == "__main__":

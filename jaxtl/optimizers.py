@@ -106,7 +106,7 @@ def per_label(
 
     def transformation(rates: Mapping, factor) -> optax.GradientTransformationExtraArgs:
         parts = {label: _group(label, group, rates, factor, scaler, decay_mask) for label, group in groups.items()}
-        tx = optax.partition(parts, labels)
+        tx = optax.partition(parts, lambda _: labels)  # it would call labels that are a module with `__call__`
         return tx if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), tx)
 
     def init(params):

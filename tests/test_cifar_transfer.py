@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from experiments import cifar_transfer as experiment
 from experiments.cifar_transfer import RECIPES, Config, Problem
 from jaxtl import cli, loop
-from jaxtl.data import from_arrays, load
+from jaxtl.data import from_arrays, load, source_and_target
 from jaxtl.errors import InputError, Interrupted
 from jaxtl.labels import NEW, TRANSFERRED
 from jaxtl.selection import Draw
@@ -83,7 +83,7 @@ def problem(config, tmp_path_factory):
 
 def make_problem(config, workdir):
     data = load(config.data)
-    source_task, task = experiment.parse_split(config.splits[0], data, data)
+    source_task, task = source_and_target(config.splits[0], data, data)
     return Problem(config, experiment.make_source(config, source_task, 0, workdir), task, 4)
 
 
@@ -100,7 +100,7 @@ def test_every_method_is_reported_with_its_draws_contrasts_and_predictions(finis
     assert {row["method"] for row in tuning} == set(RECIPES) - {"untuned"}
     assert len(tuning) == 2 * (len(RECIPES) - 1)  # the same number of trials for every method
     assert {row["seed"] for row in tuning}.isdisjoint(row["seed"] for row in rows if row["stage"] == "report")
-    labels = experiment.parse_split("0-4:5-9", *[load(config.data)] * 2)[1].test.labels
+    labels = source_and_target("0-4:5-9", *[load(config.data)] * 2)[1].test.labels
     arrays = next(finished.rglob("arrays/l2-1-*.npz"))
     predicted = np.load(arrays, allow_pickle=False)["prediction"]
     assert tuned["l2"]["accuracies"][tuned["l2"]["seeds"].index(1)] == pytest.approx(np.mean(predicted == labels))
@@ -218,7 +218,7 @@ def test_a_colour_trunk_meets_grey_images_by_summing_its_first_kernel(config, tm
         np.repeat(grey.test.images, 3, axis=-1),
         grey.test.labels,
     )
-    source_task, task = experiment.parse_split("0-4:5-9", colour, grey)
+    source_task, task = source_and_target("0-4:5-9", colour, grey)
     problem = Problem(config, experiment.make_source(config, source_task, 0, tmp_path), task, 4)
     moved = problem.transferred(Draw(0))
     kernel = problem.source.params["trunk"]["conv_0"]["kernel"]
@@ -230,7 +230,7 @@ def test_a_colour_trunk_meets_grey_images_by_summing_its_first_kernel(config, tm
 
 def test_head_columns_of_shared_classes_are_copied_when_asked(config, tmp_path):
     data = load(config.data)
-    source_task, task = experiment.parse_split("0-6:5-9", data, data)
+    source_task, task = source_and_target("0-6:5-9", data, data)
     shared = dataclasses.replace(config, head="shared")
     problem = Problem(shared, experiment.make_source(shared, source_task, 0, tmp_path), task, 4)
     moved = problem.transferred(Draw(0))
@@ -242,7 +242,7 @@ def test_head_columns_of_shared_classes_are_copied_when_asked(config, tmp_path):
 
 def test_a_source_checkpoint_takes_the_place_of_training(config, problem, tmp_path):
     data = load(config.data)
-    source_task, _ = experiment.parse_split(config.splits[0], data, data)
+    source_task, _ = source_and_target(config.splits[0], data, data)
     made = experiment.make_source(config, source_task, 0, tmp_path)
     given = dataclasses.replace(config, source_checkpoint=str(tmp_path / "source.safetensors"), source_steps=1)
     read = experiment.make_source(given, source_task, 0, tmp_path / "unused")
@@ -260,7 +260,7 @@ def test_a_source_checkpoint_takes_the_place_of_training(config, problem, tmp_pa
         (["--config.steps=many"], "is not a whole number"),
         (["--config.steps=0"], "--config.steps: 0 is less than 1"),
         (["--config.n_per_class=4000"], "class 0 has"),
-        (["--config.splits=0-4"], "'0-4' is no split"),
+        (["--config.splits=0-4"], "'0-4' has 0 colons"),
         (["--config.splits=0-4:5-99"], "no class 10"),
         (["--config.learning_rate=0.1"], "--config.learning_rate"),
         (["--config.pull=3,0.1"], "low 3.0, high 0.1"),

@@ -6,10 +6,12 @@ import dataclasses
 import importlib.util
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -391,3 +393,20 @@ def test_a_process(tmp_path, argv, code):
     assert "never printed" not in done.stdout
     assert ("Traceback" in done.stderr) == (code == 1)
     assert (tmp_path / "runs/toy/config.json").exists()
+
+
+def test_the_command_of_a_config_asks_for_the_same_config():
+    @dataclasses.dataclass(frozen=True)
+    class Settings:
+        preset: str = ""
+        steps: int = 3
+        sizes: tuple[int, ...] = (1, 2)
+        path: str = ""
+        presets: ClassVar = {"quick": {"steps": 1}}
+
+    for argv in ([], ["--config.preset=quick"], ["--config.preset=quick", "--config.steps=3", "--config.path=a b"]):
+        asked = flags.parse(Settings, argv, "runs/toy").config
+        words = shlex.split(cli.command("toy", asked))
+        assert words[:3] == ["python", "-m", "experiments.toy"]
+        assert words[3:] == argv
+        assert flags.parse(Settings, words[3:], "runs/toy").config == asked

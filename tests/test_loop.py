@@ -12,8 +12,8 @@ import pytest
 from jaxtl import checkpoints, loop
 from jaxtl.errors import InputError, Interrupted, NotFinite
 from jaxtl.labels import NEW, TRANSFERRED, everything, label_params
-from jaxtl.losses import make_loss_fn, mean_of, softmax_cross_entropy
 from jaxtl.loop import fit
+from jaxtl.losses import make_loss_fn, mean_of, softmax_cross_entropy
 from jaxtl.optimizers import Group, per_label
 from jaxtl.penalties import Term, l2, labelled
 from jaxtl.step import Fixed, init_state, make_train_step, total_gradient
@@ -193,7 +193,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_leaves_the_last_checkpoint
 
     loss_fn = make_loss_fn(forward, {"task": Term(1.0, mean_of(softmax_cross_entropy))})
     step = make_train_step(total_gradient(loss_fn), TX, explode)
-    with pytest.raises(NotFinite, match="step 4: the loss is nan; the step before it was [0-9.]+\n") as stopped:
+    with pytest.raises(NotFinite, match=r"step 4: the loss is nan; the step before it was [0-9.]+\n") as stopped:
         fit(step, start(), DATA, Fixed(), steps=8, every=2, workdir=tmp_path)
     assert stopped.value.exit_code == 3
     assert checkpoints.latest_step(tmp_path) == 4
@@ -231,5 +231,5 @@ def test_lengths_that_do_not_fit_are_refused(how, message):
 
 def test_a_state_beyond_the_end_is_refused():
     state, _ = fit(STEP, start(), DATA, Fixed(), steps=3)
-    with pytest.raises(InputError, match="already at step 3|at step 3 already"):
+    with pytest.raises(InputError, match="at step 3 already"):
         fit(STEP, state, DATA, Fixed(), steps=2)

@@ -27,9 +27,12 @@ from rich.console import Console
 
 from jaxtl import backend, checkpoints, loop
 from jaxtl.cli import flags, workdir
+from jaxtl.cli.flags import command
 from jaxtl.errors import Interrupted, Stop
 
 Main = Callable[[Any, Path], None]
+
+__all__ = ["command", "execute", "guarded", "run"]
 
 
 def run(main: Main, config_class: type) -> NoReturn:

@@ -13,6 +13,7 @@ import inspect
 import io
 import math
 import re
+import shlex
 import shutil
 import textwrap
 import tokenize
@@ -167,6 +168,20 @@ def _converted(name: str, value: Any, hint: type) -> Any:
 
 def _refusal(flag: str, value: Any, hint: Any) -> InputError:
     return InputError(f"{value!r} is not {KINDS[hint]}", where=f"--{flag}")
+
+
+def command(experiment: str, config: Any) -> str:
+    """The command that asks for this config: its preset, and what differs from it.
+
+    Args:
+        experiment: name of the module in `experiments`.
+        config: as `main` gets it.
+    """
+    preset = getattr(config, "presets", {}).get(getattr(config, "preset", ""), {})
+    filled = {**dataclasses.asdict(type(config)()), **preset}
+    given = {name: value for name, value in dataclasses.asdict(config).items() if value != filled[name]}
+    words = [shlex.quote(f"--config.{name}={_shown(value)}") for name, value in given.items()]
+    return " ".join([f"python -m experiments.{experiment}", *words])
 
 
 def help_text(main: Callable[..., None], config_class: type, default_workdir: str) -> str:

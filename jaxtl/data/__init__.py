@@ -10,6 +10,7 @@ from jaxtl.data.dataset import DataSet, Split, from_arrays
 from jaxtl.data.sampling import epoch_batch
 from jaxtl.data.sources import load
 from jaxtl.data.splits import by_class, hold_out, per_class, stratified_folds
+from jaxtl.data.tasks import source_and_target
 
 __all__ = [
     "DataSet",
@@ -26,5 +27,6 @@ __all__ = [
     "per_class",
     "random_crop",
     "random_flip",
+    "source_and_target",
     "stratified_folds",
 ]

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl.data.augment import normalise, random_crop, random_flip
-from jaxtl.data.sampling import epoch_batch
 from jaxtl.data.dataset import Split
+from jaxtl.data.sampling import epoch_batch
 
 
 def on_device(split: Split, index: np.ndarray | None, order: jax.Array) -> dict[str, jax.Array]:

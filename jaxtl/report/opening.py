@@ -1,0 +1,32 @@
+"""What a run says before it works: which data, which parameters, and what became of the source's."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from jaxtl.data import DataSet
+from jaxtl.labels import count_by_label
+from jaxtl.report.tables import Table
+from jaxtl.transfer import Transfer
+
+
+def print_data(console: Console, **parts: DataSet) -> None:
+    """One line per data set under the role it plays, and its notice if it is not what was asked for first."""
+    for role, data in parts.items():
+        size = f"{len(data.train)} training and {len(data.test)} test images"
+        console.print(f"{role}: {size}, {len(data.classes)} classes, {data.origin}", soft_wrap=True)
+    for notice in dict.fromkeys(data.notice for data in parts.values() if data.notice):
+        console.print(f"NOTE: {notice}", style="bold yellow", soft_wrap=True)
+
+
+def print_transfer(console: Console, moved: Transfer) -> None:
+    """The labels with their sizes, and what was copied, renamed, adapted, re-initialised or left unused."""
+    counts = count_by_label(moved.params, moved.labels)
+    rows = [[label, str(c.leaves), f"{c.parameters:,}", f"{c.bytes / 1e3:,.1f} kB"] for label, c in counts.items()]
+    table = Table(["label", "leaves", "parameters", "memory"], rows)
+    console.print(table.rich() if console.is_terminal else table.plain())
+    for line in str(moved.report).splitlines():
+        what, _, paths = line.partition(": ")
+        names = paths.split(", ")
+        shown = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+        console.print(f"{what}: {shown}", soft_wrap=True)

@@ -1,0 +1,141 @@
+"""Directories of tensorflow-datasets, written by the library itself in miniature."""
+
+import io
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxtl.data import load, prepared
+from jaxtl.errors import InputError
+
+CLASSES = ["cat", "dog", "ship"]
+
+
+def example(part, number, channels=3):
+    """What example `number` holds: noise that is a function of its name."""
+    shape = (32, 32, channels)
+    image = np.random.default_rng([number, part == "test"]).integers(0, 256, shape, dtype=np.uint8)
+    return image, number % 3
+
+
+def prepare(directory, version="3.0.2", parts=("train", "test"), channels=3, height=32, more=None):
+    import tensorflow_datasets as tfds
+
+    given_version, features = version, tfds.features
+    kinds = {
+        "id": features.Text(),
+        "picture": features.Image(shape=(height, 32, channels)),
+        "label": features.ClassLabel(names=CLASSES),
+    } | (more(features) if more else {})
+
+    class Cifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version(given_version)
+
+        def _info(self):
+            return tfds.core.DatasetInfo(builder=self, features=features.FeaturesDict(kinds))
+
+        def _split_generators(self, download_manager):
+            return {part: self._generate_examples(part) for part in parts}
+
+        def _generate_examples(self, part):
+            for number in range(12 if part == "train" else 6):
+                image, label = example(part, number, channels)
+                png = io.BytesIO()
+                Image.fromarray(image.squeeze()).save(png, "PNG")
+                png.seek(0)
+                row = {"id": f"{part}_{number}", "picture": png, "label": label, "coarse_label": 0, "second": png}
+                yield number, {key: row[key] for key in kinds}
+
+    Cifar10(data_dir=directory, file_format="array_record").download_and_prepare()
+    return directory / "cifar10" / version
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    return prepare(tmp_path_factory.mktemp("tfds"))
+
+
+@pytest.fixture
+def directory(written, tmp_path):
+    return shutil.copytree(written, tmp_path / "cifar10" / "3.0.2")
+
+
+def check(data, channels=3):
+    for part, split in (("train", data.train), ("test", data.test)):
+        found = sorted((label, image.tobytes()) for image, label in zip(split.images, split.labels, strict=True))
+        wanted = [example(part, number, channels) for number in range(len(split))]
+        assert found == sorted((label, image.tobytes()) for image, label in wanted)
+    assert (len(data.train), len(data.test), data.name, data.classes) == (12, 6, "cifar10", tuple(CLASSES))
+
+
+def refused(path, *said):
+    with pytest.raises(InputError) as caught:
+        load(path)
+    for words in (str(path), *said):
+        assert words in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_version_or_its_parent(directory, capfd):
+    check(load(directory))
+    data = load(directory.parent)
+    check(data)
+    assert data.origin == f"{directory} (tensorflow-datasets cifar10/3.0.2)"
+    assert "tensorflow" not in sys.modules
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_newest_version_counts_as_a_number(directory):
+    shutil.copytree(directory, directory.parent / "3.0.10")
+    (directory.parent / "10.0.0").mkdir()  # not prepared
+    shutil.copytree(directory, directory.parent / "incomplete.ABC_99.0.0")
+    assert prepared.newest_version(directory.parent).name == "3.0.10"
+    assert prepared.newest_version(directory.parent / "nowhere") is None
+
+
+def test_grey_images(tmp_path):
+    check(load(prepare(tmp_path, channels=1)), channels=1)
+
+
+def test_the_label_is_found_among_several(tmp_path):
+    check(load(prepare(tmp_path, more=lambda features: {"coarse_label": features.ClassLabel(num_classes=2)})))
+
+
+def test_two_images_are_one_too_many(tmp_path):
+    refused(prepare(tmp_path, more=lambda features: {"second": features.Image(shape=(32, 32, 3))}), "second")
+
+
+def test_images_without_a_fixed_shape(tmp_path):
+    refused(prepare(tmp_path, height=None), "one image of fixed shape")
+
+
+def test_parts_are_needed(tmp_path):
+    refused(prepare(tmp_path, parts=("train",)), "has the parts train")
+
+
+def test_tfrecord_is_refused(directory):
+    for file in directory.glob("*.array_record*"):
+        file.rename(str(file).replace("array_record", "tfrecord"))
+    refused(directory, "not as array_record", 'file_format="array_record"')
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"type": "no.such.feature"}'])
+@pytest.mark.parametrize("name", ["features.json", "dataset_info.json"])
+def test_damaged_descriptions(directory, name, content):
+    (directory / name).write_text(content)
+    refused(directory, "cannot be read")
+
+
+@pytest.mark.parametrize("keep", [0, 1000, 100_000])
+def test_truncated_records(directory, keep):
+    file = next(directory.glob("*train.array_record*"))
+    file.write_bytes(file.read_bytes()[:keep])
+    refused(directory, "cannot be read")
+
+
+def test_missing_records(directory):
+    next(directory.glob("*train.array_record*")).unlink()
+    refused(directory, "cannot be read")

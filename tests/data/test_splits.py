@@ -1,0 +1,143 @@
+import numpy as np
+import pytest
+
+from jaxtl.data import by_class, from_arrays, hold_out, per_class, stratified_folds
+from jaxtl.errors import InputError
+
+LABELS = np.random.default_rng(1).permutation(np.repeat(np.arange(4), [40, 20, 10, 7]))
+
+
+def dataset():
+    numbers = np.arange(24, dtype=np.float32)[:, None]
+    return from_arrays(
+        numbers, np.arange(24) % 4, numbers[:6], np.arange(6) % 4, classes=["cat", "dog", "ship", "frog"], origin="here"
+    )
+
+
+@pytest.mark.parametrize("classes", [["frog", "cat"], [3, 0], ["frog", np.int64(0)]], ids=["names", "numbers", "both"])
+def test_by_class_renumbers_in_the_order_given(classes):
+    data = by_class(dataset(), classes)
+    assert data.classes == ("frog", "cat")
+    assert data.train.images.ravel().tolist() == [i for i in range(24) if i % 4 in (0, 3)]
+    np.testing.assert_array_equal(data.train.labels, np.where(data.train.images.ravel() % 4 == 3, 0, 1))
+    assert data.test.images.ravel().tolist() == [0, 3, 4]
+    assert data.test.labels.tolist() == [1, 0, 1]
+    assert data.train.labels.dtype == np.int32
+    assert data.origin == "here; classes frog, cat only"
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        (["frogg"], "did you mean 'frog'?"),
+        ([4], "no class 4"),
+        ([-1], "no class -1"),
+        ([1.0], "no class 1.0"),
+        (["cat", 0], "a class occurs twice"),
+        ([], "classes is []"),
+        ("cat", "classes is 'cat'"),
+    ],
+)
+def test_by_class_names_mistakes(classes, said):
+    with pytest.raises(InputError) as caught:
+        by_class(dataset(), classes)
+    assert said in str(caught.value)
+
+
+def test_by_class_needs_test_examples():
+    data = from_arrays(np.zeros((6, 2)), [0, 1, 2] * 2, np.zeros((1, 2)), [0])
+    with pytest.raises(InputError, match="no test example of the classes 1, 2"):
+        by_class(data, [1, 2])
+
+
+@pytest.mark.parametrize("count", [1, 7, 19, 38, 73])
+def test_hold_out_is_proportional(count):
+    held, rest = hold_out(LABELS, count, seed=5)
+    assert sorted([*held, *rest]) == list(range(len(LABELS)))
+    assert (len(held), held.tolist(), rest.tolist()) == (count, sorted(held), sorted(rest))
+    exact = count * np.bincount(LABELS) / len(LABELS)
+    took = np.bincount(LABELS[held], minlength=4)
+    if count < 73:
+        assert np.all(np.abs(took - exact) < 1)
+    assert np.all(took < np.bincount(LABELS))
+
+
+def test_hold_out_does_not_favour_low_classes():
+    """With 1 of 8 equal classes to choose, every class is chosen by some seed."""
+    labels = np.repeat(np.arange(8), 3)
+    assert {int(labels[hold_out(labels, 1, seed)[0][0]]) for seed in range(80)} == set(range(8))
+
+
+def test_per_class_draws_n_of_each_without_repetition():
+    drawn = per_class(LABELS, 7, seed=0)
+    assert len(set(drawn.tolist())) == 28
+    np.testing.assert_array_equal(LABELS[drawn], np.repeat(np.arange(4), 7))
+    assert set(per_class(LABELS, 3, seed=0)) < set(drawn)
+    assert set(per_class(LABELS, 3, seed=1)) != set(per_class(LABELS, 3, seed=0))
+
+
+def test_per_class_among():
+    held, rest = hold_out(LABELS, 30, seed=0)
+    drawn = per_class(LABELS, 2, seed=0, among=rest)
+    assert set(drawn) <= set(rest)
+    assert not set(drawn) & set(held)
+    np.testing.assert_array_equal(drawn, per_class(LABELS, 2, seed=0, among=rest[::-1]))
+
+
+def test_every_member_can_be_drawn():
+    seen = set()
+    for seed in range(100):
+        seen |= set(per_class(LABELS, 1, seed).tolist())
+    assert len(seen) > 60  # 77 members; classes of 7 to 40, each drawn from 100 times
+
+
+@pytest.mark.parametrize("folds", [2, 3, 5, 7])
+def test_folds(folds):
+    parts = stratified_folds(LABELS, folds, seed=2)
+    assert sorted(np.concatenate([validation for _, validation in parts])) == list(range(len(LABELS)))
+    sizes = np.array([np.bincount(LABELS[validation], minlength=4) for _, validation in parts])
+    assert np.ptp(sizes, axis=0).max() <= 1
+    assert np.ptp(sizes.sum(axis=1)) <= 1
+    for train, validation in parts:
+        assert sorted([*train, *validation]) == list(range(len(LABELS)))
+    assert any(
+        mine[1].tolist() != other[1].tolist()
+        for mine, other in zip(parts, stratified_folds(LABELS, folds, seed=3), strict=True)
+    )
+
+
+def test_pure_functions_of_their_arguments():
+    state = np.random.get_state()[1].copy()  # noqa: NPY002
+    draws = (
+        lambda: hold_out(LABELS, 9, 4)[0],
+        lambda: per_class(LABELS, 4, 4),
+        lambda: stratified_folds(LABELS, 3, 4)[1][1],
+    )
+    for draw in draws:
+        np.testing.assert_array_equal(draw(), draw())
+    np.testing.assert_array_equal(state, np.random.get_state()[1])  # noqa: NPY002
+
+
+MISTAKES = {
+    "hold out none": (lambda: hold_out(LABELS, 0, 0), "hold out 1 to 73"),
+    "hold out too many": (lambda: hold_out(LABELS, 74, 0), "hold out 1 to 73"),
+    "no labels": (lambda: hold_out(LABELS[:0], 1, 0), "no examples"),
+    "class too small": (lambda: per_class(LABELS, 8, 0), "class 3 has 7 examples to draw from, 8 are wanted"),
+    "class not among": (lambda: per_class(LABELS, 1, 0, np.flatnonzero(LABELS != 2)), "class 2 has 0 examples"),
+    "n is zero": (lambda: per_class(LABELS, 0, 0), "0 examples of a class"),
+    "index beyond": (lambda: per_class(LABELS, 1, 0, np.array([77])), "indices from 77 to 77 into 77 labels"),
+    "negative index": (lambda: per_class(LABELS, 1, 0, np.array([-1])), "indices from -1"),
+    "index twice": (lambda: per_class(LABELS, 1, 0, np.array([1, 1])), "each once"),
+    "a mask": (lambda: per_class(LABELS, 1, 0, LABELS == 1), "each once"),
+    "folds above class": (lambda: stratified_folds(LABELS, 8, 0), "class 3 has 7 examples for 8 folds"),
+    "one fold": (lambda: stratified_folds(LABELS, 1, 0), "1 folds"),
+    "seed": (lambda: stratified_folds(LABELS, 2, -1), "seed -1 is negative"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_named(mistake):
+    call, said = MISTAKES[mistake]
+    with pytest.raises(InputError) as caught:
+        call()
+    assert said in str(caught.value)

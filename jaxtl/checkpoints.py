@@ -95,7 +95,7 @@ def save(workdir: str | Path, state: Tree, meta: dict[str, Any]) -> Path:
     Raises:
         InputError: a leaf or `meta` that cannot be stored, an older step than the newest there, no space.
     """
-    root, step = Path(workdir).resolve() / "checkpoints", _step_of(state, meta)
+    root, step = _root(workdir), _step_of(state, meta)
     newest = latest_step(workdir)
     if newest is not None and step < newest:
         todo = "restore it first, or choose another --workdir"
@@ -146,7 +146,7 @@ def restore(workdir: str | Path, like: Tree) -> Tree:
 
 def latest_step(workdir: str | Path) -> int | None:
     """The newest step there is, whether it verifies or not; None when there is nothing to resume from."""
-    return max(_steps(Path(workdir) / "checkpoints"), default=None)
+    return max(_steps(_root(workdir)), default=None)
 
 
 def read_meta(workdir: str | Path) -> dict[str, Any]:
@@ -296,13 +296,17 @@ def _checkpointer() -> Iterator[Any]:
         absl.setLevel(level)
 
 
+def _root(workdir: str | Path) -> Path:
+    return Path(workdir).expanduser().resolve() / "checkpoints"
+
+
 def _steps(root: Path) -> list[int]:
     return sorted(int(path.name) for path in root.glob("*") if path.name.isdecimal())
 
 
 def _newest(workdir: str | Path, set_aside: bool) -> tuple[Path, dict[str, Any]]:
     """The newest checkpoint that verifies, with its manifest; newer ones are told and, if wished, renamed."""
-    root, damaged = Path(workdir).resolve() / "checkpoints", 0
+    root, damaged = _root(workdir), 0
     for directory in (root / str(step) for step in reversed(_steps(root))):
         try:
             return directory, _verify(directory)
@@ -358,7 +362,7 @@ def _place(value: Any, like: Any) -> Any:
     """A restored leaf as the kind of array that `like` is, and where it is."""
     if isinstance(like, np.ndarray | np.generic):
         return value if isinstance(like, np.ndarray) else value[()]
-    # An uncommitted array stays one: committed to a device, jit could not move it to its mesh.
+    # A copy, because the buffer may be donated. An uncommitted array stays one: jit may still move it to its mesh.
     return jax.device_put(jnp.array(value), like.sharding if getattr(like, "committed", True) else None)
 
 

@@ -12,7 +12,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -106,7 +106,7 @@ def fit(
     def save() -> None:
         if workdir is not None:
             meta = {"history": history, "best": keeper.value, "meter": [meter.sums, meter.count]}
-            checkpoints.save(workdir, state, meta)
+            checkpoints.save(workdir, keeper.with_best(state), meta)
 
     done = int(state.step)
     if done > steps:
@@ -214,11 +214,19 @@ class _Meter:
         return means
 
 
-class _Keeper:
-    """The state with the highest `best` so far; beside the run's own checkpoints when there is a workdir."""
+class _WithBest(NamedTuple):
+    """What a checkpoint holds when the best state is kept: both, so that they always belong together."""
 
-    def __init__(self, name: str | None, workdir: Path | None, value: float | None, state: TrainState | None):
-        self.name, self.workdir, self.value, self.state = name, workdir, value, state
+    step: jax.Array
+    state: TrainState
+    best: TrainState
+
+
+class _Keeper:
+    """The state with the highest figure called `name` so far."""
+
+    def __init__(self, name: str | None, value: float | None = None, state: TrainState | None = None):
+        self.name, self.value, self.state = name, value, state
 
     def see(self, row: Row, state: TrainState) -> None:
         if self.name is None:
@@ -227,24 +235,27 @@ class _Keeper:
             raise InputError(f"evaluate returns no '{self.name}'", where="fit best", todo=f"it has {sorted(row)}")
         if self.value is None or row[self.name] > self.value:
             self.value, self.state = row[self.name], copy_tree(state)
-            if self.workdir is not None:
-                checkpoints.save(self.workdir / "best", state, {self.name: self.value})
 
     def best(self, state: TrainState) -> TrainState:
         return state if self.state is None else self.state
+
+    def with_best(self, state: TrainState) -> TrainState | _WithBest:
+        return state if self.name is None else _WithBest(state.step, state, self.best(state))
 
 
 def _begin(
     state: TrainState, workdir: Path | None, best: str | None, log: Log | None
 ) -> tuple[TrainState, list[Row], _Keeper, _Meter]:
     """Where to start: at `state`, or at the newest checkpoint of the workdir."""
-    if workdir is None or checkpoints.latest_step(workdir) is None:
-        meta: Mapping[str, Any] = {"history": [], "best": None, "meter": [{}, 0]}
-    else:
-        state, meta = checkpoints.restore(workdir, state), checkpoints.read_meta(workdir)
-    kept = None
-    if workdir is not None and meta["best"] is not None:
-        kept = checkpoints.restore(workdir / "best", state)
+    history: list[Row] = []
+    keeper, meter = _Keeper(best), _Meter({}, 0)
+    if workdir is not None and checkpoints.latest_step(workdir) is not None:
+        saved = checkpoints.restore(workdir, keeper.with_best(state))
+        meta = checkpoints.read_meta(workdir)
+        history, meter = list(meta["history"]), _Meter(*meta["meter"])
+        if isinstance(saved, _WithBest):
+            keeper = _Keeper(best, meta["best"], saved.best if meta["best"] is not None else None)
+        state = saved.state if isinstance(saved, _WithBest) else saved
     if log is not None:
         log.rewind(int(state.step))
-    return state, list(meta["history"]), _Keeper(best, workdir, meta["best"], kept), _Meter(*meta["meter"])
+    return state, history, keeper, meter

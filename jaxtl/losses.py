@@ -90,6 +90,7 @@ def masked_mean(values: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     """Mean of [B] values over the examples whose mask is 1; 0 when there are none."""
     if mask is None:
         return jnp.mean(values)
+    _same_shape(values, mask, "mask")
     kept = jnp.where(mask > 0, values, 0.0)  # not values * mask: NaN * 0 is NaN
     return jnp.sum(kept) / jnp.maximum(jnp.sum(mask > 0), 1)
 

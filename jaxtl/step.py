@@ -204,18 +204,23 @@ def make_eval_step(forward: Callable, metrics: Mapping[str, Callable]) -> Callab
     def evaluate(state, batch, fixed):
         ctx = Context(state.step, state.rng, fixed.rates, fixed.given, train=False)
         outputs, _ = forward(state.params, state.model_state, batch, ctx)
-        values = {name: _per_example(name, metric(outputs, batch, ctx)) for name, metric in metrics.items()}
+        values = {name: metric(outputs, batch, ctx) for name, metric in metrics.items()}
         mask = batch["mask"] if "mask" in batch else jnp.ones_like(next(iter(values.values())))
+        for name, value in values.items():
+            _check_per_example(name, value, mask)
         sums = {name: jnp.sum(jnp.where(mask > 0, value, 0.0)) for name, value in values.items()}
         return sums | {"count": jnp.sum(mask > 0).astype(jnp.float32)}
 
     return evaluate
 
 
-def _per_example(name: str, values: jax.Array) -> jax.Array:
-    if jnp.ndim(values) != 1:
-        raise InputError(f"has shape {jnp.shape(values)}, not [B]", where=f"metric '{name}'", todo="use per_example")
-    return values
+def _check_per_example(name: str, values: jax.Array, mask: jax.Array) -> None:
+    if jnp.ndim(values) != 1 or jnp.shape(values) != jnp.shape(mask):
+        raise InputError(
+            f"has shape {jnp.shape(values)}, not [B], or not that of the mask {jnp.shape(mask)}",
+            where=f"metric '{name}'",
+            todo="give one value an example: use per_example, not mean_of",
+        )
 
 
 def make_epoch(step: Callable, length: int) -> Callable[[TrainState, Any, Fixed], tuple[TrainState, Metrics]]:

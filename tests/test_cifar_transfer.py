@@ -142,7 +142,7 @@ def test_methods_of_one_structure_run_in_one_compiled_program(problem):
             problem.train(name, {key: factor * value for key, value in setting(name).items()}, Draw(0))
     assert len(shared) == 8
     assert loop._program(problem.programs["pulled"].step, 1)._cache_size() == 1
-    assert loop._program(problem.programs["frozen"].step, 5)._cache_size() == 1  # the probe of lp_ft
+    assert loop._program(problem.programs["head"].step, 1)._cache_size() == 1  # what probes for lp_ft
 
 
 @pytest.mark.parametrize("method", ["l2", "l2_differential", "l2_sp", "scratch"])

@@ -1,4 +1,4 @@
-"""Pooling by reshape, parameter names, normalisation."""
+"""Pooling, parameter names, normalisation."""
 
 import flax.linen as nn
 import jax
@@ -13,7 +13,7 @@ from jaxtl.trees import named_leaves
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 9), (2, 3)])
-def test_pooling_by_reshape_is_the_windowed_one(height, width):
+def test_pooling_is_the_windowed_one(height, width):
     images = jax.random.normal(jax.random.key(0), (3, height, width, 5))
     np.testing.assert_array_equal(max_pool(images), nn.max_pool(images, (2, 2), (2, 2)))
     np.testing.assert_allclose(mean_pool(images), nn.avg_pool(images, (2, 2), (2, 2)), rtol=1e-6)

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from jaxtl.errors import InputError
 
 
-def _blocks(images: jax.Array, size: int) -> jax.Array:
-    """[B, H, W, C] -> [B, H//size, size, W//size, size, C]; rows and columns that do not fill a block are left out."""
-    batch, height, width, channels = images.shape
-    rows, columns = height // size, width // size
-    if not (rows and columns):
-        raise InputError(f"images of {height}×{width} are smaller than a {size}×{size} block", where="pooling")
-    return images[:, : rows * size, : columns * size].reshape(batch, rows, size, columns, size, channels)
+def _corners(images: jax.Array, size: int) -> list[jax.Array]:
+    """The size² pixels of every block, each as [B, H // size, W // size, C]; incomplete blocks are left out."""
+    height, width = images.shape[1] // size * size, images.shape[2] // size * size
+    if not (height and width):
+        shape = f"{images.shape[1]}×{images.shape[2]}"
+        raise InputError(f"images of {shape} are smaller than a {size}×{size} block", where="pooling")
+    return [images[:, i:height:size, j:width:size] for i in range(size) for j in range(size)]
 
 
 def max_pool(images: jax.Array, size: int = 2) -> jax.Array:
-    """The largest value of every size×size block, as a reshape: 1.5 to 1.9 times the speed of a CNN step on CPU.
+    """The largest value of every size×size block.
 
-    There the gradient of a windowed maximum is a slow scatter; here ties share it.
+    Written as the maximum of strided slices: on CPU the gradient of a windowed maximum is a slow scatter. Ties share
+    the gradient.
 
     Args:
         images: [B, H, W, C].
@@ -33,7 +36,7 @@ def max_pool(images: jax.Array, size: int = 2) -> jax.Array:
         >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
         [[5.0, 7.0], [13.0, 15.0]]
     """
-    return jnp.max(_blocks(images, size), axis=(2, 4))
+    return functools.reduce(jnp.maximum, _corners(images, size))
 
 
 def mean_pool(images: jax.Array, size: int = 2) -> jax.Array:
@@ -43,4 +46,4 @@ def mean_pool(images: jax.Array, size: int = 2) -> jax.Array:
         >>> mean_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
         [[2.5, 4.5], [10.5, 12.5]]
     """
-    return jnp.mean(_blocks(images, size), axis=(2, 4))
+    return functools.reduce(jnp.add, _corners(images, size)) / size**2

@@ -5,7 +5,7 @@ eleven methods carry it to other classes with n labelled examples each, under on
 
     make run                                                     # 5 minutes on 2 CPU cores, CIFAR-10 or digits
     python -m experiments.cifar_transfer --config.data=PATH      # cifar10.npz, the binary archive, a TFDS directory
-    python -m experiments.cifar_transfer --config.preset=full    # an hour on one GPU
+    python -m experiments.cifar_transfer --config.preset=full    # planned for an hour of one GPU, not yet measured
 """
 
 from __future__ import annotations
@@ -99,15 +99,16 @@ class Config:
             "n_per_class": (5,),
         },
         "mnist": {"data": "mnist", "model": "mlp", "widths": (128,), "input_size": 28},
-        "full": {
+        "full": {  # 16 problems, about 40,000 runs and 8 million steps: planned for an hour of one GPU
             "splits": ("0-4:5-9", "2-7:0-1+8-9"),
             "n_per_class": (5, 20, 100, 1000),
             "source_examples": (2500, 0),
-            "widths": (64, 128, 256, 512),
+            "widths": (32, 64, 128, 256),
             "input_size": 32,
-            "source_steps": 10_000,
-            "steps": 1000,
+            "source_steps": 5000,
+            "steps": 200,
             "honest": ("all",),
+            "folds": 3,
         },
     }
 
@@ -133,6 +134,10 @@ RECIPES = {
     "joint": Recipe(("learning_rate", "source_weight"), program="joint"),
     "untuned": Recipe((), program="untuned"),
 }
+TOWARDS = {  # what transferred parameters may be pulled towards; a method says how hard
+    "zero": Term(0.0, l2),
+    "source": Term(0.0, l2, ("anchor",)),
+}
 BASELINE = "l2"
 CONTRASTS = (
     ("l2_differential", "l2"),
@@ -141,6 +146,10 @@ CONTRASTS = (
     ("lp_ft", "l2_sp"),
 )
 TASK = Term(1.0, mean_of(softmax_cross_entropy))
+COUNTS = (
+    *("n_per_class", "widths", "input_size", "source_steps", "source_batch_size", "steps", "batch_size"),
+    *("trials", "tuning_draws", "report_draws", "validation", "folds"),
+)
 LEARNING_RATES = ("learning_rate/transferred", "learning_rate/new")
 
 
@@ -359,10 +368,9 @@ class Problem:
     def pulled(self) -> Program:
         """Transferred parameters are pulled towards zero, towards the source, or not at all; new ones towards zero."""
         labels = self.moved.labels
-        towards = {"zero": Term(0.0, l2), "source": Term(0.0, l2, ("anchor",))}
-        penalty = labelled(labels, {TRANSFERRED: towards, NEW: Term(0.0, l2)})
+        penalty = labelled(labels, {TRANSFERRED: TOWARDS, NEW: Term(0.0, l2)})
         groups = {label: Group(decay_kind=self.kind) for label in (TRANSFERRED, NEW)}
-        reads = (*LEARNING_RATES, *self.towards_zero.values(), "penalty/transferred/source")
+        reads = (*LEARNING_RATES, *self.pulls.values())
         return self.program(labels, {}, groups, reads, penalty=penalty)
 
     def head(self) -> Program:
@@ -370,7 +378,7 @@ class Problem:
         labels = {"head": self.moved.labels["head"]}
         penalty = labelled(labels, {NEW: Term(0.0, l2)})
         groups = {NEW: Group(decay_kind=self.kind)}
-        reads = ("learning_rate/new", self.towards_zero[NEW])
+        reads = ("learning_rate/new", self.pulls[NEW])
         width = self.source.params["head"]["kernel"].shape[0]
         prepare = image_batches(self.config.batch_size, np.zeros(width), np.ones(width))
         forward = as_forward(Classifier(Mlp(widths=()), self.model.heads))
@@ -414,29 +422,28 @@ class Problem:
         return "decoupled" if self.config.decay == "decoupled" else "coupled"
 
     @property
-    def towards_zero(self) -> dict[str, str]:
-        """The rate that pulls each label towards zero."""
-        if self.config.decay == "loss":
-            return {TRANSFERRED: "penalty/transferred/zero", NEW: "penalty/new"}
-        return {TRANSFERRED: "decay/transferred", NEW: "decay/new"}
+    def pulls(self) -> dict[str, str]:
+        """The rate behind every "pull/NAME" of a setting: a label's own pull goes to zero, the others elsewhere."""
+        in_loss = self.config.decay == "loss"
+        zero = {TRANSFERRED: "penalty/transferred/zero" if in_loss else "decay/transferred"}
+        zero[NEW] = "penalty/new" if in_loss else "decay/new"
+        return zero | {name: f"penalty/transferred/{name}" for name in TOWARDS if name != "zero"}
 
     # One run.
 
-    def rates(self, name: str, setting: dict[str, float]) -> dict[str, float]:
+    def rates(self, method: str, setting: dict[str, float]) -> dict[str, float]:
         """A setting as rates; λ is the pull over Σ learning rates / (1 − momentum) of its label."""
-        reads = self.programs[RECIPES[name].program].reads
+        reads = self.programs[RECIPES[method].program].reads
         if not reads:
             return {}
         rate = {NEW: setting["learning_rate"], TRANSFERRED: setting["learning_rate"] * setting.get("ratio", 1.0)}
         asked = {f"learning_rate/{label}": value for label, value in rate.items()}
-        for label, zero in self.towards_zero.items():
-            pull = setting.get(f"pull/{label}", setting.get("pull", 0.0))
-            asked[zero] = pull / (rate[label] * self.reach[self.kind])
-        asked["penalty/transferred/source"] = setting.get("pull/source", 0.0) / (
-            rate[TRANSFERRED] * self.reach["coupled"]
-        )
+        for name, read in self.pulls.items():
+            pull = setting.get(f"pull/{name}", setting.get("pull", 0.0) if name in rate else 0.0)
+            kind = "coupled" if read.startswith("penalty/") else self.config.decay
+            asked[read] = pull / (rate.get(name, rate[TRANSFERRED]) * self.reach[kind])
         asked["source"] = setting.get("source_weight", 0.0)
-        return {rate: asked[rate] for rate in reads}
+        return {read: asked[read] for read in reads}
 
     def train(self, name: str, setting: dict[str, float], draw: Draw) -> Trained:
         recipe = RECIPES[name]
@@ -469,7 +476,7 @@ class Problem:
         trained = {"head": params["head"]} if program == "head" else params
         chunk = backend.steps_per_dispatch(self.config.chunk, steps, fifth)
         reporting = draw.fold is None and draw.seed >= self.config.tuning_draws
-        fixed = Fixed({name: jnp.float32(rate) for name, rate in rates.items()}, {"anchor": self.moved.anchor})
+        fixed = Fixed(rates, {"anchor": self.moved.anchor})
         state, curve = fit(
             step,
             init_state(trained, tx, self.key(draw, "run")),
@@ -510,12 +517,15 @@ class Problem:
         }
         if recipe.start != "fresh":
             metrics["source"] = self.source_accuracy(params)
-        lambdas = {**self.towards_zero, "source": "penalty/transferred/source"}
-        metrics |= {f"lambda/{name}": trained.rates[rate] for name, rate in lambdas.items() if trained.rates.get(rate)}
+        metrics |= {
+            f"lambda/{name}": trained.rates[read] for name, read in self.pulls.items() if trained.rates.get(read)
+        }
         metrics |= self.effective_rates(trained)
-        names = [name for name in trained.curve[0] if name != "penalty"]
-        curve = {f"curve/{name}": np.array([row[name] for row in trained.curve]) for name in names}
-        return metrics, {"prediction": predicted, **curve}
+        curves = {name: np.array([row[name] for row in trained.curve]) for name in trained.curve[0]}
+        curves["loss"] = curves.pop("task")  # without penalties, which differ from method to method
+        if recipe.start == "fresh":
+            curves = {name: curve for name, curve in curves.items() if not name.startswith("distance/")}
+        return metrics, {"prediction": predicted, **{f"curve/{name}": curve for name, curve in curves.items()}}
 
     def source_accuracy(self, params: Tree) -> float:
         """Of the source's head, or the one trained jointly, on the trunk as it is now."""
@@ -617,10 +627,7 @@ def check(config: Config) -> None:
         for name in names:
             if name not in RECIPES:
                 raise InputError(f"no method '{name}'", where=f"--config.{flag}", todo=suggest(name, RECIPES))
-    counts = (
-        "n_per_class widths input_size source_steps source_batch_size steps batch_size trials tuning_draws report_draws"
-    )
-    for flag in (*counts.split(), "validation", "folds"):
+    for flag in COUNTS:
         for value in np.atleast_1d(getattr(config, flag)):
             if value < 1:
                 raise InputError(f"{value} is less than 1", where=f"--config.{flag}")

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl.errors import InputError
-from jaxtl.trees import Tree, check_same, keep, map_named, named_leaves, sum_leaves
+from jaxtl.trees import Tree, keep, map_named, named_leaves, sum_leaves
 
 TRANSFERRED = "transferred"
 NEW = "new"
@@ -79,7 +79,7 @@ def label_params(params: Tree, rules: Rules, otherwise: Tree | None = None) -> T
         raise InputError(
             f"decides nothing (no path matches, or an earlier rule took them all): {idle[0]!r}",
             where="label rules",
-            todo=f"the paths are {_some(named_leaves(params))}",
+            todo=f"the paths are {some(named_leaves(params))}",
         )
     return labels
 
@@ -91,6 +91,7 @@ def count_by_label(params: Tree, labels: Tree) -> dict[str, LabelCount]:
         >>> count_by_label({"a": np.ones((2, 3), np.float32), "b": np.ones(4, np.float32)}, {"a": "new", "b": "new"})
         {'new': LabelCount(leaves=2, parameters=10, bytes=40)}
     """
+    check_labels(params, labels)
     counts: dict[str, LabelCount] = {}
     for leaf, label in zip(jax.tree.leaves(params), jax.tree.leaves(labels), strict=True):
         old = counts.get(label, LabelCount(0, 0, 0))
@@ -148,16 +149,24 @@ def everything(params: Tree) -> Tree:
     return jax.tree.map(lambda _: True, params)
 
 
-def check_labels(params: Tree, labels: Tree) -> None:
-    """Refuse a label tree that does not fit the parameters leaf by leaf.
+def check_labels(params: Tree, labels: Tree, where: str = "labels") -> None:
+    """Refuse a tree of labels, or of masks, that does not fit the parameters leaf by leaf.
 
     Raises:
-        InputError: names the paths on one side only.
+        InputError: names a path on one side only.
     """
-    a, b = named_leaves(params), named_leaves(labels)
-    check_same(dict.fromkeys(a, 0), dict.fromkeys(b, 0), where="labels", todo="label these very parameters")
+    ours, theirs = named_leaves(params).keys(), named_leaves(labels).keys()
+    for path in sorted(ours ^ theirs):
+        what = "a parameter without entry" if path in ours else "an entry without parameter"
+        raise InputError(f"{path} is {what}", where=where, todo="make the tree from these very parameters")
 
 
-def _some(names: Iterable[str], most: int = 6) -> str:
+def some(names: Iterable[str], most: int = 6) -> str:
+    """A few names in one line, and how many there are.
+
+    Example:
+        >>> some(["a", "b", "c"], most=2)
+        'a, b, … (3 in all)'
+    """
     names = list(names)
     return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")

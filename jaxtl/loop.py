@@ -99,6 +99,8 @@ def fit(
     every = steps if every is None else every
     _check_lengths(steps, chunk, every)
     _check_rates(_defaults(step, frozenset(fixed.rates), state, data, fixed), fixed)
+    # 0, 0.1 and np.float64(0.1) are three types to the compiler, and would be three programs
+    fixed = fixed._replace(rates={name: np.asarray(rate, np.float32) for name, rate in fixed.rates.items()})
     run = _program(step, chunk)
     workdir = None if workdir is None else Path(workdir)
     state, history, keeper, meter = _begin(state, workdir, best, log)

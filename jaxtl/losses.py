@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxtl.errors import InputError
+from jaxtl.labels import check_labels
 from jaxtl.penalties import Term
 from jaxtl.trees import Tree
 
@@ -135,8 +136,13 @@ def make_loss_fn(
             f"terms are {sorted(terms)}", where="make_loss_fn", todo="name at least one, none as 'penalty'"
         )
 
+    for name, term in terms.items():
+        if term.given or term.on:
+            raise InputError("given and on are read by penalties only", where=f"term '{name}'", todo="leave them out")
+
     def loss_fn(params, model_state, batch, ctx):
         if frozen is not None:
+            check_labels(params, frozen, where="make_loss_fn frozen")
             params = jax.tree.map(lambda held, w: jax.lax.stop_gradient(w) if held else w, frozen, params)
         outputs, model_state = forward(params, model_state, batch, ctx)
         metrics = {name: _scalar(name, term.fn(outputs, batch, ctx)) for name, term in terms.items()}

@@ -82,7 +82,7 @@ def per_label(
             gradients to unscaled updates, e.g. `lambda: optax.scale_by_lion()`.
         momentum: for "sgd" and "nesterov", in [0, 1).
         schedule: step -> factor on every learning rate; constant 1 when left out.
-        clip_norm: the gradient's global norm over all labels is clipped to it, once, before everything else.
+        clip_norm: the gradient's global norm over all labels that move is clipped to it, once, before everything else.
         decay_mask: params -> bool tree of the leaves that `decay` shrinks.
 
     Returns:
@@ -101,13 +101,18 @@ def per_label(
         (-0.25, 0.0)
     """
     scaler = _scaler(optimizer, momentum)
+    if clip_norm is not None and not clip_norm > 0:
+        raise InputError(f"{clip_norm} is not positive", where="per_label clip_norm", todo="leave it out to not clip")
     _check_groups(label_set(labels), groups)
     known = {f"{rate}/{label}" for label, g in groups.items() if not g.frozen for rate in ("learning_rate", "decay")}
 
     def transformation(rates: Mapping, factor) -> optax.GradientTransformationExtraArgs:
         parts = {label: _group(label, group, rates, factor, scaler, decay_mask) for label, group in groups.items()}
         tx = optax.partition(parts, lambda _: labels)  # it would call labels that are a module with `__call__`
-        return tx if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), tx)
+        if clip_norm is None:
+            return tx
+        held = having(labels, *(label for label, group in groups.items() if group.frozen))
+        return optax.chain(optax.masked(optax.set_to_zero(), held), optax.clip_by_global_norm(clip_norm), tx)
 
     def init(params):
         check_labels(params, labels)
@@ -165,6 +170,8 @@ def _scaler(optimizer, momentum: float) -> Callable[[], optax.GradientTransforma
         "nesterov": lambda: optax.trace(momentum, nesterov=True),
         "adam": optax.scale_by_adam,
     }
+    if optimizer == "nesterov" and not momentum:
+        raise InputError("has no momentum to look ahead along", where="per_label 'nesterov'", todo="pass momentum=0.9")
     if momentum and optimizer not in ("sgd", "nesterov"):
         raise InputError(f"'{optimizer}' does not read it", where=f"per_label momentum={momentum}")
     if callable(optimizer):

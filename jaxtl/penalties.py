@@ -23,7 +23,13 @@ def _away(fn: Callable[[jax.Array], jax.Array], params: Tree, anchor: Tree | Non
     """Σ fn(w), or Σ fn(w − anchor)."""
     if anchor is None:
         return sum_leaves(fn, params)
+    _check_fits(params, anchor, "anchor")
     return sum_leaves(lambda w, a: fn(w - a), params, anchor)
+
+
+def _check_fits(params: Tree, tree: Tree, name: str) -> None:
+    """The same paths and shapes; bfloat16 parameters may be held to a float32 anchor."""
+    check_same(params, tree, where=name, todo="give a tree with the parameters' paths and shapes", dtypes=False)
 
 
 def l2(params: Tree, anchor: Tree | None = None) -> jax.Array:
@@ -117,6 +123,8 @@ def fisher(params: Tree, anchor: Tree, importance: Tree) -> jax.Array:
 
     Source: Kirkpatrick et al., "Overcoming Catastrophic Forgetting in Neural Networks", 2017.
     """
+    for name, tree in (("anchor", anchor), ("importance", importance)):
+        _check_fits(params, tree, name)
     return sum_leaves(lambda w, a, f: 0.5 * f * (w - a) ** 2, params, anchor, importance)
 
 
@@ -178,6 +186,8 @@ def labelled(labels: Tree, terms: LabelTerms) -> Callable[..., tuple[jax.Array, 
     for label, pulls in terms.items():
         if label not in known:
             raise InputError("no parameter has this label", where=f"penalty/{label}", todo=suggest(label, known))
+        if not pulls:
+            raise InputError("no pull is named", where=f"penalty/{label}", todo="give a Term, or leave the label out")
         named = {label: pulls} if isinstance(pulls, Term) else {f"{label}/{name}": t for name, t in pulls.items()}
         flat |= {name: (label, term) for name, term in named.items()}
 
@@ -210,5 +220,5 @@ def _given(ctx, tree: str, params: Tree, name: str) -> Tree:
         raise InputError(
             f"needs given['{tree}']", where=f"penalty/{name}", todo=f"pass Fixed(given={{'{tree}': ...}}) to the step"
         )
-    check_same(params, ctx.given[tree], where=f"given['{tree}']", todo="give a tree with the parameters' structure")
+    check_same(params, ctx.given[tree], where=f"given['{tree}']", todo="give a tree like the parameters")
     return ctx.given[tree]

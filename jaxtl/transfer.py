@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl.errors import InputError
-from jaxtl.labels import NEW, TRANSFERRED, compile_rule
+from jaxtl.labels import NEW, TRANSFERRED, compile_rule, some
 from jaxtl.trees import Tree, copy_tree, map_named, named_leaves, shape_of
 
 # (source leaf, target leaf) -> (values like the target's, which of them are the source's: bool, broadcastable)
@@ -193,7 +193,7 @@ class _Rules:
         for position, (pattern, _) in enumerate(self.rules):
             if position not in self.used:
                 raise InputError(
-                    f"'{pattern.pattern}' matches nothing", where=self.where, todo=f"the paths are {', '.join(paths)}"
+                    f"'{pattern.pattern}' matches nothing", where=self.where, todo=f"the paths are {some(paths)}"
                 )
 
 

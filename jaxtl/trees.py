@@ -75,8 +75,12 @@ def shape_of(leaf: Any) -> str:
     return f"{getattr(leaf, 'dtype', type(leaf).__name__)}{list(np.shape(leaf))}"
 
 
-def differences(ours: Tree, theirs: Tree) -> list[str]:
+def differences(ours: Tree, theirs: Tree, dtypes: bool = True) -> list[str]:
     """How two trees differ in paths, shapes and dtypes: a line a path, both sides named; empty when they fit.
+
+    Args:
+        ours, theirs: trees of arrays.
+        dtypes: whether another dtype is a difference.
 
     Example:
         >>> differences({"a": jnp.zeros(2), "b": jnp.zeros(1)}, {"a": jnp.zeros(3)})
@@ -87,18 +91,19 @@ def differences(ours: Tree, theirs: Tree) -> list[str]:
     for path in sorted(a.keys() | b.keys()):
         left = shape_of(a[path]) if path in a else "nothing"
         right = shape_of(b[path]) if path in b else "nothing"
-        if left != right:
+        same_shape = path in a and path in b and np.shape(a[path]) == np.shape(b[path])
+        if left != right and (dtypes or not same_shape):
             lines.append(f"{path}: {left} against {right}")
     return lines
 
 
-def check_same(ours: Tree, theirs: Tree, *, where: str, todo: str) -> None:
-    """Refuse trees that differ in paths, shapes or dtypes.
+def check_same(ours: Tree, theirs: Tree, *, where: str, todo: str, dtypes: bool = True) -> None:
+    """Refuse trees that differ in paths, shapes or, unless told otherwise, dtypes.
 
     Raises:
         InputError: names up to three of the paths that differ.
     """
-    lines = differences(ours, theirs)
+    lines = differences(ours, theirs, dtypes)
     if lines:
         more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
         raise InputError("; ".join(lines[:3]) + more, where=where, todo=todo)

@@ -177,12 +177,9 @@ def test_best_returns_the_state_with_the_highest_figure_also_after_a_resume(tmp_
 
 def test_all_fits_of_one_step_share_one_program_whatever_the_rates():
     fit(STEP, start(), DATA, Fixed({"penalty/new": 0.5}), steps=2)
-    size = loop._program(STEP, 1)._cache_size()
-    for rate in (0.0, 1.0, jnp.float32(2.0)):
-        fit(STEP, start(), DATA, Fixed({"penalty/new": jnp.float32(rate)}), steps=2)
-    assert loop._program(STEP, 1)._cache_size() <= size + 1  # a Python number and a float32 are two types
     before = loop._program(STEP, 1)._cache_size()
-    fit(STEP, start(), DATA, Fixed({"penalty/new": jnp.float32(3.0)}), steps=2)
+    for rate in (0, 1.0, np.float64(0.1), jnp.float32(2.0)):
+        fit(STEP, start(), DATA, Fixed({"penalty/new": rate}), steps=2)
     assert loop._program(STEP, 1)._cache_size() == before
 
 

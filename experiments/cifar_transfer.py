@@ -81,7 +81,7 @@ class Config:
     validation: int = 1000  # target training images outside every subset that choose the "tuned" settings
     honest: tuple[str, ...] = ("features",)  # methods that also choose from their n labelled examples alone; or all
     folds: int = 5
-    learning_rate: tuple[float, ...] = (0.004, 0.1)  # ranges, searched log-uniformly
+    learning_rate: tuple[float, ...] = (0.008, 0.25)  # ranges, searched log-uniformly
     pull: tuple[float, ...] = (0.03, 30.0)  # λ · Σ learning rates / (1 − momentum), without unit
     ratio: tuple[float, ...] = (0.01, 1.0)  # learning rate of the trunk / of the head
     source_weight: tuple[float, ...] = (0.03, 3.0)

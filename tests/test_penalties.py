@@ -248,7 +248,7 @@ def test_an_anchor_of_another_shape_or_structure_is_not_broadcast():
     for penalty in (l2, l1, group_lasso):
         with pytest.raises(InputError, match=r"anchor: w: float32\[3, 2\] against float32\[1, 2\]"):
             penalty({"w": jnp.ones((3, 2))}, {"w": jnp.ones((1, 2))})
-    with pytest.raises(InputError, match="importance: a: float32.* against nothing; b: nothing"):
+    with pytest.raises(InputError, match=r"importance: a: float32.* against nothing; b: nothing"):
         fisher({"a": jnp.ones(2)}, {"a": jnp.ones(2)}, {"b": jnp.ones(2)})
 
 

@@ -250,7 +250,7 @@ def train_source(
         state, _ = fit(
             step,
             init_state(params, tx, run),
-            on_device(task.train, index, order),
+            on_device(task.train, order, index),
             Fixed(),
             steps=config.source_steps,
             chunk=chunk,
@@ -294,8 +294,8 @@ class Problem:
         self.model = make_model(config, own.shape, head=len(task.classes))
         held = min(config.validation, len(task.train) // 4)
         self.held, self.pool = hold_out(task.train.labels, held, config.seed)
-        self.target_data = on_device(task.train, None, jax.random.key(0))
-        self.source_data = on_device(source.task.train, None, jax.random.key(0))
+        self.target_data = on_device(task.train, jax.random.key(0))
+        self.source_data = on_device(source.task.train, jax.random.key(0))
         self.test_images, self.source_test_images = jnp.asarray(task.test.images), jnp.asarray(source.task.test.images)
         self.schedule = optax.cosine_decay_schedule(1.0, config.steps)
         self.reach = {
@@ -467,7 +467,7 @@ class Problem:
 
     def features(self, params: Tree, seen: np.ndarray, draw: Draw) -> dict[str, Any]:
         features = outputs(self.model, params, self.target_data["image"][seen], self.images, "features")
-        return on_device(Split(features, self.task.train.labels[seen]), None, self.key(draw, "order"))
+        return on_device(Split(features, self.task.train.labels[seen]), self.key(draw, "order"))
 
     def run(self, program: str, params: Tree, data, rates: dict[str, float], draw: Draw):
         """(all parameters after the program has trained its own, points of the learning curves of a report draw)."""

@@ -13,13 +13,13 @@ from jaxtl.data.dataset import Split
 from jaxtl.data.sampling import epoch_batch
 
 
-def on_device(split: Split, index: np.ndarray | None, order: jax.Array) -> dict[str, jax.Array]:
+def on_device(split: Split, order: jax.Array, index: np.ndarray | None = None) -> dict[str, jax.Array]:
     """What `image_batches` reads: images as they are (uint8 stays uint8), labels, which examples, and their order.
 
     Args:
         split: a training part; arrays that are on the device already stay there.
-        index: [M] the examples to train on; all of them when None.
         order: key of the order of data.
+        index: [M] the examples to train on; all of them when left out.
 
     Returns:
         {"image" [N, ...], "label" [N], "index" [M], "order"}.
@@ -50,7 +50,7 @@ def image_batches(
         >>> split = Split(np.zeros((8, 4, 4, 1), np.uint8), np.arange(8, dtype=np.int32))
         >>> prepare = image_batches(4, np.zeros(1), np.ones(1))
         >>> key = jax.random.key(0)
-        >>> prepare(on_device(split, None, key), key, 0)["image"].shape
+        >>> prepare(on_device(split, key), key, 0)["image"].shape
         (4, 4, 4, 1)
     """
 

@@ -11,10 +11,11 @@ from jaxtl.transfer import Transfer
 
 
 def print_data(console: Console, **parts: DataSet) -> None:
-    """One line per data set under the role it plays, and its notice if it is not what was asked for first."""
-    for role, data in parts.items():
+    """One line per data set under the roles it plays, and its notice if it is not what was asked for first."""
+    for data in dict.fromkeys(parts.values()):
+        roles = " and ".join(role for role, part in parts.items() if part is data)
         size = f"{len(data.train)} training and {len(data.test)} test images"
-        console.print(f"{role}: {size}, {len(data.classes)} classes, {data.origin}", soft_wrap=True)
+        console.print(f"{roles}: {size}, {len(data.classes)} classes, {data.origin}", soft_wrap=True)
     for notice in dict.fromkeys(data.notice for data in parts.values() if data.notice):
         console.print(f"NOTE: {notice}", style="bold yellow", soft_wrap=True)
 

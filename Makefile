@@ -12,11 +12,12 @@ SOURCES := jaxtl experiments tests
 # It has to be set before Python starts.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: help run smoke test test-all lint clean
+.PHONY: help run smoke bench test test-all lint clean
 
 help:
 	@echo "make run       the main job: experiments/cifar_transfer.py"
 	@echo "make smoke     the same on embedded digits, in less than a minute"
+	@echo "make bench     what labels, penalties and freezing cost per training step, in a minute or two"
 	@echo "make test      the tests; make test-all: the slow ones too"
 	@echo "make lint      ruff and mypy"
 	@echo "make clean     remove what make has made; runs/ stays"
@@ -26,6 +27,9 @@ run: $(VENV)/installed
 
 smoke: $(VENV)/installed
 	$(BIN)/python -m experiments.cifar_transfer --smoke --overwrite $(ARGS)
+
+bench: $(VENV)/installed
+	$(BIN)/python -m experiments.benchmarks.step --overwrite $(ARGS)
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 -m "not slow" $(ARGS)

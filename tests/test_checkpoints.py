@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,6 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
-from jaxtl import checkpoints
 from jaxtl.checkpoints import export, latest_step, load_weights, own, read_meta, restore, save
 from jaxtl.errors import InputError
 
@@ -316,7 +316,7 @@ def test_a_reader_that_gives_other_values_is_caught(pair, monkeypatch):
 def test_too_little_space_is_seen_before_writing(pair, monkeypatch):
     workdir, _ = pair
     usage = shutil.disk_usage(workdir)
-    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(InputError, match="0 MB are free") as error:
         save(workdir, make_state(3), {})
     short(error)
@@ -329,6 +329,7 @@ CHILD = """
 import sys, os, signal, resource
 import numpy as np
 from jaxtl import checkpoints
+from jaxtl.errors import InputError
 assert "orbax.checkpoint" not in sys.modules
 workdir, what = sys.argv[1:]
 state = {"a": np.random.default_rng(0).normal(size=50_000)}
@@ -345,7 +346,7 @@ if what == "full":
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
     try:
         checkpoints.save(workdir, state, {"step": 1})
-    except checkpoints.InputError as error:
+    except InputError as error:
         print(error)
 """
 
@@ -408,7 +409,7 @@ def test_a_path_that_is_no_directory_is_refused_at_the_start(tmp_path, monkeypat
     def denied(**_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(checkpoints.tempfile, "NamedTemporaryFile", denied)  # no file mode stops root
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", denied)  # no file mode stops root
     with pytest.raises(InputError, match="Permission denied"), own(tmp_path / "run"):
         pass
 

@@ -1,0 +1,184 @@
+"""The state of a run: saved, verified, restored, by one process at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtl.checkpoints.disk import Damaged, check_space, one_line, read, to_host, verify, write
+from jaxtl.errors import InputError
+from jaxtl.trees import Tree, check_same, map_named
+
+KEPT = 2  # the newest, and the one to fall back to
+ELSEWHERE = "free space or permissions, or choose another --workdir"
+
+logger = logging.getLogger("jaxtl")
+
+
+@contextlib.contextmanager
+def own(workdir: str | Path) -> Iterator[Path]:
+    """Create the directory of a run and keep other processes out of it; the lock ends with the process.
+
+    Args:
+        workdir: where the run writes.
+
+    Yields:
+        The absolute path.
+
+    Raises:
+        InputError: the path is a file, cannot be read or written, or another process owns it.
+    """
+    workdir = Path(workdir).expanduser().resolve()
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        os.listdir(workdir)
+        with tempfile.NamedTemporaryFile(dir=workdir, prefix=".probe-") as probe:
+            probe.write(bytes(4096))
+        lock = open(workdir / ".lock", "a+")  # noqa: SIM115 (closing it would release it)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with lock:
+            lock.seek(0)
+            what = f"in use by process {lock.read() or 'unknown'}"
+        raise InputError(what, where=workdir, todo="wait until it ends, or choose another --workdir") from None
+    except OSError as error:
+        raise InputError(f"no directory to write in: {error.strerror}", where=workdir, todo=ELSEWHERE) from error
+    with lock:
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield workdir
+
+
+def save(workdir: str | Path, state: Tree, meta: dict[str, Any]) -> Path:
+    """Write a checkpoint, read it back, and only then give it its name and delete all but the newest two.
+
+    In a run of several processes one of them saves, and the arrays must be whole on it (replicated).
+
+    Args:
+        workdir: directory of the run.
+        state: any tree of arrays, typed random keys among them. `state.step`, when it is a scalar, is the step.
+        meta: stored beside the arrays, as JSON; meta["step"] is the step of a state that has none.
+
+    Returns:
+        The directory of the checkpoint.
+
+    Raises:
+        InputError: a leaf or `meta` that cannot be stored, an older step than the newest there, no space.
+    """
+    root, step = _root(workdir), _step_of(state, meta)
+    newest = latest_step(workdir)
+    if newest is not None and step < newest:
+        todo = "restore it first, or choose another --workdir"
+        raise InputError(f"step {step} is older than the checkpoint of step {newest}", where=root, todo=todo)
+    leaves, keys = to_host(state)
+    final, temporary, replaced = (root / f"{step}{ending}" for ending in ("", ".tmp", ".replaced.tmp"))
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for leftover in root.glob("*.tmp"):
+            shutil.rmtree(leftover)
+        check_space(root, sum(leaf.nbytes for leaf in leaves.values()))
+        write(temporary, leaves, {"step": step, "meta": meta, "keys": keys})
+        read(temporary, verify(temporary))
+        if final.exists():
+            final.rename(replaced)
+        temporary.rename(final)
+        for old in (replaced, *(root / str(old) for old in _steps(root)[:-KEPT])):
+            shutil.rmtree(old, ignore_errors=True)
+    except (OSError, Damaged) as error:
+        what = f"step {step} could not be saved, earlier ones are untouched: {one_line(error)}"
+        raise InputError(what, where=root, todo=ELSEWHERE) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return final
+
+
+def restore(workdir: str | Path, like: Tree) -> Tree:
+    """The newest checkpoint that verifies, in the structure, dtypes and placement of `like`.
+
+    Damaged ones are renamed `<step>.corrupt` and told in a line each by the logger "jaxtl". Nothing is padded,
+    truncated or cast.
+
+    Args:
+        workdir: directory of the run.
+        like: a tree of arrays or of `jax.ShapeDtypeStruct`.
+
+    Raises:
+        InputError: no checkpoint that verifies, or one whose paths, shapes or dtypes differ from those of `like`.
+    """
+    directory, manifest = newest_intact(workdir, set_aside=True)
+    leaves = read(directory, manifest)
+    for path, kind in manifest["keys"].items():
+        leaves[path] = jax.random.wrap_key_data(leaves[path], impl=kind)
+    todo = "continue with the configuration it was saved with, or start anew in another --workdir"
+    check_same(like, leaves, where=f"this run against {directory}", todo=todo)
+    return map_named(lambda path, leaf: _place(leaves[path], leaf), like)
+
+
+def latest_step(workdir: str | Path) -> int | None:
+    """The newest step there is, whether it verifies or not; None when there is nothing to resume from."""
+    return max(_steps(_root(workdir)), default=None)
+
+
+def read_meta(workdir: str | Path) -> dict[str, Any]:
+    """The `meta` of the newest checkpoint that verifies: after `restore`, of the one restored.
+
+    Raises:
+        InputError: no checkpoint that verifies.
+    """
+    return newest_intact(workdir, set_aside=False)[1]["meta"]
+
+
+def _step_of(state: Tree, meta: dict[str, Any]) -> int:
+    step = getattr(state, "step", None)
+    if step is None or np.ndim(step):  # several runs in one state: their common step is in meta
+        step = meta.get("step", -1)
+    if int(step) < 0:
+        raise InputError("the step is missing or negative", where="save", todo="give state.step or meta['step'] >= 0")
+    return int(step)
+
+
+def _place(value: Any, like: Any) -> Any:
+    """A restored leaf as the kind of array that `like` is, and where it is."""
+    if isinstance(like, np.ndarray | np.generic):
+        return value if isinstance(like, np.ndarray) else value[()]
+    # A copy, because the buffer may be donated. An uncommitted array stays one: jit may still move it to its mesh.
+    return jax.device_put(jnp.array(value), like.sharding if getattr(like, "committed", True) else None)
+
+
+def _root(workdir: str | Path) -> Path:
+    return Path(workdir).expanduser().resolve() / "checkpoints"
+
+
+def _steps(root: Path) -> list[int]:
+    return sorted(int(path.name) for path in root.glob("*") if path.name.isdecimal())
+
+
+def newest_intact(workdir: str | Path, set_aside: bool) -> tuple[Path, dict[str, Any]]:
+    """The newest checkpoint that verifies, with its manifest; newer ones are told and, if wished, renamed."""
+    root, damaged = _root(workdir), 0
+    for directory in (root / str(step) for step in reversed(_steps(root))):
+        try:
+            return directory, verify(directory)
+        except Damaged as error:
+            damaged += 1
+            aside = directory.with_suffix(".corrupt")
+            if set_aside:
+                with contextlib.suppress(OSError):  # a directory that cannot be written is no reason to stop
+                    shutil.rmtree(aside, ignore_errors=True)
+                    directory.rename(aside)
+            done = "passed over" if directory.exists() else f"set aside as {aside.name}"
+            logger.warning("%s is damaged (%s): %s", directory, error.what, done)
+    what = f"none of its {damaged} checkpoints is intact" if damaged else "no checkpoint"
+    raise InputError(what, where=root, todo="start anew, or name the directory of another run")

@@ -44,7 +44,7 @@ from jaxtl.data import (
     stratified_folds,
 )
 from jaxtl.errors import InputError, suggest
-from jaxtl.labels import NEW, TRANSFERRED, label_params, norm_by_label
+from jaxtl.labels import NEW, TRANSFERRED, label_params, norm_by_label, some
 from jaxtl.loop import fit, refuse_stop
 from jaxtl.losses import make_loss_fn, mean_of, softmax_cross_entropy
 from jaxtl.models import Classifier, Cnn, Mlp, as_forward, initialise
@@ -207,6 +207,15 @@ def predict(model, params: Tree, image: jax.Array, images: Images, head: str = "
     return np.argmax(outputs(model, params, image, images, head), axis=-1).astype(np.uint8)
 
 
+def in_grey(task: DataSet) -> DataSet:
+    """Colour images as a trunk for grey ones sees them: the mean of the channels."""
+
+    def grey(part: Split) -> Split:
+        return Split(part.images.mean(axis=-1, keepdims=True).astype(part.images.dtype), part.labels)
+
+    return dataclasses.replace(task, train=grey(task.train), test=grey(task.test))
+
+
 def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(predicted == labels))
 
@@ -302,15 +311,21 @@ class Problem:
         held = min(config.validation, len(task.train) // 4)
         self.held, self.pool = hold_out(task.train.labels, held, config.seed)
         self.target_data = on_device(task.train, jax.random.key(0))
-        self.source_data = on_device(source.task.train, jax.random.key(0))
-        self.test_images, self.source_test_images = jnp.asarray(task.test.images), jnp.asarray(source.task.test.images)
+        self.seen_source = in_grey(source.task) if own.shape[-1] == 1 < source.images.shape[-1] else source.task
+        self.source_images = Images.of(self.seen_source) if self.seen_source is not source.task else source.images
+        self.source_data = on_device(self.seen_source.train, jax.random.key(0))
+        self.test_images, self.source_test_images = map(jnp.asarray, (task.test.images, self.seen_source.test.images))
         self.schedule = optax.cosine_decay_schedule(1.0, config.steps)
         self.reach = {
             kind: pull_per_rate(1.0, config.steps, schedule=self.schedule, momentum=config.momentum, decay_kind=kind)
             for kind in ("coupled", "decoupled")
         }
         self.moved = self.transferred(Draw(0))  # labels and anchor, the same for every draw
-        self.joint_model = make_model(config, own.shape, head=len(task.classes), source_head=len(source.task.classes))
+        heads = {"head": len(task.classes), "source_head": len(source.task.classes)}
+        self.joint_model = make_model(config, own.shape, **heads)
+        self.source_model = make_model(
+            config, source.images.shape, **heads
+        )  # for images of its size
         self.programs = {
             "pulled": self.pulled(),
             "head": self.head(),
@@ -393,8 +408,8 @@ class Problem:
 
     def joint(self) -> Program:
         """Σ ℓ_target + source_weight · Σ ℓ_source: one trunk, two heads, a batch of each task."""
-        forward, size = as_forward(self.joint_model), self.config.batch_size
-        target, source = self.images.batches(size), self.source.images.batches(size)
+        forward, source_forward = as_forward(self.joint_model), as_forward(self.source_model)
+        target, source = (images.batches(self.config.batch_size) for images in (self.images, self.source_images))
 
         def prepare(data, rng, step):
             target_rng, source_rng = jax.random.split(rng)
@@ -403,7 +418,7 @@ class Problem:
 
         def both(params, model_state, batch, ctx):
             outputs, model_state = forward(params, model_state, batch, ctx)
-            source_outputs, model_state = forward(params, model_state, batch["source"], ctx)
+            source_outputs, model_state = source_forward(params, model_state, batch["source"], ctx)
             return {**outputs, "source": source_outputs}, model_state
 
         def source_loss(outputs, batch, ctx):
@@ -536,12 +551,9 @@ class Problem:
 
     def source_accuracy(self, params: Tree) -> float:
         """Of the source's head, or the one trained jointly, on the trunk as it is now."""
-        head = params.get("source_head", self.source.params["head"])
-        model = make_model(self.config, self.source.images.shape, head=len(self.source.task.classes))
-        predicted = predict(
-            model, {"trunk": params["trunk"], "head": head}, self.source_test_images, self.source.images
-        )
-        return accuracy(predicted, self.source.task.test.labels)
+        params = {"source_head": self.source.params["head"], **params}
+        predicted = predict(self.source_model, params, self.source_test_images, self.source_images, "source_head")
+        return accuracy(predicted, self.seen_source.test.labels)
 
     def effective_rates(self, trained: Trained) -> dict[str, float]:
         """lr/‖w‖² by label: before a normalisation, decay changes nothing but this."""
@@ -569,7 +581,7 @@ def main(config: Config, workdir: Path) -> None:
             console.print(f"source model: {source.accuracy:.1%} of its {len(source_task.test)} test images are right")
             for n in config.n_per_class:
                 problem = Problem(config, source, task, n)
-                console.print(f"target: {n} labelled examples of each of {', '.join(task.classes)}")
+                console.print(f"target: {n} labelled examples of each of {some(task.classes)}")
                 report.print_transfer(console, problem.moved)
                 result = run(config, problem, split, examples, room / f"n_{n}")
                 report.print_result(result, console, baseline=BASELINE)
@@ -619,7 +631,7 @@ def run(config: Config, problem: Problem, split: str, examples: int, workdir: Pa
             progress=tell,
         )
     source, target = problem.source.task, problem.task
-    title = f"{', '.join(source.classes)} → {', '.join(target.classes)}, {problem.n} per class"
+    title = f"{some(source.classes)} → {some(target.classes)}, {problem.n} per class"
     size = examples or len(source.train)
     axes: dict[str, float | int | str] = {"split": split, "n_per_class": problem.n, "source_examples": size}
     return report.Result(title, axes, runs, contrasts, store.arrays)

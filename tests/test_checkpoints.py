@@ -143,6 +143,33 @@ def test_saving_a_step_again_replaces_it(tmp_path):
     assert read_meta(tmp_path) == {"finished": True}
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_at_any_instant_of_a_save_the_old_or_the_new_checkpoint_restores(tmp_path, monkeypatch, again):
+    """A copy of the directory is made before and after every change of a name: what a kill would leave there."""
+    workdir, copies = tmp_path / "run", tmp_path / "copies"
+    save(workdir, make_state(1), {"old": True})
+
+    def copied(original):
+        def change(*args, **how):
+            shutil.copytree(workdir, copies / str(len(list(copies.glob("*")))))
+            return original(*args, **how)
+
+        return change
+
+    copies.mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", copied(Path.rename))
+        patched.setattr(shutil, "rmtree", copied(shutil.rmtree))
+        save(workdir, make_state(1 if again else 2), {"old": False})
+    assert len(list(copies.iterdir())) >= 2 + again
+    for copy in copies.iterdir():
+        restored = restore(copy, make_state(9))
+        assert same(restored, make_state(int(restored.step)))
+        assert read_meta(copy)["old"] == (restored.step == 1) or again
+        save(copy, make_state(3), {})
+        assert latest_step(copy) == 3
+
+
 def test_a_stacked_state_takes_its_step_from_meta(tmp_path):
     stacked = jax.tree.map(lambda x: jnp.stack([x, x]), make_state(1))
     assert save(tmp_path, stacked, {"step": 4}).name == "4"
@@ -274,10 +301,12 @@ def test_nothing_intact_is_an_error_and_nothing_is_deleted(pair):
     workdir, _ = pair
     for step in (1, 2):
         (step_directory(workdir, step) / "manifest.json").write_text("{}")
-    with pytest.raises(InputError, match="none of its 2 checkpoints is intact") as error:
-        restore(workdir, make_state(1))
-    short(error)
-    assert names(workdir) == {"1.corrupt", "2.corrupt"}
+    for _ in range(2):  # the second time as well: it never starts anew unasked
+        with pytest.raises(InputError, match=r"none of its 2 checkpoints is intact \(manifest.json:") as error:
+            restore(workdir, make_state(1))
+        short(error)
+        assert names(workdir) == {"1", "2"}
+        assert latest_step(workdir) == 2
 
 
 def test_an_empty_newer_directory_is_set_aside(pair):

@@ -224,6 +224,10 @@ def test_a_colour_trunk_meets_grey_images_by_summing_its_first_kernel(config, tm
     kernel = problem.source.params["trunk"]["conv_0"]["kernel"]
     np.testing.assert_allclose(moved.params["trunk"]["conv_0"]["kernel"], jnp.sum(kernel, 2, keepdims=True), rtol=1e-6)
     assert moved.labels["trunk"]["conv_0"]["kernel"] == TRANSFERRED
+    metrics, _ = problem.test(problem.train("joint", setting("joint"), Draw(1)), Draw(1))
+    assert 0 <= metrics["source"] <= 1
+    untouched = {**moved.params, "head": problem.source.params["head"]}
+    assert problem.source_accuracy(untouched) == pytest.approx(problem.source.accuracy, abs=0.15)
     with pytest.raises(InputError, match="trunk/conv_0/kernel: the source has"):
         Problem(config, experiment.make_source(config, *[task] * 1, 0, tmp_path / "g"), source_task, 4)
 

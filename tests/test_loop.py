@@ -190,7 +190,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_leaves_the_last_checkpoint
 
     loss_fn = make_loss_fn(forward, {"task": Term(1.0, mean_of(softmax_cross_entropy))})
     step = make_train_step(total_gradient(loss_fn), TX, explode)
-    with pytest.raises(NotFinite, match=r"step 4: the loss is nan; the step before it was [0-9.]+\n") as stopped:
+    with pytest.raises(NotFinite, match=r"step 4: the loss is nan; the step before it was [0-9.]+; f") as stopped:
         fit(step, start(), DATA, Fixed(), steps=8, every=2, workdir=tmp_path)
     assert stopped.value.exit_code == 3
     assert checkpoints.latest_step(tmp_path) == 4

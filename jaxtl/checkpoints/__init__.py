@@ -10,7 +10,7 @@ does not fit. The digest of a file shows damage before a parser meets it; the di
 is what was saved. It is crc32, because the enemy is a bad disk and no forger: three times as fast as sha256.
 """
 
-from jaxtl.checkpoints.states import latest_step, own, read_meta, restore, save
+from jaxtl.checkpoints.states import is_owned, latest_step, own, read_meta, restore, save
 from jaxtl.checkpoints.weights import export, load_weights
 
-__all__ = ["export", "latest_step", "load_weights", "own", "read_meta", "restore", "save"]
+__all__ = ["export", "is_owned", "latest_step", "load_weights", "own", "read_meta", "restore", "save"]

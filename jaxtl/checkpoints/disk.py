@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import shutil
 import warnings
 import zlib
@@ -38,6 +39,17 @@ def write(directory: Path, leaves: dict[str, np.ndarray], manifest: dict[str, An
         raise InputError(f"not JSON: {error}", where="meta", todo="numbers, strings, lists and dicts") from error
     crc32 = zlib.crc32(json.dumps(content).encode())
     (directory / "manifest.json").write_text(json.dumps({"crc32": crc32, "content": content}))
+    for path in (*directory.rglob("*"), directory):
+        to_disk(path)
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file or directory would survive a loss of power."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def verify(directory: Path) -> dict[str, Any]:

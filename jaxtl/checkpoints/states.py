@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtl.checkpoints.disk import Damaged, check_space, one_line, read, to_host, verify, write
+from jaxtl.checkpoints.disk import Damaged, check_space, one_line, read, to_disk, to_host, verify, write
 from jaxtl.errors import InputError
 from jaxtl.trees import Tree, check_same, map_named
 
@@ -24,6 +24,7 @@ KEPT = 2  # the newest, and the one to fall back to
 ELSEWHERE = "free space or permissions, or choose another --workdir"
 
 logger = logging.getLogger("jaxtl")
+_owned: set[Path] = set()  # by this process
 
 
 @contextlib.contextmanager
@@ -58,7 +59,16 @@ def own(workdir: str | Path) -> Iterator[Path]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        yield workdir
+        _owned.add(workdir)
+        try:
+            yield workdir
+        finally:
+            _owned.discard(workdir)
+
+
+def is_owned(workdir: str | Path) -> bool:
+    """Whether this process is within `own` for this very directory."""
+    return Path(workdir).expanduser().resolve() in _owned
 
 
 def save(workdir: str | Path, state: Tree, meta: dict[str, Any]) -> Path:
@@ -78,7 +88,7 @@ def save(workdir: str | Path, state: Tree, meta: dict[str, Any]) -> Path:
         InputError: a leaf or `meta` that cannot be stored, an older step than the newest there, no space.
     """
     root, step = _root(workdir), _step_of(state, meta)
-    newest = latest_step(workdir)
+    newest = latest_step(workdir)  # puts a replaced one back, before leftovers are removed
     if newest is not None and step < newest:
         todo = "restore it first, or choose another --workdir"
         raise InputError(f"step {step} is older than the checkpoint of step {newest}", where=root, todo=todo)
@@ -94,6 +104,7 @@ def save(workdir: str | Path, state: Tree, meta: dict[str, Any]) -> Path:
         if final.exists():
             final.rename(replaced)
         temporary.rename(final)
+        to_disk(root)
         for old in (replaced, *(root / str(old) for old in _steps(root)[:-KEPT])):
             shutil.rmtree(old, ignore_errors=True)
     except (OSError, Damaged) as error:
@@ -117,17 +128,19 @@ def restore(workdir: str | Path, like: Tree) -> Tree:
     Raises:
         InputError: no checkpoint that verifies, or one whose paths, shapes or dtypes differ from those of `like`.
     """
+    _put_back(_root(workdir))
     directory, manifest = newest_intact(workdir, set_aside=True)
     leaves = read(directory, manifest)
     for path, kind in manifest["keys"].items():
         leaves[path] = jax.random.wrap_key_data(leaves[path], impl=kind)
-    todo = "continue with the configuration it was saved with, or start anew in another --workdir"
+    todo = "go on with the model it was saved with, or transfer(load_weights(...), params, rename=..., reinit=...)"
     check_same(like, leaves, where=f"this run against {directory}", todo=todo)
     return map_named(lambda path, leaf: _place(leaves[path], leaf), like)
 
 
 def latest_step(workdir: str | Path) -> int | None:
     """The newest step there is, whether it verifies or not; None when there is nothing to resume from."""
+    _put_back(_root(workdir))
     return max(_steps(_root(workdir)), default=None)
 
 
@@ -165,20 +178,42 @@ def _steps(root: Path) -> list[int]:
     return sorted(int(path.name) for path in root.glob("*") if path.name.isdecimal())
 
 
+def _put_back(root: Path) -> None:
+    """Undo the first half of a replacement, where a process was killed between the two."""
+    for replaced in root.glob("*.replaced.tmp"):
+        final = root / replaced.name.partition(".")[0]
+        if not final.exists():
+            replaced.rename(final)
+
+
 def newest_intact(workdir: str | Path, set_aside: bool) -> tuple[Path, dict[str, Any]]:
-    """The newest checkpoint that verifies, with its manifest; newer ones are told and, if wished, renamed."""
-    root, damaged = _root(workdir), 0
+    """The newest checkpoint that verifies, with its manifest; newer ones are told and, if wished, renamed.
+
+    Where none is intact nothing is renamed: the same command meets the same error again, and never starts anew unasked.
+    """
+    root, damaged = _root(workdir), list[Damaged]()
     for directory in (root / str(step) for step in reversed(_steps(root))):
         try:
-            return directory, verify(directory)
+            manifest = verify(directory)
         except Damaged as error:
-            damaged += 1
-            aside = directory.with_suffix(".corrupt")
-            if set_aside:
-                with contextlib.suppress(OSError):  # a directory that cannot be written is no reason to stop
-                    shutil.rmtree(aside, ignore_errors=True)
-                    directory.rename(aside)
-            done = "passed over" if directory.exists() else f"set aside as {aside.name}"
-            logger.warning("%s is damaged (%s): %s", directory, error.what, done)
-    what = f"none of its {damaged} checkpoints is intact" if damaged else "no checkpoint"
-    raise InputError(what, where=root, todo="start anew, or name the directory of another run")
+            damaged.append(error)
+            continue
+        for newer in damaged:
+            aside = _renamed(Path(newer.where)) if set_aside else None
+            done = f"set aside as {aside.name}" if aside else "passed over"
+            logger.warning("%s is damaged (%s): %s", newer.where, newer.what, done)
+        return directory, manifest
+    if not damaged:
+        raise InputError("no checkpoint", where=root, todo="start anew, or name the directory of another run")
+    what = f"none of its {len(damaged)} checkpoints is intact ({damaged[0].what})"
+    raise InputError(what, where=root, todo="start anew in another --workdir or with --overwrite")
+
+
+def _renamed(directory: Path) -> Path | None:
+    """Where a damaged checkpoint now is; None where the directory cannot be written, which is no reason to stop."""
+    aside = directory.with_suffix(".corrupt")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        return directory.rename(aside)
+    except OSError:
+        return None

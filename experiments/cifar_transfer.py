@@ -121,10 +121,13 @@ class Config:
 
 
 class Recipe(NamedTuple):
-    """A method: what is searched, where it starts, and which compiled program it runs in."""
+    """A method: what is searched, where it starts, and which compiled program it runs in.
+
+    All take the same number of steps; probing a head takes as many again, which cost next to nothing.
+    """
 
     search: tuple[str, ...]
-    start: Literal["fresh", "source", "probed"] = "source"  # probed: the head is first trained on the frozen trunk
+    start: Literal["fresh", "source", "probed"] = "source"  # probed: its head is first trained on features
     program: Literal["pulled", "head", "joint", "untuned"] = "pulled"
 
 
@@ -323,9 +326,7 @@ class Problem:
         self.moved = self.transferred(Draw(0))  # labels and anchor, the same for every draw
         heads = {"head": len(task.classes), "source_head": len(source.task.classes)}
         self.joint_model = make_model(config, own.shape, **heads)
-        self.source_model = make_model(
-            config, source.images.shape, **heads
-        )  # for images of its size
+        self.source_model = make_model(config, source.images.shape, **heads)  # for images of its size
         self.programs = {
             "pulled": self.pulled(),
             "head": self.head(),

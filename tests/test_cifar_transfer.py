@@ -158,6 +158,12 @@ def test_a_pull_in_the_loss_is_the_coupled_decay_and_not_the_decoupled_one(metho
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3), trained["loss"], trained["decoupled"])
 
 
+def test_several_steps_in_one_dispatch_are_the_same_steps(problem):
+    other = Problem(dataclasses.replace(problem.config, chunk=5), problem.source, problem.task, 4)
+    single, together = (p.train("l2_sp", setting("l2_sp"), Draw(0)).params for p in (problem, other))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), single, together)
+
+
 def test_features_leave_the_trunk_and_with_it_the_source_accuracy(problem):
     trained = problem.train("features", setting("features"), Draw(1))
     jax.tree.map(np.testing.assert_array_equal, trained.params["trunk"], problem.source.params["trunk"])

@@ -18,7 +18,7 @@ help:
 	@echo "make run       the main job: experiments/cifar_transfer.py"
 	@echo "make smoke     the same on embedded digits, in less than a minute"
 	@echo "make bench     what labels, penalties and freezing cost per training step, in a minute or two"
-	@echo "make test      the tests; make test-all: the slow ones too"
+	@echo "make test      the tests; make test-all: the slow ones too, with PyTorch"
 	@echo "make lint      ruff and mypy"
 	@echo "make clean     remove what make has made; runs/ stays"
 
@@ -34,7 +34,7 @@ bench: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 -m "not slow" $(ARGS)
 
-test-all: $(VENV)/installed-test
+test-all: $(VENV)/installed-oracles
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 $(ARGS)
 
 lint: $(VENV)/installed-test
@@ -55,6 +55,10 @@ $(VENV)/installed: pyproject.toml | $(BIN)/pip
 $(VENV)/installed-test: pyproject.toml | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
 	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-oracles: pyproject.toml | $(BIN)/pip
+	$(BIN)/python -m pip install --quiet --editable ".[test,oracles]"
+	@touch $@ $(VENV)/installed $(VENV)/installed-test
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -284,17 +285,43 @@ def test_every_damaged_file_leads_to_the_previous_checkpoint(pair, damage, caplo
     assert capfd.readouterr() == ("", "")
 
 
-def test_no_flipped_bit_gives_other_values(pair):
-    workdir, mend = pair
-    like, chance, fallen = make_state(9), random.Random(1), 0
-    files = sorted(path for path in step_directory(workdir, 2).rglob("*") if path.is_file() and path.stat().st_size)
-    for _ in range(200):
-        flip(chance.choice(files), chance)
+def how_it_ends(workdir: Path, like: State) -> str:
+    try:
         restored = restore(workdir, like)
-        fallen += int(restored.step) == 1
-        assert same(restored, make_state(int(restored.step)))
+    except InputError as error:
+        return "one error" if len(str(error).splitlines()) <= 2 else "a long error"
+    step = int(restored.step)
+    return ("fell back" if step == 1 else "intact") if same(restored, make_state(step)) else "silently wrong"
+
+
+@pytest.mark.parametrize(
+    ("flips", "truncations"),
+    [(100, 20), pytest.param(1000, 200, marks=pytest.mark.slow)],
+    ids=["some", "many"],
+)
+def test_no_damage_gives_other_values(pair, flips, truncations, record_property):
+    """One damage each, in the newest checkpoint; every tenth time in both, so that nothing is left to fall back to."""
+    workdir, mend = pair
+    like, chance, ends = make_state(9), random.Random(flips), Counter()
+    files = {
+        step: sorted(path for path in step_directory(workdir, step).rglob("*") if path.is_file()) for step in (1, 2)
+    }
+    filled = {step: [path for path in found if path.stat().st_size] for step, found in files.items()}
+    cases = [("flipped", None)] * flips + [("truncated", None)] * truncations
+    for number, (damage, file) in enumerate([*cases, *(("deleted", file) for file in files[2])]):
+        for step in (2,) if number % 10 else (2, 1):
+            DAMAGES[damage](file if file and step == 2 else chance.choice(filled[step]), chance)
+        ends[how_it_ends(workdir, like)] += 1
         mend()
-    assert fallen >= 190  # the others flipped what JSON does not read
+    total = len(cases) + len(files[2])
+    told = ", ".join(f"{end}: {ends[end]}" for end in ("fell back", "one error", "intact", "silently wrong"))
+    record_property(
+        "proof", f"{total} damages to checkpoints ({flips} flipped bits, {truncations} truncations, {told})"
+    )
+    assert ends.keys() <= {"fell back", "one error", "intact"}
+    assert ends["fell back"] >= 0.8 * total
+    assert ends["one error"] >= 0.05 * total
+    assert ends["intact"] <= 0.05 * total  # what JSON does not read: white space
 
 
 def test_nothing_intact_is_an_error_and_nothing_is_deleted(pair):

@@ -260,6 +260,50 @@ def test_another_config_is_refused_and_both_values_named(toy, capsys):
     assert toy.run("--config.n_per_class=5", "--workdir=other") == 0
 
 
+def test_keys_that_only_add_to_a_run_may_change(toy, capsys):
+    toy.Config.may_change = ("methods", "names")
+    toy.run("--config.methods=l2")
+    assert toy.run() == 0  # a finished run goes on
+    assert [call.methods for call in toy.calls] == [("l2",), ("l2", "l2_sp")]
+    assert json.loads(Path("runs/toy/config.json").read_text())["config"]["methods"] == ["l2", "l2_sp"]
+    toy.behaviour = lambda config, workdir: (_ for _ in ()).throw(NotFinite("stopped"))
+    assert toy.run("--config.names=a") == 3
+    assert not workdir.is_finished(Path("runs/toy"))  # its summary would be the one of the earlier config
+    capsys.readouterr()
+    assert toy.run("--config.steps=3", "--config.names=b") == 2
+    said = capsys.readouterr().err
+    assert "steps was 100 and is now 3\n" in said
+    assert "with --overwrite; only methods, names may change\n" in said
+    with open(toy.__file__, "a") as file:
+        file.write("# another thought\n")
+    assert toy.run("--config.names=b") == 2
+    assert "the code has changed" in capsys.readouterr().err
+
+
+def test_a_finished_run_that_has_to_go_on_needs_the_code_that_began_it(toy, capsys):
+    toy.Config.may_change = ("names",)
+    toy.run()
+    with open(toy.__file__, "a") as file:
+        file.write("# another thought\n")
+    assert toy.run("--config.names=b") == 2
+    assert "the code has changed since this run began" in capsys.readouterr().err
+    assert workdir.is_finished(Path("runs/toy"))
+
+
+def test_after_a_mistake_the_corrected_command_may_use_the_directory(toy, capsys):
+    def refuse(config, directory):
+        raise InputError("no such data", where="--config.names")
+
+    toy.behaviour = refuse
+    assert toy.run("--config.names=typo") == 2
+    assert os.listdir("runs/toy") == [".lock"]
+    toy.behaviour = lambda config, directory: (directory / "half.txt").touch() or refuse(config, directory)
+    assert toy.run("--config.names=right") == 2
+    assert sorted(os.listdir("runs/toy")) == [".lock", "config.json", "half.txt"]  # work that may go on
+    assert toy.run("--config.names=other") == 2
+    assert "another config" in capsys.readouterr().err
+
+
 def test_a_key_that_came_with_new_code_is_a_difference(toy, capsys):
     toy.run()
     record = json.loads(Path("runs/toy/config.json").read_text())
@@ -336,8 +380,7 @@ def test_a_signal_stops_the_loop_and_the_same_command_goes_on(toy, capfd, number
     assert capfd.readouterr().err.splitlines() == [
         "",
         "stopping at the end of this chunk; once more to quit at once",
-        "stopped playing",
-        "rerun the same command to go on",
+        "stopped playing; rerun the same command to go on",
     ]
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
     assert loop.stop_request.signal_number is None

@@ -1,5 +1,6 @@
 """`fit`: history, resuming bit for bit, stopping, refusing."""
 
+import fcntl
 import json
 import signal
 
@@ -10,6 +11,7 @@ import optax
 import pytest
 
 from jaxtl import checkpoints, loop
+from jaxtl.data.sampling import epoch_batch
 from jaxtl.errors import InputError, Interrupted, NotFinite
 from jaxtl.labels import NEW, TRANSFERRED, everything, label_params
 from jaxtl.loop import fit
@@ -33,8 +35,9 @@ def forward(params, model_state, batch, ctx):
 
 
 def sample(data, rng, step):
-    index = jax.random.randint(rng, (5,), 0, 20)
-    return {name: values[index] for name, values in data.items()}
+    """Augmented examples in the order of epochs, which end within a batch."""
+    index = epoch_batch(KEY, step, batch_size=6, size=20)
+    return {"x": data["x"][index] + 0.1 * jax.random.normal(rng, (6, 4)), "label": data["label"][index]}
 
 
 PENALTY = labelled(LABELS, {NEW: Term(0.01, l2), TRANSFERRED: {"zero": Term(0.0, l2, on=everything)}})
@@ -195,6 +198,63 @@ def test_a_loss_that_is_not_finite_names_the_step_and_leaves_the_last_checkpoint
     assert stopped.value.exit_code == 3
     assert checkpoints.latest_step(tmp_path) == 4
     assert np.all(np.isfinite(checkpoints.restore(tmp_path, start()).params["head"]["kernel"]))
+
+
+def bent(at):
+    """A step whose gradient fails for the head alone at one step, while the loss is finite: √x has no slope at 0."""
+
+    def prepare(data, rng, step):
+        return {**sample(data, rng, step), "factor": jnp.where(step == at, 0.0, 1.0)}
+
+    def reach(params, model_state, batch, ctx):
+        outputs, model_state = forward(params, model_state, batch, ctx)
+        return {**outputs, "norm": jnp.sqrt(batch["factor"] * jnp.sum(params["head"]["kernel"] ** 2))}, model_state
+
+    terms = {
+        "task": Term(1.0, mean_of(softmax_cross_entropy)),
+        "norm": Term(0.1, lambda outputs, batch, ctx: outputs["norm"]),
+    }
+    return make_train_step(total_gradient(make_loss_fn(reach, terms)), TX, prepare)
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_the_parameters_that_went_first_are_named(tmp_path, chunk):
+    said = r"step 5: the loss is nan; the step before it was [0-9.]+; first to go, in step 4: head/kernel\n"
+    for _ in range(2):  # the same command meets the same end
+        with pytest.raises(NotFinite, match=said) as stopped:
+            fit(bent(4), start(), DATA, Fixed(), steps=12, chunk=chunk, every=6, workdir=tmp_path)
+        assert len(str(stopped.value).splitlines()) == 2
+        assert checkpoints.latest_step(tmp_path) == 0
+
+
+@pytest.mark.parametrize("at", [3, 7])
+def test_a_gradient_that_fails_in_the_last_step_before_a_save_is_not_saved(tmp_path, at):
+    said = rf"step {at}: the loss is [0-9.]+, and head/kernel not finite; first to go, in step {at}: head/kernel\n"
+    with pytest.raises(NotFinite, match=said):
+        fit(bent(at), start(), DATA, Fixed(), steps=8, every=4, workdir=tmp_path)
+    assert checkpoints.latest_step(tmp_path) == at - 3
+    with pytest.raises(NotFinite, match=rf"step {at}: the loss is [0-9.]+, and head/kernel not finite\n"):
+        fit(bent(at), start(), DATA, Fixed(), steps=8, every=4)
+
+
+def test_a_workdir_that_another_process_uses_is_refused(tmp_path):
+    with open(tmp_path / ".lock", "a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="in use by process"):
+            fit(STEP, start(), DATA, Fixed(), steps=2, workdir=tmp_path)
+    with checkpoints.own(tmp_path):  # as `cli` does
+        fit(STEP, start(), DATA, Fixed(), steps=2, workdir=tmp_path)
+    fit(STEP, start(), DATA, Fixed(), steps=4, workdir=tmp_path)
+
+
+def test_what_cannot_be_saved_is_told_before_the_first_step(tmp_path, monkeypatch):
+    def run(*_):
+        raise AssertionError("a step ran")
+
+    monkeypatch.setattr(loop, "_program", lambda *_: run)
+    (tmp_path / "checkpoints").touch()
+    with pytest.raises(InputError, match="step 0 could not be saved"):
+        fit(STEP, start(), DATA, Fixed(), steps=2, workdir=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from rich.console import Console
 from jaxtl import backend, checkpoints, loop
 from jaxtl.cli import flags, workdir
 from jaxtl.cli.flags import command
-from jaxtl.errors import Interrupted, Stop
+from jaxtl.errors import InputError, Interrupted, Stop
 
 Main = Callable[[Any, Path], None]
 
@@ -62,9 +62,7 @@ def guarded(work: Callable[[], None]) -> int:
     try:
         work()
     except Stop as stop:
-        print(stop, file=sys.stderr)
-        if isinstance(stop, Interrupted):
-            print("rerun the same command to go on", file=sys.stderr)
+        print(f"{stop}; rerun the same command to go on" if isinstance(stop, Interrupted) else stop, file=sys.stderr)
         return stop.exit_code
     except KeyboardInterrupt:  # before or after the part of a run that saves
         return 128 + signal.SIGINT
@@ -80,21 +78,24 @@ def _execute(main: Main, config_class: type, argv: Sequence[str]) -> None:
     directory = Path(request.workdir).expanduser().resolve()
     now = workdir.Record.of(Path(inspect.getfile(main)).resolve(), request.config)
     earlier = workdir.read(directory)
-    if earlier and not request.overwrite:
-        workdir.check_same_run(directory, earlier, now)
-        if workdir.is_finished(directory):
-            print(workdir.summary(directory, earlier, now).rstrip())
-            return
+    resumed = earlier if earlier and not request.overwrite else None
+    changed = resumed is not None and workdir.differs(directory, resumed, now, getattr(config_class, "may_change", ()))
+    if resumed and not changed and workdir.is_finished(directory):
+        print(workdir.summary(directory, resumed, now).rstrip())
+        return
     with checkpoints.own(directory):  # first of all, so that no one loses a run that is under way
-        if earlier and request.overwrite:
+        if earlier and not resumed:
             workdir.clear(directory)
-        if not earlier or request.overwrite:
+        if changed or not resumed:
             workdir.start(directory, now)
-        resuming = " (resuming)" if earlier and not request.overwrite else ""
-        _print_banner(now, argv, request.workdir + resuming)
+        _print_banner(now, argv, f"{request.workdir} (resuming)" if resumed else request.workdir)
         backend.use_compilation_cache()
         with _stop_on_signals():
-            main(request.config, directory)
+            try:
+                main(request.config, directory)
+            except InputError:
+                workdir.forget_nothing(directory)
+                raise
 
 
 def _print_banner(now: workdir.Record, argv: Sequence[str], directory: str) -> None:

@@ -1,7 +1,8 @@
 """What a command line asks of an experiment: its flags, its presets and `--help`.
 
 `Config` is a flat dataclass: fields of type bool, int, float, str, `Literal["a", "b"]` or `tuple[one of these, ...]`,
-each with a default. It may hold `presets: ClassVar = {"smoke": {"steps": 5}}` beside a field `preset: str = ""`.
+each with a default. It may hold `presets: ClassVar = {"smoke": {"steps": 5}}` beside a field `preset: str = ""`, and
+`may_change: ClassVar = ("methods",)`, the keys that may differ when a run goes on, because they only add to it.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,30 +80,47 @@ def is_finished(directory: Path) -> bool:
     return (directory / SUMMARY).is_file()
 
 
-def check_same_run(directory: Path, earlier: Record, now: Record) -> None:
-    """Refuse to go on with a run under another config, or an unfinished one with other code.
+def differs(directory: Path, earlier: Record, now: Record, may_change: Sequence[str] = ()) -> bool:
+    """Whether a run is asked to go on with another config, in keys that may change.
+
+    Args:
+        directory: of the run.
+        earlier, now: what it was asked for, and what it is asked for now.
+        may_change: keys that only add to what is there.
 
     Raises:
-        InputError: names what differs, both values, and the ways out.
+        InputError: other keys differ, or the code of a run that is not finished or has to go on. It names what differs,
+            both values, and the ways out.
     """
     todo = "choose another --workdir=..., or replace that run with --overwrite"
     if earlier.experiment != now.experiment:
         raise InputError(f"holds a run of {earlier.experiment}", where=directory, todo=todo)
     keys = [key for key in (earlier.config | now.config) if earlier.config.get(key) != now.config.get(key)]
-    if keys:
-        words = [f"{key} was {_json(earlier.config, key)} and is now {_json(now.config, key)}" for key in keys]
-        raise InputError("holds a run with another config: " + _few(words, "; "), where=directory, todo=todo)
+    refused = [key for key in keys if key not in may_change]
+    if refused:
+        words = [f"{key} was {_json(earlier.config, key)} and is now {_json(now.config, key)}" for key in refused]
+        these = f"; only {', '.join(may_change)} may change" if may_change else ""
+        what = "holds a run with another config: " + _few(words, "; ")
+        raise InputError(what, where=directory, todo=todo + these)
     changed = earlier.changed_code(now)
-    if changed and not is_finished(directory):
+    if changed and (keys or not is_finished(directory)):
         what = f"the code has changed since this run began: {_few(changed, ', ')}"
         raise InputError(what, where=directory, todo=f"put the code back, or {todo}")
+    return bool(keys)
 
 
 def start(directory: Path, now: Record) -> None:
-    """Mark `directory` as a run, in one piece: a kill in between leaves no half-written record."""
+    """Mark `directory` as an unfinished run, in one piece: a kill in between leaves no half-written record."""
+    (directory / SUMMARY).unlink(missing_ok=True)
     unfinished = directory / UNFINISHED_RECORD
     unfinished.write_text(json.dumps(dataclasses.asdict(now), indent=1) + "\n", encoding="utf-8")
     unfinished.replace(directory / RECORD)
+
+
+def forget_nothing(directory: Path) -> None:
+    """Remove the record of a run that has left nothing else, so that the corrected command may use the directory."""
+    if set(os.listdir(directory)) <= {RECORD, LOCK}:
+        (directory / RECORD).unlink()
 
 
 def clear(directory: Path) -> None:

@@ -1,0 +1,253 @@
+"""`fit`: run a step until it is done, and lose nothing when it is not.
+
+Works in chunks of `chunk` steps, one dispatch each. Everything else (a row of history, evaluation, a checkpoint, a
+signal) happens at the end of a chunk, so a run that goes on from a checkpoint repeats exactly what it would have done.
+
+Saving is synchronous: the next chunk waits until the checkpoint has been read back. On 2 busy CPU cores that took
+0.1 s for 0.2 to 8 MB of state and 1.3 to 3.9 s for 200 MB, once in `every` steps. What has returned is on disk: no
+second copy of the state in memory, no error that is told one save late, no order of threads that a test cannot see.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from jaxtl import checkpoints
+from jaxtl.errors import InputError, Interrupted, NotFinite
+from jaxtl.loop.finite import Meter, Spoilt, first_to_go
+from jaxtl.step import Fixed, TrainState, compile_step, default_rates, make_epoch
+from jaxtl.trees import copy_tree
+from jaxtl.writers import Progress
+
+Row = dict[str, float]
+
+HINT = "lower the learning rate, pass clip_norm, or look for labels outside 0…C−1 and NaN in the data"
+
+
+class Log(Protocol):
+    """Where rows go as they are made: `writers.Writer`, or anything like it."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def rewind(self, step: int) -> None: ...
+
+
+@dataclasses.dataclass
+class StopRequest:
+    """The signal, if any, that asked all loops of this process to stop at the end of their chunk."""
+
+    signal_number: int | None = None
+
+
+stop_request = StopRequest()
+
+
+def request_stop(signal_number: int) -> None:
+    """Ask every running and later `fit` to save at the end of its chunk and raise `Interrupted`."""
+    stop_request.signal_number = signal_number
+
+
+def refuse_stop(doing: str) -> None:
+    """Raise `Interrupted` if a stop was requested: for long work between two fits, where nothing waits to be saved."""
+    if stop_request.signal_number is not None:
+        raise Interrupted(f"stopped {doing}", stop_request.signal_number)
+
+
+def fit(
+    step: Callable,
+    state: TrainState,
+    data: Any,
+    fixed: Fixed,
+    *,
+    steps: int,
+    chunk: int = 1,
+    evaluate: Callable[[TrainState], Mapping[str, float]] | None = None,
+    every: int | None = None,
+    best: str | None = None,
+    workdir: Path | str | None = None,
+    log: Log | None = None,
+    progress: str = "",
+) -> tuple[TrainState, list[Row]]:
+    """Train from `state` until `state.step == steps`.
+
+    Args:
+        step: a pure step (`make_train_step`); compiled here, once for all fits of the same step and chunk.
+        state: donated; keep only what comes back.
+        data: handed to every step.
+        fixed: rates and given trees, handed to every step.
+        steps: total number of steps, counted from step 0.
+        chunk: steps in one dispatch. `steps` and `every` are multiples of it.
+        evaluate: state -> figures, at the end of every row.
+        every: steps between two rows of history, and between two checkpoints; `steps` when left out.
+        best: one of evaluate's figures, larger being better; the state with the highest (the first such) comes back
+            instead of the last.
+        workdir: where checkpoints go, from step 0 on, and where an interrupted run of the same kind goes on from; no
+            other process may use it meanwhile.
+        log: gets each row as it is made.
+        progress: what to call this work on a progress display; none when empty.
+
+    Returns:
+        (state, history); a row of history is {"step", mean of each training metric since the last row, evaluate's
+        figures}.
+
+    Raises:
+        InputError: lengths that do not fit, negative rates, one label with both a penalty and a decay.
+        NotFinite: the loss or a parameter is NaN or infinite. The last checkpoint, which is neither, stays; the steps
+            after it are repeated one by one to name the parameters that went first.
+        Interrupted: a stop was requested; everything is saved if there is a workdir.
+    """
+    every = steps if every is None else every
+    _check_lengths(steps, chunk, every)
+    _check_rates(_defaults(step, frozenset(fixed.rates), state, data, fixed), fixed)
+    # 0, 0.1 and np.float64(0.1) are three types to the compiler, and would be three programs
+    fixed = fixed._replace(rates={name: np.asarray(rate, np.float32) for name, rate in fixed.rates.items()})
+    run = _program(step, chunk)
+    with contextlib.ExitStack() as open_until_the_end:
+        if workdir is not None and not checkpoints.is_owned(workdir):
+            open_until_the_end.enter_context(checkpoints.own(workdir))
+        state, history, keeper, meter = _begin(state, steps, workdir, best, log)
+        done = int(state.step)
+        display = Progress(steps, progress, start=done) if progress else None
+        if display is not None:
+            open_until_the_end.enter_context(display)
+        try:
+            while done < steps:
+                state, metrics = run(state, data, fixed)
+                meter.add(done, metrics)
+                done += chunk
+                if display is not None:
+                    display.advance(chunk, loss=meter.last_loss)
+                if done % every == 0 or done == steps:
+                    row = {**meter.take(state), **({} if evaluate is None else evaluate(state))}
+                    history.append({"step": done, **row})
+                    if log is not None:
+                        log.write(done, row)
+                    keeper.see(row, state)
+                    _save(workdir, state, history, keeper, meter)
+                elif stop_request.signal_number is not None:
+                    meter.flush(state)
+                    _save(workdir, state, history, keeper, meter)
+                if done < steps:
+                    refuse_stop(f"at step {done} of {steps}")
+        except Spoilt as spoilt:
+            first = ""
+            if workdir is not None:
+                with contextlib.suppress(InputError):  # a checkpoint that cannot be read is not what stopped the run
+                    saved = _without_best(checkpoints.restore(workdir, keeper.with_best(state)))
+                    first = first_to_go(spoilt, _program(step, 1), saved, data, fixed)
+            raise NotFinite(f"step {spoilt.step}: {spoilt.what}{first}\n  {HINT}") from None
+    return keeper.best(state), history
+
+
+@functools.lru_cache(maxsize=64)
+def _program(step: Callable, chunk: int) -> Callable:
+    return compile_step(step if chunk == 1 else make_epoch(step, chunk))
+
+
+@functools.lru_cache(maxsize=64)
+def _read_by(step: Callable) -> dict[frozenset, dict[str, Any]]:
+    return {}
+
+
+def _defaults(step: Callable, names: frozenset, state: TrainState, data: Any, fixed: Fixed) -> dict[str, Any]:
+    """The defaults of every rate a step reads; traced once for each step and set of overridden names."""
+    known = _read_by(step)
+    if names not in known:
+        known[names] = default_rates(step, state, data, fixed)
+    return known[names]
+
+
+def _check_lengths(steps: int, chunk: int, every: int) -> None:
+    for name, value in (("steps", steps), ("chunk", chunk), ("every", every)):
+        if value < 1:
+            raise InputError(f"{value} is less than 1", where=f"fit {name}")
+        if value % chunk:
+            raise InputError(f"{value} is not a multiple of chunk={chunk}", where=f"fit {name}")
+
+
+def _check_rates(defaults: Mapping[str, Any], fixed: Fixed) -> None:
+    """Refuse negative rates, and a label that pays a penalty and decays: it would be shrunk twice."""
+    rates = {name: np.asarray(value) for name, value in {**defaults, **fixed.rates}.items()}
+    for name, value in rates.items():
+        if not np.all(value >= 0):
+            raise InputError(f"{value} is negative or NaN", where=f"rates['{name}']", todo="use a number >= 0")
+    decaying = {name.removeprefix("decay/") for name, v in rates.items() if name.startswith("decay/") and np.any(v > 0)}
+    for name, value in rates.items():
+        label = name.removeprefix("penalty/")
+        if label != name and np.any(value > 0):
+            for twice in decaying & {label, label.rpartition("/")[0]}:
+                raise InputError(
+                    f"has a penalty in the loss ({value}) and decays in the optimizer ({rates[f'decay/{twice}']})",
+                    where=f"label '{twice}'",
+                    todo=f"keep one: rates['{name}'] or rates['decay/{twice}']",
+                )
+
+
+class _WithBest(NamedTuple):
+    """What a checkpoint holds when the best state is kept: both, so that they always belong together."""
+
+    step: jax.Array
+    state: TrainState
+    best: TrainState
+
+
+def _without_best(saved: TrainState | _WithBest) -> TrainState:
+    return saved.state if isinstance(saved, _WithBest) else saved
+
+
+class _Keeper:
+    """The state with the highest figure called `name` so far."""
+
+    def __init__(self, name: str | None, value: float | None = None, state: TrainState | None = None):
+        self.name, self.value, self.state = name, value, state
+
+    def see(self, row: Row, state: TrainState) -> None:
+        if self.name is None:
+            return
+        if self.name not in row:
+            raise InputError(f"evaluate returns no '{self.name}'", where="fit best", todo=f"it has {sorted(row)}")
+        if self.value is None or row[self.name] > self.value:
+            self.value, self.state = row[self.name], copy_tree(state)
+
+    def best(self, state: TrainState) -> TrainState:
+        return state if self.state is None else self.state
+
+    def with_best(self, state: TrainState) -> TrainState | _WithBest:
+        return state if self.name is None else _WithBest(state.step, state, self.best(state))
+
+
+def _begin(
+    state: TrainState, steps: int, workdir: Path | str | None, best: str | None, log: Log | None
+) -> tuple[TrainState, list[Row], _Keeper, Meter]:
+    """Where to start: at `state`, or at the newest checkpoint of the workdir."""
+    history: list[Row] = []
+    keeper, meter = _Keeper(best), Meter({}, 0)
+    if workdir is not None and checkpoints.latest_step(workdir) is not None:
+        saved = checkpoints.restore(workdir, keeper.with_best(state))
+        meta = checkpoints.read_meta(workdir)
+        history, meter = list(meta["history"]), Meter(*meta["meter"])
+        if isinstance(saved, _WithBest):
+            keeper = _Keeper(best, meta["best"], saved.best if meta["best"] is not None else None)
+        state = _without_best(saved)
+    if int(state.step) > steps:
+        what = f"the state is at step {int(state.step)} already"
+        raise InputError(what, where=f"fit steps={steps}", todo="ask for more steps")
+    if workdir is not None and checkpoints.latest_step(workdir) is None:
+        _save(workdir, state, history, keeper, meter)  # what cannot be saved is told before the work, not after it
+    if log is not None:
+        log.rewind(int(state.step))
+    return state, history, keeper, meter
+
+
+def _save(workdir: Path | str | None, state: TrainState, history: list[Row], keeper: _Keeper, meter: Meter) -> None:
+    if workdir is not None:
+        meta = {"history": history, "best": keeper.value, "meter": [meter.sums, meter.count, meter.last_loss]}
+        checkpoints.save(workdir, keeper.with_best(state), meta)

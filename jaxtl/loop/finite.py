@@ -1,0 +1,89 @@
+"""Training metrics read one chunk late, and what is not finite found in time: before it is saved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtl.labels import some
+from jaxtl.step import Fixed, TrainState
+from jaxtl.trees import Tree, named_leaves
+
+
+class Spoilt(Exception):
+    """A loss or a parameter is not finite after `step`."""
+
+    def __init__(self, step: int, what: str):
+        self.step, self.what = step, what
+
+
+class Meter:
+    """Means of the training metrics since the last row; reads one chunk behind, so that the device never waits."""
+
+    def __init__(self, sums: Mapping[str, float], count: int, last_loss: float = math.nan):
+        self.sums, self.count, self.last_loss = dict(sums), count, last_loss
+        self.pending: tuple[int, Mapping[str, Any]] | None = None
+
+    def add(self, step: int, metrics: Mapping[str, Any]) -> None:
+        self._read()
+        self.pending = (step, metrics)
+
+    def flush(self, state: TrainState) -> None:
+        """Read what is left, and refuse a state that must not be saved: its gradient failed after a finite loss."""
+        self._read()
+        names = not_finite(state.params)
+        if names:
+            raise Spoilt(int(state.step) - 1, f"the loss is {self.last_loss:.6g}, and {some(names, 3)} not finite")
+
+    def take(self, state: TrainState) -> dict[str, float]:
+        self.flush(state)
+        means = {name: total / self.count for name, total in self.sums.items()}
+        self.sums, self.count = {}, 0
+        return means
+
+    def _read(self) -> None:
+        if self.pending is None:
+            return
+        (step, metrics), self.pending = self.pending, None
+        values = {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
+        losses = values["loss"]
+        if not np.all(np.isfinite(losses)):
+            first = int(np.argmin(np.isfinite(losses)))
+            before = losses[first - 1] if first else self.last_loss
+            known = "" if math.isnan(before) else f"; the step before it was {before:.6g}"
+            raise Spoilt(step + first, f"the loss is {losses[first]}{known}")
+        self.last_loss = float(losses[-1])
+        self.count += len(losses)
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(np.sum(value, dtype=np.float64))
+
+
+def not_finite(params: Tree) -> list[str]:
+    """The paths of the parameters that hold a NaN or an infinity."""
+    leaves = {path: leaf for path, leaf in named_leaves(params).items() if jnp.issubdtype(leaf.dtype, jnp.inexact)}
+    return [path for path, finite in jax.device_get(_finite(leaves)).items() if not finite]
+
+
+@jax.jit
+def _finite(leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {path: jnp.all(jnp.isfinite(leaf)) for path, leaf in leaves.items()}
+
+
+def first_to_go(spoilt: Spoilt, run: Callable, state: TrainState, data: Any, fixed: Fixed) -> str:
+    """Which parameters are the first that are not finite, when `run` makes the steps since a checkpoint one by one.
+
+    It costs nothing until it is needed. Paths, not labels: they say more, and `fit` is given no labels.
+    """
+    names: list[str] = []
+    while not names and int(state.step) <= spoilt.step:
+        state, _ = run(state, data, fixed)
+        names = not_finite(state.params)
+    if not names:
+        return ""
+    which = "every parameter at once" if len(names) == len(named_leaves(state.params)) else some(names, 3)
+    return f"; first to go, in step {int(state.step) - 1}: {which}"

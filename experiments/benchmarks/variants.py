@@ -1,0 +1,188 @@
+"""The ways to take a training step that `experiments.benchmarks.step` compares, on problems they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxtl.errors import InputError
+from jaxtl.labels import NEW, TRANSFERRED, having, label_params
+from jaxtl.loop import fit
+from jaxtl.losses import make_loss_fn, mean_of, softmax_cross_entropy
+from jaxtl.models import Classifier, Cnn, Mlp, as_forward, initialise
+from jaxtl.optimizers import Group, per_label
+from jaxtl.penalties import Term, l2, labelled
+from jaxtl.step import Fixed, compile_step, init_state, make_train_step, total_gradient
+from jaxtl.trees import Tree
+
+NETWORKS = {
+    "mlp": ("MLP 784-128-10", (28, 28, 1), Mlp((128,))),
+    "cnn": ("CNN 16-32-64", (16, 16, 3), Cnn((16, 32, 64))),
+}
+LEARNING_RATE, MOMENTUM, LAMBDA = 0.01, 0.9, 1e-3
+BASE = "by_hand"
+ROWS = {
+    BASE: "by hand: value_and_grad, optax.sgd, jit",
+    "again": "by hand once more: noise",
+    "plain": "jaxtl, no penalty",
+    "l2": "jaxtl, L2 by label in the loss",
+    "l2_sp": "jaxtl, L2-SP",
+    "decay": "jaxtl, coupled decay by label",
+    "both_pulls": "jaxtl, both pulls on one label",
+    "frozen": "jaxtl, frozen trunk",
+    "fit": "jaxtl, no penalty, by fit",
+    "torch": "PyTorch, eager",
+    "torch_one_thread": "PyTorch, eager, one thread",
+}
+
+
+class Problem(NamedTuple):
+    """A network and one batch of random images; every variant trains it from the same parameters."""
+
+    title: str
+    model: Classifier
+    params: Tree
+    batch: dict[str, jax.Array]
+    steps: int  # in a block, which is what is timed
+
+    @property
+    def labels(self) -> Tree:
+        return label_params(self.params, [("trunk/.*", TRANSFERRED), ("head/.*", NEW)])
+
+
+def make_problem(name: str, steps: Mapping[str, int]) -> Problem:
+    """The problem called "mlp_64" or "cnn_50": a network and the size of its batch; `steps` in a block, by network."""
+    kind, _, size = name.partition("_")
+    if kind not in NETWORKS or not size.isdigit() or int(size) < 1:
+        raise InputError(f"unknown problem '{name}'", where="--config.problems", todo="for example mlp_64 or cnn_50")
+    title, shape, trunk = NETWORKS[kind]
+    model = Classifier(trunk, (("head", 10),))
+    of_params, of_images, of_labels = jax.random.split(jax.random.key(0), 3)
+    images = jax.random.normal(of_images, (int(size), *shape))
+    batch = {"image": images, "label": jax.random.randint(of_labels, (int(size),), 0, 10)}
+    return Problem(f"{title}, batch {size}", model, initialise(model, of_params, shape), batch, steps[kind])
+
+
+def logits_of(model: Classifier, params: Tree, batch: Mapping[str, jax.Array]) -> jax.Array:
+    outputs: Any = model.apply({"params": params}, batch["image"], True)
+    return outputs["head"]
+
+
+# ---------------------------------------------------------------- variants
+
+
+class Variant(NamedTuple):
+    """One way of training a problem."""
+
+    begin: Callable[[], Any]  # a state at step 0; it has `params`
+    run: Callable[[Any, int], Any]  # the state so many steps later, not waited for
+
+
+class Plain(NamedTuple):
+    """All that a step written by hand carries along."""
+
+    params: Tree
+    opt_state: Any
+
+
+def by_hand(problem: Problem) -> Variant:
+    """The peer: nothing of jaxtl but the network."""
+    tx = optax.sgd(LEARNING_RATE, MOMENTUM, nesterov=True)
+
+    def loss_fn(params, batch):
+        logits = logits_of(problem.model, params, batch)
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]))
+
+    def step(state, batch):
+        loss, gradients = jax.value_and_grad(loss_fn)(state.params, batch)
+        updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+        return Plain(optax.apply_updates(state.params, updates), opt_state), loss
+
+    compiled = jax.jit(step, donate_argnums=0)
+
+    def run(state, steps):
+        for _ in range(steps):
+            state, _ = compiled(state, problem.batch)
+        return state
+
+    return Variant(lambda: Plain(jax.tree.map(jnp.copy, problem.params), tx.init(problem.params)), run)
+
+
+class Program(NamedTuple):
+    """A step of jaxtl with its optimizer, and what it reads."""
+
+    step: Callable
+    tx: optax.GradientTransformationExtraArgs
+    fixed: Fixed
+
+
+def make_program(
+    problem: Problem, *, groups=None, penalty=None, frozen=None, schedule=None, fixed: Fixed | None = None
+) -> Program:
+    penalty = labelled(problem.labels, penalty) if penalty else None
+    groups = groups or {label: Group(LEARNING_RATE) for label in (TRANSFERRED, NEW)}
+    task = {"task": Term(1.0, mean_of(softmax_cross_entropy))}
+    loss_fn = make_loss_fn(as_forward(problem.model), task, penalty, frozen)
+    tx = per_label(problem.labels, groups, "nesterov", momentum=MOMENTUM, schedule=schedule)
+    return Program(make_train_step(total_gradient(loss_fn), tx), tx, fixed or Fixed())
+
+
+def both_pulls(problem: Problem) -> Program:
+    """As in experiments.cifar_transfer: a schedule, and every rate an argument of the compiled step."""
+    towards = {"zero": Term(0.0, l2), "source": Term(0.0, l2, ("anchor",))}
+    return make_program(
+        problem,
+        groups={label: Group(decay_kind="coupled") for label in (TRANSFERRED, NEW)},
+        penalty={TRANSFERRED: towards, NEW: Term(0.0, l2)},
+        schedule=optax.cosine_decay_schedule(1.0, problem.steps),
+        fixed=Fixed(rates_with(LAMBDA), {"anchor": problem.params}),
+    )
+
+
+def rates_with(lam: float) -> dict[str, jax.Array]:
+    """The rates of `both_pulls`."""
+    rates = {f"learning_rate/{label}": LEARNING_RATE for label in (TRANSFERRED, NEW)}
+    rates |= {f"penalty/{name}": lam for name in (f"{TRANSFERRED}/zero", f"{TRANSFERRED}/source", NEW)}
+    return {name: jnp.float32(rate) for name, rate in rates.items()}
+
+
+def looped(problem: Problem, program: Program) -> Variant:
+    compiled = compile_step(program.step)
+
+    def run(state, steps):
+        for _ in range(steps):
+            state, _ = compiled(state, problem.batch, program.fixed)
+        return state
+
+    return Variant(lambda: init_state(problem.params, program.tx, jax.random.key(1)), run)
+
+
+def fitted(problem: Problem, program: Program) -> Variant:
+    def run(state, steps):
+        return fit(program.step, state, problem.batch, program.fixed, steps=steps)[0]
+
+    return Variant(lambda: init_state(problem.params, program.tx, jax.random.key(1)), run)
+
+
+def make_variants(problem: Problem) -> dict[str, Variant]:
+    """All variants by their names in `ROWS`, in the order in which they take turns."""
+    hand, plain = by_hand(problem), make_program(problem)
+    to_zero, to_source = Term(LAMBDA, l2), Term(LAMBDA, l2, ("anchor",))
+    anchor = Fixed(given={"anchor": problem.params})
+    trunk = having(problem.labels, TRANSFERRED)
+    decaying = {label: Group(LEARNING_RATE, LAMBDA, "coupled") for label in (TRANSFERRED, NEW)}
+    still = {TRANSFERRED: Group(frozen=True), NEW: Group(LEARNING_RATE)}
+    programs = {
+        "plain": plain,
+        "l2": make_program(problem, penalty={TRANSFERRED: to_zero, NEW: to_zero}),
+        "l2_sp": make_program(problem, penalty={TRANSFERRED: to_source, NEW: to_zero}, fixed=anchor),
+        "decay": make_program(problem, groups=decaying),
+        "both_pulls": both_pulls(problem),
+        "frozen": make_program(problem, groups=still, frozen=trunk),
+    }
+    looping = {name: looped(problem, program) for name, program in programs.items()}
+    return {BASE: hand, **looping, "fit": fitted(problem, plain), "again": hand}

@@ -1,15 +1,16 @@
 """Data: sets by name, by path or from arrays; splits of them; the order of batches; augmentation inside the step.
 
-What reads and splits runs on the host in NumPy; `epoch_batch`, `normalise`, `random_crop` and `random_flip` run inside
-a compiled step.
+What reads and splits runs on the host in NumPy; `epoch_batch`, `normalise`, `random_crop`, `random_flip` and the
+corruptions (`gaussian_noise`, `gaussian_blur`, `contrast`, `pixelate`) run inside a compiled step.
 """
 
 from jaxtl.data.augment import channel_statistics, normalise, random_crop, random_flip
 from jaxtl.data.batches import image_batches, on_device
+from jaxtl.data.corruptions import contrast, gaussian_blur, gaussian_noise, pixelate
 from jaxtl.data.dataset import DataSet, Split, from_arrays
 from jaxtl.data.sampling import epoch_batch
 from jaxtl.data.sources import load
-from jaxtl.data.splits import by_class, hold_out, per_class, stratified_folds
+from jaxtl.data.splits import by_class, hold_out, imbalanced, label_noise, per_class, stratified_folds
 from jaxtl.data.tasks import source_and_target
 
 __all__ = [
@@ -17,14 +18,20 @@ __all__ = [
     "Split",
     "by_class",
     "channel_statistics",
+    "contrast",
     "epoch_batch",
     "from_arrays",
+    "gaussian_blur",
+    "gaussian_noise",
     "hold_out",
     "image_batches",
+    "imbalanced",
+    "label_noise",
     "load",
     "normalise",
     "on_device",
     "per_class",
+    "pixelate",
     "random_crop",
     "random_flip",
     "source_and_target",

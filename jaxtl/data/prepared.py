@@ -44,6 +44,8 @@ def refuse_tfrecord(directory: Path) -> None:
 def read_prepared(directory: Path) -> DataSet:
     """A prepared classification set: one image feature of fixed shape, one class label, parts train and test.
 
+    Where there is no part test, the part validation stands in for it, and `origin` says so.
+
     Args:
         directory: of one version, such as `~/tensorflow_datasets/cifar10/3.0.2`.
 
@@ -56,19 +58,23 @@ def read_prepared(directory: Path) -> DataSet:
     with reported(directory, ParseError, RuntimeError, KeyError):
         builder = tfds.builder_from_directory(str(directory))
         image, label = _features(builder.info.features, directory)
-        if not {"train", "test"} <= set(builder.info.splits):
+        tests = [part for part in ("test", "validation") if part in builder.info.splits]
+        if "train" not in builder.info.splits or not tests:
             what = f"has the parts {', '.join(builder.info.splits)}"
             raise InputError(what, where=directory, todo="load it yourself and pass the parts to from_arrays")
         # Images are decoded here: the library's own decoder asks for OpenCV on the terminal.
         sources = builder.as_data_source(decoders={image: tfds.decode.SkipDecoding()})
         grey = builder.info.features[image].shape[-1] == 1
         arrays: list[np.ndarray] = []
-        for part in ("train", "test"):
+        for part in ("train", tests[0]):
             records = sources[part].__getitems__(range(len(sources[part])))
+            if "id" in builder.info.features:  # the library shuffles what it writes; a seed shall draw the same images
+                records = sorted(records, key=lambda record: record["id"])
             arrays.append(np.stack([_decoded(record[image], grey) for record in records]))
             arrays.append(np.array([record[label] for record in records]))
     classes = builder.info.features[label].names
-    origin = f"{directory} (tensorflow-datasets {builder.info.full_name})"
+    tested = "" if tests[0] == "test" else ", tested on its part validation"
+    origin = f"{directory} (tensorflow-datasets {builder.info.full_name}{tested})"
     return assembled(*arrays, classes=classes, name=builder.info.name, origin=origin, where=directory)
 
 

@@ -1,14 +1,20 @@
-"""Data sets by name or by path, from what is already on this machine."""
+"""Data sets by name or by path: from what is on this machine, and for some names fetched once."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+from jaxtl.data.catalogue import OFFICIAL
 from jaxtl.data.dataset import DataSet, from_arrays
+from jaxtl.data.fetch import Progress, Silent
+from jaxtl.data.folders import holds_folders, read_folders
+from jaxtl.data.places import default_directory, tfds_roots
+from jaxtl.data.prepare import prepare
 from jaxtl.data.prepared import newest_version, read_prepared, refuse_tfrecord
 from jaxtl.data.readers import holds_cifar, holds_idx, read_cifar, read_idx, read_npz, refuse_pickle
 from jaxtl.errors import InputError, suggest
@@ -19,24 +25,38 @@ FILES = {  # what a name may lie in, below the data directory, in the order of l
     "mnist": ("mnist.npz", "mnist"),
     "fashion_mnist": ("fashion_mnist.npz", "fashion_mnist"),
 }
-FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-FORMATS = "give an .npz, a cifar-*-binary.tar.gz, or a directory of CIFAR .bin files, idx files or array_record files"
+FASHION = OFFICIAL["fashion_mnist"].classes
+FORMATS = (
+    "give an .npz, a cifar-*-binary.tar.gz, or a directory of CIFAR .bin files, idx files, array_record files or one "
+    "folder of images for each class"
+)
 
 Reader = Callable[[], DataSet]
 
 
-def load(name_or_path: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None = None) -> DataSet:
+def load(
+    name_or_path: str | os.PathLike[str],
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    fetch: bool = True,
+    progress: Progress = Silent,
+) -> DataSet:
     """A data set by name or by path.
 
     A name is looked for in the directories of tensorflow-datasets (below `data_dir`, $TFDS_DATA_DIR and
-    ~/tensorflow_datasets), then among the files of `data_dir`. A name never stands for something else, except "auto".
+    ~/tensorflow_datasets), then among the files of `data_dir`. If "cifar10", "cifar100", "mnist" or "fashion_mnist" is
+    in none of them, it is fetched and kept (see `jaxtl.data.prepare`). A name never stands for something else, except
+    "auto".
 
     Args:
         name_or_path: "digits" (1,797 images of 8x8, within scikit-learn), "cifar10", "cifar100", "mnist",
-            "fashion_mnist", or "auto": cifar10 if it is found, else the digits with a notice. Anything else is a path:
-            an .npz ("file.npz#usps" for the keys usps_train_images, ...), a CIFAR binary archive or its directory, a
-            directory of idx files, a prepared directory of tensorflow-datasets.
+            "fashion_mnist", any image set that tensorflow-datasets has prepared ("svhn_cropped"), or "auto": cifar10 if
+            it can be had, else the digits with a notice. Anything else is a path: an .npz ("file.npz#usps" for the
+            keys usps_train_images, ...), a CIFAR binary archive or its directory, a directory of idx files, a prepared
+            directory of tensorflow-datasets, a directory with one folder of images for each class.
         data_dir: by default $JAXTL_DATA, else jaxtl in $XDG_CACHE_HOME or ~/.cache.
+        fetch: whether the network may be asked; $JAXTL_OFFLINE forbids it for all calls.
+        progress: (total, description) -> a display of what is fetched, such as `jaxtl.writers.Progress`.
 
     Returns:
         The data set; `origin` says where it was found.
@@ -55,24 +75,24 @@ def load(name_or_path: str | os.PathLike[str], data_dir: str | os.PathLike[str] 
     if wanted == "digits":
         return _digits()
     directory = Path(data_dir) if data_dir is not None else default_directory()
+    name = "cifar10" if wanted == "auto" else wanted
+    if name not in FILES:
+        return _elsewhere(name, directory)
+    path, reason = where(name, directory), "and was not fetched"
+    if path is None and fetch:
+        try:
+            path = prepare(name, data_dir, progress=progress)
+        except InputError as error:
+            reason = f"and {error.what}"
+    if path and (reader := _reader_of(path, name)):
+        return _with_names(reader(), name)
     if wanted == "auto":
-        reader = _find("cifar10", directory)
-        if reader is not None:
-            return reader()
-        notice = (
-            f"CIFAR-10 was not found, so this is digits; give a path, or put {FILES['cifar10'][1]} into {directory}"
-        )
-        return dataclasses.replace(_digits(), notice=notice)
-    if wanted in FILES:
-        return _named(wanted, directory)
-    return _from_path(wanted)
-
-
-def default_directory() -> Path:
-    """Where data sets lie if nobody says otherwise: $JAXTL_DATA, else jaxtl in $XDG_CACHE_HOME or ~/.cache."""
-    if given := os.environ.get("JAXTL_DATA"):
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxtl"
+        options = f"give a path, or put {FILES[name][1]} into {directory}"
+        return dataclasses.replace(_digits(), notice=f"CIFAR-10 was not found {reason}, so this is digits; {options}")
+    roots = ", ".join(map(str, tfds_roots(directory)))
+    places = f"no {name}/<version> prepared as array_record in {roots}; no {', '.join(FILES[name])} in {directory}"
+    todo = f"give a path, name the directory in JAXTL_DATA, or: python -m jaxtl.data prepare {name} --from PATH"
+    raise InputError(f"not found ({places}) {reason}", where=name, todo=todo)
 
 
 def _digits() -> DataSet:
@@ -85,39 +105,30 @@ def _digits() -> DataSet:
     return from_arrays(grey, labels, name="digits", origin=origin, test_fraction=0.2, seed=0)
 
 
-def _named(name: str, directory: Path) -> DataSet:
-    reader = _find(name, directory)
-    if reader is None:
-        roots = ", ".join(map(str, _tfds_roots(directory)))
-        what = f"not found: no {name}/<version> prepared as array_record in {roots}; no {', '.join(FILES[name])}"
-        todo = "give a path, or name the directory that holds one of these in JAXTL_DATA"
-        raise InputError(f"{what} in {directory}", where=name, todo=todo)
-    dataset = reader()
-    if name == "fashion_mnist" and dataset.classes == tuple("0123456789"):
-        dataset = dataclasses.replace(dataset, classes=FASHION)
-    return dataset
+def _with_names(dataset: DataSet, name: str) -> DataSet:
+    """idx files do not name their classes."""
+    unnamed = name == "fashion_mnist" and dataset.classes == tuple("0123456789")
+    return dataclasses.replace(dataset, classes=FASHION) if unnamed else dataset
 
 
-def _tfds_roots(directory: Path) -> list[Path]:
-    given = [Path(root).expanduser() for root in (os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets") if root]
-    return list(dict.fromkeys([directory, *given]))
-
-
-def _find(name: str, directory: Path) -> Reader | None:
-    """The reader of the first place that holds the name; a damaged file counts as found, so that it is reported."""
-    for root in _tfds_roots(directory):
+def where(name: str, directory: Path) -> Path | None:
+    """The first place that holds a set; a damaged file counts, so that it is reported."""
+    for root in tfds_roots(directory):
         if version := newest_version(root / name):
-            return functools.partial(read_prepared, version)
-    readers = (_reader_of(directory / file, name) for file in FILES[name])
-    return next((reader for reader in readers if reader is not None), None)
+            return version
+    files = (directory / file for file in FILES.get(name, ()))
+    return next((file for file in files if _reader_of(file, name)), None)
 
 
-def _from_path(text: str) -> DataSet:
+def _elsewhere(text: str, directory: Path) -> DataSet:
+    """By path, or by the name of any other prepared set."""
     path, prefix = Path(text).expanduser(), ""
     if not path.exists() and "#" in text:
         before, _, prefix = text.rpartition("#")
         path = Path(before).expanduser()
     if not path.exists():
+        if re.fullmatch(r"\w+(/[\w.-]+)*", text) and (version := where(text, directory)):
+            return read_prepared(version)
         todo = f"check the path, or use a name ({suggest(text, ['auto', 'digits', *FILES])})"
         raise InputError("no such file or directory, and no data set of this name", where=text, todo=todo)
     refuse_pickle(path)
@@ -140,4 +151,6 @@ def _reader_of(path: Path, name: str, prefix: str = "") -> Reader | None:
         return functools.partial(read_prepared, version)
     if holds_cifar(path):
         return functools.partial(read_cifar, path, name)
-    return functools.partial(read_idx, path, name) if holds_idx(path) else None
+    if holds_idx(path):
+        return functools.partial(read_idx, path, name)
+    return functools.partial(read_folders, path, name) if path.is_dir() and holds_folders(path) else None

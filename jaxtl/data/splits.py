@@ -121,6 +121,78 @@ def per_class(labels: np.ndarray, n: int, seed: int, among: np.ndarray | None = 
     return np.concatenate(drawn)
 
 
+def imbalanced(labels: np.ndarray, ratio: float, seed: int, among: np.ndarray | None = None) -> np.ndarray:
+    """Thin the classes out to a long tail: class c of C keeps a share ratio^(−c / (C − 1)) of its examples.
+
+    Class 0 stays whole and the last class is `ratio` times smaller; each keeps at least one example. A larger ratio
+    takes examples away from the same draw: what it keeps is contained in what a smaller one keeps. (Cui, Jia, Lin, Song
+    and Belongie, Class-balanced loss based on effective number of samples, 2019.)
+
+    Args:
+        labels: integers [N].
+        ratio: at least 1.
+        seed: >= 0.
+        among: indices into `labels` to draw from, in any order; by default all.
+
+    Returns:
+        Ascending indices into `labels`.
+
+    Raises:
+        InputError: a ratio below 1, or `among` is not a set of indices.
+
+    Example:
+        >>> labels = np.repeat([0, 1, 2], 100)
+        >>> np.bincount(labels[imbalanced(labels, 100, seed=0)]).tolist()
+        [100, 10, 1]
+    """
+    if not 1 <= ratio < np.inf:
+        raise InputError(f"ratio {ratio} of the largest class to the smallest", where="imbalanced", todo="use >= 1")
+    among = np.arange(len(labels)) if among is None else _checked_indices(among, len(labels))
+    members = _members(labels[among])
+    shares = ratio ** -np.linspace(0, 1, len(members))
+    kept = [
+        _shuffled(among[positions], seed, label)[: max(1, round(share * len(positions)))]
+        for share, (label, positions) in zip(shares, members.items(), strict=True)
+    ]
+    return np.sort(np.concatenate(kept))
+
+
+def label_noise(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Give a part of each class a wrong label, drawn evenly from the other classes.
+
+    A larger fraction adds to the same draw: what is wrong at 0.1 is wrong in the same way at 0.2. Only for labels to
+    train on; noise in test labels measures nothing.
+
+    Args:
+        labels: integers [N] of at least two classes.
+        fraction: of each class, in 0..1, rounded to whole examples.
+        seed: >= 0.
+
+    Returns:
+        Labels [N]; `!= labels` where they are wrong. The labels given are not changed.
+
+    Raises:
+        InputError: a fraction outside 0..1, or one class only.
+
+    Example:
+        >>> labels = np.repeat([0, 1], 10)
+        >>> (label_noise(labels, 0.2, seed=0) != labels).sum()
+        np.int64(4)
+    """
+    if not 0 <= fraction <= 1:
+        raise InputError(f"fraction {fraction}", where="label_noise", todo="use a fraction in 0..1")
+    members = _members(labels)
+    if len(members) < 2:
+        raise InputError("one class only", where="label_noise", todo="give labels of at least two classes")
+    noisy = labels.copy()
+    for label, positions in members.items():
+        others = np.array([other for other in members if other != label], labels.dtype)
+        wrong = others[_generator(seed, label, 1).integers(len(others), size=len(positions))]
+        count = round(fraction * len(positions))
+        noisy[_shuffled(positions, seed, label)[:count]] = wrong[:count]
+    return noisy
+
+
 def stratified_folds(labels: np.ndarray, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Cut the examples into folds for cross-validation.
 

@@ -112,6 +112,23 @@ def test_images_without_a_fixed_shape(tmp_path):
     refused(prepare(tmp_path, height=None), "one image of fixed shape")
 
 
+def test_a_part_validation_stands_in_for_test(tmp_path):
+    data = load(prepare(tmp_path, parts=("train", "validation")))
+    assert (len(data.train), len(data.test)) == (12, 6)
+    assert "tested on its part validation" in data.origin
+
+
+def test_any_prepared_set_is_found_by_name(directory, tmp_path, monkeypatch):
+    shutil.move(directory.parent, tmp_path / "pets")
+    assert load("pets", tmp_path).classes == tuple(CLASSES)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    assert load("pets").origin.startswith(f"{tmp_path}/pets/3.0.2")
+    assert load("pets/3.0.2").origin.startswith(f"{tmp_path}/pets/3.0.2")
+    for name in ("../pets", "pet", "pets:3.0.2"):
+        with pytest.raises(InputError, match="no data set of this name"):
+            load(name)
+
+
 def test_parts_are_needed(tmp_path):
     refused(prepare(tmp_path, parts=("train",)), "has the parts train")
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxtl.data import by_class, from_arrays, hold_out, per_class, stratified_folds
+from jaxtl.data import by_class, from_arrays, hold_out, imbalanced, label_noise, per_class, stratified_folds
 from jaxtl.errors import InputError
 
 LABELS = np.random.default_rng(1).permutation(np.repeat(np.arange(4), [40, 20, 10, 7]))
@@ -141,3 +141,81 @@ def test_mistakes_are_named(mistake):
     with pytest.raises(InputError) as caught:
         call()
     assert said in str(caught.value)
+
+
+# ---- long tails and wrong labels
+
+
+SKEWED = np.repeat([0, 1, 2, 3], [80, 40, 60, 100])[np.random.default_rng(1).permutation(280)]
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 10.5, 1000])
+def test_imbalanced_keeps_the_shares(ratio):
+    kept = imbalanced(SKEWED, ratio, seed=3)
+    shares = [ratio ** (-label / 3) for label in range(4)]
+    expected = [max(1, round(size * share)) for size, share in zip([80, 40, 60, 100], shares, strict=True)]
+    assert np.bincount(SKEWED[kept]).tolist() == expected
+    assert np.all(np.diff(kept) > 0)
+
+
+def test_a_larger_ratio_keeps_a_part_of_the_same_draw():
+    small, large = imbalanced(SKEWED, 3, seed=0), imbalanced(SKEWED, 30, seed=0)
+    assert set(large) < set(small)
+    assert set(imbalanced(SKEWED, 30, seed=1)) != set(large)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_parts_of_one_vocabulary_are_disjoint(seed):
+    """Held out, then thinned out, then drawn from: no example in two roles."""
+    held, rest = hold_out(SKEWED, 60, seed)
+    tail = imbalanced(SKEWED, 5, seed, among=rest)
+    drawn = per_class(SKEWED, 2, seed, among=tail)
+    left = np.setdiff1d(tail, drawn)
+    assert set(drawn) < set(tail) < set(rest)
+    assert not set(held) & set(tail)
+    assert len({*held, *drawn, *left}) == len(held) + len(drawn) + len(left)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.33, 1.0])
+def test_label_noise_changes_that_part_of_each_class(fraction):
+    before = SKEWED.copy()
+    noisy = label_noise(SKEWED, fraction, seed=0)
+    np.testing.assert_array_equal(SKEWED, before)
+    wrong = noisy != SKEWED
+    assert np.bincount(SKEWED[wrong], minlength=4).tolist() == [round(fraction * size) for size in (80, 40, 60, 100)]
+    assert set(noisy) <= set(SKEWED)
+    assert noisy.dtype == SKEWED.dtype
+
+
+def test_label_noise_grows_with_the_fraction():
+    some, more = label_noise(SKEWED, 0.2, seed=0), label_noise(SKEWED, 0.5, seed=0)
+    wrong = some != SKEWED
+    np.testing.assert_array_equal(some[wrong], more[wrong])
+    assert np.any(label_noise(SKEWED, 0.2, seed=1) != some)
+
+
+def test_wrong_labels_are_spread_evenly():
+    labels = np.repeat(np.arange(5), 2000)
+    noisy = label_noise(labels, 1.0, seed=0)
+    counts = np.array([np.bincount(noisy[labels == label], minlength=5) for label in range(5)])
+    assert np.diag(counts).tolist() == [0] * 5
+    others = counts[~np.eye(5, dtype=bool)]
+    assert np.abs(others - 500).max() < 5 * np.sqrt(500)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: imbalanced(SKEWED, 0.5, 0), "ratio 0.5"),
+        (lambda: imbalanced(SKEWED, np.inf, 0), "ratio inf"),
+        (lambda: imbalanced(SKEWED, 2, 0, among=np.array([0, 0])), "no indices, each once"),
+        (lambda: imbalanced(SKEWED, 2, -1), "seed -1"),
+        (lambda: label_noise(SKEWED, 1.5, 0), "fraction 1.5"),
+        (lambda: label_noise(SKEWED, float("nan"), 0), "fraction nan"),
+        (lambda: label_noise(np.zeros(4, int), 0.5, 0), "one class only"),
+        (lambda: label_noise(np.zeros(0, int), 0.5, 0), "no examples"),
+    ],
+)
+def test_impossible_tails_and_noise(call, said):
+    with pytest.raises(InputError, match=said):
+        call()

@@ -1,0 +1,148 @@
+"""What data sets there are, and getting one ready.
+
+usage: python -m jaxtl.data                            the data sets: where found, size, licence, citation
+       python -m jaxtl.data prepare NAME [--from PATH]  fetch cifar10, cifar100, mnist or fashion_mnist once, or read
+                                                        its official files from PATH, verify and write it
+       python -m jaxtl.data show NAME [--to FILE]       a picture of samples by class, by default NAME.png
+
+NAME may also be any image set that tensorflow-datasets has prepared and, for show, a path.
+A set is written below $TFDS_DATA_DIR, else $JAXTL_DATA, else ~/tensorflow_datasets, as tensorflow-datasets itself
+would: tfds.data_source(NAME) then reads it. With JAXTL_OFFLINE=1 the network is never asked.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxtl import cli
+from jaxtl.data import catalogue, places, sources
+from jaxtl.data.pictures import samples_by_class
+from jaxtl.data.prepare import prepare
+from jaxtl.data.prepared import newest_version
+from jaxtl.errors import InputError, suggest
+
+COMMANDS = {"prepare": "--from", "show": "--to"}  # and the option that each takes
+DIGITS = ("1,797 grey images of handwritten digits, 8x8", "CC BY 4.0", "Alpaydin and Kaynak, Optical recognition, 1998")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Do what the command line asks."""
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(inspect.cleandoc(__doc__))
+    elif not arguments:
+        listing()
+    else:
+        command, name, path = parsed(arguments)
+        (prepared if command == "prepare" else shown)(name, path)
+
+
+def parsed(arguments: Sequence[str]) -> tuple[str, str, str | None]:
+    """(command, NAME, value of its option or None) of a command line."""
+    command, *rest = arguments
+    todo = "python -m jaxtl.data --help lists the commands"
+    if command not in COMMANDS:
+        raise InputError("no such command", where=command, todo=suggest(command, COMMANDS))
+    option, path, names = COMMANDS[command], None, []
+    while rest:
+        word = rest.pop(0)
+        flag, equals, value = word.partition("=")
+        if flag == option:
+            if not equals and not rest:
+                raise InputError("needs a path", where=option, todo=todo)
+            path = value if equals else rest.pop(0)
+        elif word.startswith("-"):
+            raise InputError(f"{command} has no such option", where=flag, todo=todo)
+        else:
+            names.append(word)
+    if len(names) != 1:
+        raise InputError(f"{command} takes one NAME, not {len(names)}", todo=todo)
+    return command, names[0], path
+
+
+def listing() -> None:
+    """Every set that is known here, with where it lies."""
+    directory = places.default_directory()
+    _tell("digits", DIGITS[0], "within scikit-learn", DIGITS[1], DIGITS[2])
+    for official in catalogue.OFFICIAL.values():
+        found = sources.where(official.name, directory)
+        place = _with_size(found) if found else f"not here; python -m jaxtl.data prepare {official.name}"
+        _tell(official.name, official.title, place, official.licence, official.citation)
+    for name, version in _others(directory).items():
+        info = json.loads((version / "dataset_info.json").read_bytes())
+        licence = info.get("redistributionInfo", {}).get("license") or "none stated"
+        citation = " ".join(info.get("citation", "").split()) or "none stated"
+        _tell(name, f"version {version.name}", _with_size(version), licence, citation)
+
+
+def _others(directory: Path) -> dict[str, Path]:
+    """Every other set that is prepared where sets are looked for: {name or name/config: newest version}."""
+    found: dict[str, Path] = {}
+    for root in places.tfds_roots(directory):
+        for info in sorted([*root.glob("*/*/dataset_info.json"), *root.glob("*/*/*/dataset_info.json")]):
+            name = info.parent.parent.relative_to(root)
+            if name.parts[0] not in catalogue.OFFICIAL and (version := newest_version(root / name)):
+                found.setdefault(str(name), version)
+    return found
+
+
+def _tell(name: str, title: str, found: str, licence: str, citation: str) -> None:
+    print(f"{name:<16}{title}\n  found         {found}\n  licence       {licence}\n  citation      {citation}")
+
+
+def _with_size(path: Path) -> str:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return f"{path} ({sum(file.stat().st_size for file in files) / 1e6:.1f} MB)"
+
+
+def prepared(name: str, source: str | None) -> None:
+    """Fetch or read, verify and write."""
+    began = time.monotonic()
+    path = prepare(name, source=source, progress=Bar)
+    print(f"{name} is ready in {_with_size(path)}, {time.monotonic() - began:.0f} s")
+
+
+def shown(name: str, path: str | None) -> None:
+    """Write the picture."""
+    dataset = sources.load(name, progress=Bar)
+    file = Path(path or f"{dataset.name}.png")
+    try:
+        samples_by_class(dataset).save(file)
+    except (OSError, ValueError) as error:  # ValueError: a suffix that Pillow does not know
+        said = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(
+            f"cannot be written ({said})", where=file, todo="choose another file, such as x.png"
+        ) from error
+    for line in filter(None, (dataset.notice, dataset.origin)):
+        print(line)
+    print(f"wrote {file}: {len(dataset.train)} images to train on, {len(dataset.test)} to test on")
+
+
+class Bar:
+    """A bar on a terminal; elsewhere a line when the work is done."""
+
+    def __init__(self, total: int, description: str):
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self._bar: Any = Progress(console=Console(), transient=False)
+        self._task = self._bar.add_task(description, total=total)
+
+    def __enter__(self) -> Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def advance(self, n: int = 1) -> None:
+        self._bar.advance(self._task, n)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guarded(lambda: main(sys.argv[1:])))

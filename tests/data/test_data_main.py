@@ -1,0 +1,145 @@
+"""`python -m jaxtl.data`: in this process, and once as a program."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import official
+import pytest
+from PIL import Image
+
+from jaxtl.data import __main__ as program
+from jaxtl.data import from_arrays
+from jaxtl.data.pictures import samples_by_class
+from jaxtl.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def empty_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    for name in ("JAXTL_DATA", "XDG_CACHE_HOME", "TFDS_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_prepare_then_list_then_show(tmp_path, monkeypatch, capsys):
+    _, files = official.cifar10(monkeypatch)
+    source = official.directory(tmp_path / "bin", files)
+    program.main(["prepare", "cifar10", "--from", str(source)])
+    place = tmp_path / "home/tensorflow_datasets/cifar10/3.0.2"
+    size = sum(file.stat().st_size for file in place.iterdir()) / 1e6
+    assert f"cifar10 is ready in {place} ({size:.1f} MB)" in capsys.readouterr().out
+    program.main([])
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.split()[0] for line in lines if not line.startswith(" ")]
+    assert names == ["digits", "cifar10", "cifar100", "mnist", "fashion_mnist"]
+    assert f"  found         {place} ({size:.1f} MB)" in lines
+    assert "  found         not here; python -m jaxtl.data prepare mnist" in lines
+    assert sum("licence" in line for line in lines) == sum("citation     " in line for line in lines) == 5
+    program.main(["show", "cifar10", "--to=c.png"])
+    said = capsys.readouterr().out
+    assert "wrote c.png: 100 images to train on, 20 to test on" in said
+    assert str(place) in said
+    with Image.open(tmp_path / "c.png") as picture:
+        assert picture.size == (150 + 10 * 64, 10 * 64)
+
+
+def test_other_prepared_sets_are_listed(tmp_path, monkeypatch, capsys):
+    _, files = official.cifar10(monkeypatch)
+    program.main(["prepare", "cifar10", f"--from={official.directory(tmp_path / 'bin', files)}"])
+    root = tmp_path / "home/tensorflow_datasets"
+    shutil.copytree(root / "cifar10/3.0.2", root / "pets/2.1.0")
+    shutil.copytree(root / "cifar10/3.0.2", root / "birds/small/1.0.0")
+    info = root / "pets/2.1.0/dataset_info.json"
+    licensed = json.loads(info.read_text()) | {"citation": "A\n  B, 1999", "redistributionInfo": {"license": "CC0"}}
+    info.write_text(json.dumps(licensed))
+    capsys.readouterr()
+    program.main([])
+    said = capsys.readouterr().out
+    assert "pets            version 2.1.0" in said
+    assert "CC0" in said
+    assert "A B, 1999" in said
+    assert "birds/small     version 1.0.0" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["prepar", "cifar10"], "did you mean 'prepare'?"),
+        (["prepare"], "takes one NAME, not 0"),
+        (["prepare", "mnist", "cifar10"], "takes one NAME, not 2"),
+        (["prepare", "digits"], "is no set that can be prepared"),
+        (["prepare", "mnist"], "JAXTL_OFFLINE is set"),
+        (["prepare", "mnist", "--from"], "--from: needs a path"),
+        (["prepare", "mnist", "--to", "x"], "--to: prepare has no such option"),
+        (["prepare", "mnist", "--from", "nowhere"], "nowhere: no such file"),
+        (["show", "digits", "--to", "x.xyz"], "x.xyz: cannot be written"),
+        (["show", "digits", "--to", "nowhere/x.png"], "nowhere/x.png: cannot be written"),
+        (["show", "mnist"], "mnist: not found"),
+        (["show", "digit"], "did you mean 'digits'?"),
+    ],
+)
+def test_mistakes(arguments, said):
+    with pytest.raises(InputError) as caught:
+        program.main(arguments)
+    assert said in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 2
+
+
+def test_as_a_program(tmp_path):
+    def run(*arguments):
+        command = [sys.executable, "-m", "jaxtl.data", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    helped = run("--help")
+    assert (helped.returncode, helped.stderr) == (0, "")
+    assert "prepare NAME [--from PATH]" in helped.stdout
+    wrong = run("prepare", "cifar10")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr == ("cifar10: was not fetched because JAXTL_OFFLINE is set\n  unset it, or use --from PATH\n")
+    shown = run("show", "digits")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert (tmp_path / "digits.png").is_file()
+
+
+# ---- the picture
+
+
+def sheet(images, labels, **given):
+    picture = samples_by_class(from_arrays(images, labels, images, labels, **given))
+    return np.asarray(picture)
+
+
+def test_a_row_for_each_class():
+    labels = np.repeat([0, 1, 2], 12)
+    images = np.broadcast_to((labels * 80)[:, None, None, None], (36, 32, 32, 3)).astype(np.uint8)
+    pixels = sheet(images, labels)
+    assert pixels.shape == (3 * 64, 150 + 10 * 64, 3)
+    for row in range(3):
+        assert np.all(pixels[row * 64 : (row + 1) * 64, 150:] == 80 * row)
+        assert pixels[row * 64 : (row + 1) * 64, :150].min() < 100  # the name
+
+
+def test_every_sample_is_whole_and_of_its_class():
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 256, (24, 48, 50, 1), dtype=np.uint8), np.arange(24) % 2
+    tiles = sheet(images, labels)[:, 150:, 0].reshape(2, 48, 10, 50).swapaxes(1, 2)
+    for label in range(2):
+        mine = {image.tobytes() for image in images[labels == label]}
+        drawn = [tile.tobytes() for tile in tiles[label]]
+        assert len(set(drawn)) == 10
+        assert set(drawn) <= mine
+
+
+def test_floats_are_stretched_and_small_classes_shorten_the_rows():
+    images = np.linspace(-3, 7, 6 * 64, dtype=np.float32).reshape(6, 8, 8)
+    pixels = sheet(images, np.array([0, 0, 0, 0, 1, 1]))[:, 150:]
+    assert pixels.shape == (2 * 48, 2 * 48, 3)
+    assert pixels.max() == 255
+
+
+def test_features_are_no_picture():
+    with pytest.raises(InputError, match="are no images"):
+        sheet(np.zeros((4, 7)), np.arange(4) % 2)

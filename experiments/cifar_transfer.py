@@ -94,6 +94,7 @@ class Config:
     source_weight: tuple[float, ...] = (0.03, 3.0)
     seed: int = 0
 
+    may_change: ClassVar = ("splits", "n_per_class", "source_examples", "methods", "honest")  # they only add runs
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {
             "data": "digits",
@@ -156,10 +157,8 @@ CONTRASTS = (
     ("lp_ft", "l2_sp"),
 )
 TASK = Term(1.0, mean_of(softmax_cross_entropy))
-COUNTS = (
-    *("n_per_class", "widths", "input_size", "source_steps", "source_batch_size", "steps", "batch_size"),
-    *("trials", "tuning_draws", "report_draws", "validation", "folds"),
-)
+COUNTS = ("n_per_class", "widths", "input_size", "source_steps", "source_batch_size", "steps", "batch_size", "trials")
+LEAST = dict.fromkeys((*COUNTS, "tuning_draws", "report_draws", "validation"), 1) | {"folds": 2}
 LEARNING_RATES = ("learning_rate/transferred", "learning_rate/new")
 
 
@@ -265,6 +264,7 @@ def train_source(
     order, run = jax.random.split(jax.random.key(config.seed))
     index = hold_out(task.train.labels, examples, config.seed)[0] if examples else None
     chunk = backend.steps_per_dispatch(config.chunk, config.source_steps)
+    keep_to_data(workdir, task)
     with Writer(workdir) as writer:
         state, _ = fit(
             step,
@@ -570,8 +570,8 @@ def main(config: Config, workdir: Path) -> None:
     started = time.perf_counter()
     check(config)
     console = Console(highlight=False)
-    data = load(config.data, config.data_dir or None)
-    source_data = load(config.source, config.data_dir or None) if config.source else data
+    data = load(config.data, config.data_dir or None, progress=Progress)
+    source_data = load(config.source, config.data_dir or None, progress=Progress) if config.source else data
     report.print_data(console, source=source_data, target=data)
     results = []
     for split in config.splits:
@@ -609,6 +609,7 @@ def run(config: Config, problem: Problem, split: str, examples: int, workdir: Pa
     honest = [name for name in honest if RECIPES[name].search]
     tuning = range(config.tuning_draws)
     reporting = range(config.tuning_draws, config.tuning_draws + config.report_draws)
+    keep_to_data(workdir, problem.task)
     store = RunStore(workdir)
     total = planned_runs(methods, config.trials, tuning, reporting, honest, config.folds)
     with Progress(total, "comparing") as progress:
@@ -647,13 +648,25 @@ def check(config: Config) -> None:
         for name in names:
             if name not in RECIPES:
                 raise InputError(f"no method '{name}'", where=f"--config.{flag}", todo=suggest(name, RECIPES))
-    for flag in COUNTS:
+    for flag, least in LEAST.items():
         for value in np.atleast_1d(getattr(config, flag)):
-            if value < 1:
-                raise InputError(f"{value} is less than 1", where=f"--config.{flag}")
+            if value < least:
+                raise InputError(f"{value} is less than {least}", where=f"--config.{flag}")
     for flag in ("learning_rate", "pull", "ratio", "source_weight"):
-        if len(getattr(config, flag)) != 2:
-            raise InputError(f"{getattr(config, flag)} is no range", where=f"--config.{flag}", todo="give low,high")
+        ends = getattr(config, flag)
+        if len(ends) != 2 or not 0 < ends[0] < ends[1]:
+            raise InputError(f"{ends} is no range", where=f"--config.{flag}", todo="give low,high with 0 < low < high")
+
+
+def keep_to_data(workdir: Path, task: DataSet) -> None:
+    """What "auto" stands for may change from one day to the next; a run stays with the data it began with."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    file = workdir / "data.txt"
+    began = file.read_text(encoding="utf-8") if file.exists() else task.origin
+    if began != task.origin:
+        todo = "name its data with --config.data=..., or choose another --workdir"
+        raise InputError(f"began with {began}; now it would be {task.origin}", where=workdir, todo=todo)
+    file.write_text(began, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -171,7 +171,8 @@ WRONG = {
 
 
 @pytest.mark.parametrize("argument", WRONG)
-def test_a_mistake_is_told_in_two_lines_and_exit_code_2(toy, argument, capsys):
+def test_a_mistake_is_told_in_two_lines_and_exit_code_2(toy, argument, capsys, record_property):
+    record_property("tally", "bad inputs are told in one or two lines, with exit code 2 and nothing changed on disk")
     assert toy.run(argument) == 2
     assert capsys.readouterr().err == WRONG[argument] + "\n"
     assert toy.calls == []

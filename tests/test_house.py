@@ -21,6 +21,14 @@ FOUNDATION = {"errors", "trees"}  # all that data and models may import
 ALONE = {"flax": "models", "matplotlib": "report"}  # a library that only one room imports
 
 FILES = sorted(file for folder in ("jaxtl", "experiments") for file in (ROOT / folder).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+CANARIES = {
+    "test_checkpoints",
+    "test_mistakes",
+    "test_readers",
+    "test_torch_files",
+}  # they make the pickles that must not be opened
+PROGRAMS = {"test_readme"}  # it runs what the README shows
 
 
 def name_of(file: Path) -> str:
@@ -82,11 +90,14 @@ def dangers(source: str) -> list[str]:
                 word.arg == "allow_pickle" and not (isinstance(word.value, ast.Constant) and word.value.value is False)
                 for word in node.keywords
             )
-            if unpickles or called in ("eval", "exec", "torch.load", "joblib.load", "dill.load", "cloudpickle.load"):
+            anywhere = called.endswith((".extractall", ".extract"))  # an archive chooses where its members go
+            if unpickles or anywhere or called in ("eval", "exec", "torch.load"):
                 found.append(f"line {node.lineno}: {called}")
     names = imports(source)
     return found + sorted(
-        name for name in names if name.split(".")[0] in ("pickle", "_pickle", "dill", "joblib", "marshal")
+        name
+        for name in names
+        if name.split(".")[0] in ("pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve")
     )
 
 
@@ -103,6 +114,12 @@ def test_a_module_imports_only_from_its_left(file):
 @pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_nothing_executes_what_it_reads(file):
     assert dangers(file.read_text()) == []
+
+
+@pytest.mark.parametrize("file", TESTS, ids=lambda file: file.stem)
+def test_tests_execute_only_what_they_made(file):
+    allowed = {"pickle"} if file.stem in CANARIES else {"exec"} if file.stem in PROGRAMS else set()
+    assert {danger.rpartition(" ")[2] for danger in dangers(file.read_text())} == allowed
 
 
 @pytest.mark.parametrize(
@@ -137,6 +154,7 @@ def test_the_test_sees_a_stranger(module, source, wrong):
         "np.load(f, allow_pickle=flag)",
         "torch.load(f)",
         "eval('1')",
+        "with tarfile.open(f) as tar:\n    tar.extractall(here)",
     ],
 )
 def test_the_test_sees_a_danger(source):

@@ -156,6 +156,24 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_and_no_line_stands_twice(
     assert steps == [3, 6, 9]
 
 
+def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(tmp_path, stop_after, monkeypatch):
+    how = {"steps": 12, "every": 3, "evaluate": norm}
+    with Writer(tmp_path / "whole", tensorboard=False) as log:
+        whole, whole_history = fit(STEP, start(), DATA, Fixed(), **how, workdir=tmp_path / "whole", log=log)
+    with Writer(tmp_path / "run", tensorboard=False) as log:
+        stop_after(9)
+        with pytest.raises(Interrupted):
+            fit(STEP, start(), DATA, Fixed(), **how, workdir=tmp_path / "run", log=log)
+        monkeypatch.undo()
+        loop.stop_request.signal_number = None
+        (tmp_path / "run/checkpoints/9/manifest.json").write_bytes(b"")
+        state, history = fit(STEP, start(), DATA, Fixed(), **how, workdir=tmp_path / "run", log=log)
+    assert_identical(state, whole)
+    assert history == whole_history
+    assert (tmp_path / "run/metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
+    assert (tmp_path / "run/checkpoints/9.corrupt").exists()
+
+
 def test_a_finished_run_is_not_run_again(tmp_path):
     first, history = fit(STEP, start(), DATA, Fixed(), steps=4, workdir=tmp_path)
     again, same = fit(STEP, start(), DATA, Fixed(), steps=4, workdir=tmp_path)
@@ -197,6 +215,9 @@ def test_a_loss_that_is_not_finite_names_the_step_and_leaves_the_last_checkpoint
         fit(step, start(), DATA, Fixed(), steps=8, every=2, workdir=tmp_path)
     assert stopped.value.exit_code == 3
     assert checkpoints.latest_step(tmp_path) == 4
+    with pytest.raises(NotFinite) as again:  # from the checkpoint, which knows the loss before it
+        fit(step, start(), DATA, Fixed(), steps=8, every=2, workdir=tmp_path)
+    assert str(again.value) == str(stopped.value)
     assert np.all(np.isfinite(checkpoints.restore(tmp_path, start()).params["head"]["kernel"]))
 
 

@@ -3,7 +3,7 @@
     workdir/.lock                           held by the process that writes here
     workdir/checkpoints/100/arrays/         orbax: an array per leaf, under its path "params/head/kernel"
     workdir/checkpoints/100/manifest.json   meta; shape, dtype and crc32 of every leaf; crc32 of every file
-    workdir/checkpoints/90.corrupt/         did not verify: set aside by `restore`, never deleted
+    workdir/checkpoints/90.corrupt/         did not verify: set aside by `restore` and kept
 
 Orbax alone loads a flipped bit without a word, takes an empty directory for the newest step, and casts or pads what
 does not fit. The digest of a file shows damage before a parser meets it; the digest of a leaf shows that what is read

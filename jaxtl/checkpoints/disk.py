@@ -32,15 +32,20 @@ def write(directory: Path, leaves: dict[str, np.ndarray], manifest: dict[str, An
         except Exception as error:  # tensorstore tells a full disk as ValueError
             raise OSError(one_line(error)) from error
     kinds = {path: {"shape": leaf.shape, "dtype": str(leaf.dtype)} for path, leaf in leaves.items()}
-    manifest = manifest | {"leaves": kinds, "digests": leaf_digests(leaves), "files": _file_digests(directory)}
-    try:
-        content = json.loads(json.dumps(manifest))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"not JSON: {error}", where="meta", todo="numbers, strings, lists and dicts") from error
+    content = manifest | {"leaves": kinds, "digests": leaf_digests(leaves), "files": _file_digests(directory)}
+    content = as_json(content)
     crc32 = zlib.crc32(json.dumps(content).encode())
     (directory / "manifest.json").write_text(json.dumps({"crc32": crc32, "content": content}))
     for path in (*directory.rglob("*"), directory):
         to_disk(path)
+
+
+def as_json(content: dict[str, Any]) -> dict[str, Any]:
+    """What JSON makes of it: tuples become lists, names strings."""
+    try:
+        return json.loads(json.dumps(content))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"not JSON: {error}", where="meta", todo="numbers, strings, lists and dicts") from error
 
 
 def to_disk(path: Path) -> None:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtl.checkpoints.disk import Damaged, check_space, one_line, read, to_disk, to_host, verify, write
+from jaxtl.checkpoints.disk import Damaged, as_json, check_space, one_line, read, to_disk, to_host, verify, write
 from jaxtl.errors import InputError
 from jaxtl.trees import Tree, check_same, map_named
 
@@ -92,7 +92,7 @@ def save(workdir: str | Path, state: Tree, meta: dict[str, Any]) -> Path:
     if newest is not None and step < newest:
         todo = "restore it first, or choose another --workdir"
         raise InputError(f"step {step} is older than the checkpoint of step {newest}", where=root, todo=todo)
-    leaves, keys = to_host(state)
+    meta, (leaves, keys) = as_json(meta), to_host(state)
     final, temporary, replaced = (root / f"{step}{ending}" for ending in ("", ".tmp", ".replaced.tmp"))
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -211,9 +211,8 @@ def newest_intact(workdir: str | Path, set_aside: bool) -> tuple[Path, dict[str,
 
 def _renamed(directory: Path) -> Path | None:
     """Where a damaged checkpoint now is; None where the directory cannot be written, which is no reason to stop."""
-    aside = directory.with_suffix(".corrupt")
+    taken = len(list(directory.parent.glob(f"{directory.name}.corrupt*")))
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        return directory.rename(aside)
+        return directory.rename(directory.with_name(f"{directory.name}.corrupt{taken or ''}"))
     except OSError:
         return None

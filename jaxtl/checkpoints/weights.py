@@ -13,10 +13,11 @@ import numpy as np
 
 from jaxtl.checkpoints.disk import leaf_digests, one_line, read, to_host, verify
 from jaxtl.checkpoints.states import ELSEWHERE, newest_intact
+from jaxtl.checkpoints.torch_files import Refused, read_torch
 from jaxtl.errors import InputError
 from jaxtl.trees import Tree
 
-PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
+PICKLES = (".pkl", ".pickle")
 
 
 def export(params: Tree, path: str | Path) -> Path:
@@ -57,11 +58,13 @@ def load_weights(path: str | Path) -> dict[str, Any]:
     """Source parameters as a nested dict of NumPy arrays; nothing in the file is ever executed.
 
     Args:
-        path: a .safetensors or .npz file with names "a/b/kernel"; or the directory of a run, or of one checkpoint,
-            from which `params` are taken.
+        path: a .safetensors or .npz file with names "a/b/kernel"; a state dict of PyTorch (.pt, .pth, .bin, .ckpt) with
+            the names that it has there; or the directory of a run, or of one checkpoint, from which `params` are taken.
 
     Raises:
-        InputError: a pickle, another format, a damaged file, a directory without a checkpoint.
+        InputError: a pickle of anything else, another format, a damaged file, a directory without a checkpoint. (Of
+            these formats .npz, our own .safetensors and checkpoints hold checksums; in others a flipped bit of a number
+            is another number.)
     """
     path = Path(path).expanduser().resolve()
     if path.is_dir():
@@ -70,12 +73,14 @@ def load_weights(path: str | Path) -> dict[str, Any]:
         raise InputError("there is no such file", where=path, todo="check the path")
     try:
         with open(path, "rb") as file:
-            if path.suffix in PICKLES or _is_pickle(file.read(9)):
+            if path.suffix in PICKLES or (path.suffix not in TORCH and _is_pickle(file.read(9))):
                 raise _pickle(path)
         if path.suffix not in READERS:
             todo = f"known: {', '.join(READERS)} and the directory of a run"
             raise InputError(f"weights are not read from {path.suffix or 'such'} files", where=path, todo=todo)
         return _nest(READERS[path.suffix](path), path)
+    except Refused as error:
+        raise _pickle(path, f" ({error.what})") from error
     except InputError:
         raise
     except Exception as error:  # damaged bytes can fail anywhere in the readers
@@ -98,9 +103,9 @@ def _is_pickle(start: bytes) -> bool:
     return start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5") and start[8:] != b"{"
 
 
-def _pickle(path: Path) -> InputError:
+def _pickle(path: Path, why: str = "") -> InputError:
     todo = "convert it where it comes from: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
-    return InputError("a pickle can run any code when it is opened, so it was not", where=path, todo=todo)
+    return InputError(f"a pickle can run any code when it is opened, so it was not{why}", where=path, todo=todo)
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -132,7 +137,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     return leaves
 
 
-READERS = {".safetensors": _read_safetensors, ".npz": _read_npz}
+TORCH = (".pt", ".pth", ".bin", ".ckpt")
+READERS = {".safetensors": _read_safetensors, ".npz": _read_npz, **dict.fromkeys(TORCH, read_torch)}
 
 
 def _nest(leaves: dict[str, Any], where: Path) -> dict[str, Any]:

@@ -128,9 +128,9 @@ def _read(values: flags.FlagValues, types: dict[str, Any], argv: Sequence[str]) 
 
 
 def _unknown(name: str, types: dict[str, Any]) -> InputError:
-    keys = [f"config.{key}" for key in types]
-    close = [f"config.{name}"] if name in types else difflib.get_close_matches(name, [*OWN_FLAGS, *keys], n=1)
-    todo = f"did you mean --{close[0]}?" if close else "--help lists the flags"
+    flag_of = {flag: flag for flag in OWN_FLAGS} | {key: f"config.{key}" for key in types}
+    close = difflib.get_close_matches(name, flag_of, n=1) or difflib.get_close_matches(name, flag_of.values(), n=1)
+    todo = f"did you mean --{flag_of.get(close[0], close[0])}?" if close else "--help lists the flags"
     return InputError("unknown flag", where=f"--{name}", todo=todo)
 
 

@@ -225,7 +225,7 @@ def notes(header: dict[str, Any], results: dict[str, dict[str, Any]]) -> list[st
     """On what, and how, the figures were measured."""
     versions = header["versions"]
     lines = [
-        f"Device: {header['device']}; load before: {header['load']:.1f}",
+        f"Device: {header['device']}",
         f"Versions: {', '.join(f'{name} {version}' for name, version in versions.items())}",
         f"Huge pages: {header['malloc'] or 'not asked for; make bench does'}",
         f"Ratios: medians over {header['config']['rounds']} rounds, each against its own round; quartiles in brackets",
@@ -253,7 +253,7 @@ def write(workdir: Path, header: dict[str, Any], results: dict[str, dict[str, An
 
 
 def main(config: Config, workdir: Path) -> None:
-    started, load = time.perf_counter(), os.getloadavg()[0]
+    started = time.perf_counter()
     check(config)
     console, torch = Console(highlight=False), torch_is_here()
     steps = {"mlp": config.mlp_steps, "cnn": config.cnn_steps}
@@ -268,7 +268,6 @@ def main(config: Config, workdir: Path) -> None:
         "command": cli.command("benchmarks.step", config),
         "device": backend.describe_device(),
         "versions": backend.versions() | ({"torch": metadata.version("torch")} if torch else {}),
-        "load": load,
         "malloc": os.environ.get("GLIBC_TUNABLES", ""),
         "minutes": (time.perf_counter() - started) / 60,
         "config": dataclasses.asdict(config),

@@ -1,0 +1,384 @@
+"""The whole ridge path from one eigendecomposition: every λ, and every criterion to choose one by.
+
+    minimise  1/(2n) Σ ‖y − x β − b‖²  +  λ/2 Σ_d w_d ‖β_d − anchor_d‖²,      b not penalised
+
+λ is a rate of this library: it stands beside the *mean* of ½ squared errors, so that scikit-learn's α, and the λ of
+textbooks, is n·λ. In code, `alpha` is always n·λ.
+
+Why float64, and when the Gram matrix is not enough. At small λ both the residual and 1 − leverage are small
+differences of numbers near 1, and the leave-one-out error is their ratio: float32 has nothing left there. So all runs
+in float64, the products over examples through XLA with x64 switched on around them alone. An eigenvalue of the Gram
+matrix is known to about 10⁻¹⁶ of the largest. Where the smallest n·λ comes closer than 10⁻¹⁰ of the largest, singular
+values of the features themselves, which are known to the same fraction before squaring, take its place (much slower).
+With no more examples than features, residual and 1 − leverage are summed from λ/(s + λ) and never as differences.
+
+Source: Hoerl and Kennard, Ridge regression (1970); Golub, Heath and Wahba, Generalized cross-validation (1979);
+MacKay, Bayesian interpolation (1992).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+
+from jaxtl.errors import InputError
+
+GRAM_RESOLUTION = 1e-10  # the smallest n·λ, as a part of the largest eigenvalue, that a Gram matrix is trusted with
+CHUNK = 2**22  # numbers in the largest array of a pass over the examples: 32 MB
+
+
+class RidgePath(NamedTuple):
+    """One entry per λ, in the order given; float64 NumPy arrays. L λs, D features, C targets, n examples.
+
+    Attributes:
+        coef: [L, D, C].
+        intercept: [L, C]; zeros without an intercept.
+        df: [L] effective degrees of freedom of one target, Σ s/(s + nλ), plus 1 for the intercept.
+        loo: [L, C] mean squared error of predicting each example from the others (same n·λ, anchor and weights).
+        gcv: [L] n RSS/(n − df)², generalised cross-validation; like all below summed over targets.
+        aic, aicc, bic: [L] n ln(RSS/n) + 2 df; that + 2 df (df + 1)/(n − df − 1), infinite where n <= df + 1;
+            n ln(RSS/n) + ln(n) df.
+        log_evidence: [L] log density of the targets under β ~ N(anchor, σ²/(nλ w)), with σ² at its maximum.
+        loo_accuracy: [L] share of examples whose own class is the largest leave-one-out prediction; None in regression.
+    """
+
+    coef: np.ndarray
+    intercept: np.ndarray
+    df: np.ndarray
+    loo: np.ndarray
+    gcv: np.ndarray
+    aic: np.ndarray
+    aicc: np.ndarray
+    bic: np.ndarray
+    log_evidence: np.ndarray
+    loo_accuracy: np.ndarray | None
+
+
+def ridge_path(
+    x: ArrayLike,
+    y: ArrayLike,
+    lams: ArrayLike,
+    anchor: ArrayLike | None = None,
+    fit_intercept: bool = True,
+    *,
+    penalty_weights: ArrayLike | None = None,
+    classes: int | None = None,
+) -> RidgePath:
+    """Solve ridge regression for every λ, with leave-one-out, GCV, AIC, AICc, BIC and evidence (module docstring).
+
+    Args:
+        x: [n, D] features.
+        y: [n] or [n, C] targets; with `classes`, integer labels [n], which become one target 0 or 1 per class.
+        lams: [L] rates > 0 in any order, beside the mean loss: scikit-learn's α is n·λ.
+        anchor: [D, C] (or [D] for one target) what the coefficients are drawn to; None: 0.
+        fit_intercept: add an intercept, never penalised.
+        penalty_weights: [D] > 0, multiplies λ per feature: transferred and new columns at rates of their own.
+        classes: number of classes for classification by one-hot targets; None: regression.
+
+    Returns:
+        A `RidgePath`. For classification `path.loo_accuracy.argmax()` chooses λ from the labelled examples alone.
+
+    Raises:
+        InputError: shapes that do not fit, values that are not finite, λ or weights <= 0, labels outside 0..classes−1,
+            fewer than 2 examples, a target without any variation, which no criterion can judge.
+
+    Example:
+        >>> path = ridge_path([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], [1.0, 2.0, 2.0], [1 / 3], fit_intercept=False)
+        >>> path.coef[0, :, 0].round(6).tolist(), path.df.round(6).tolist(), path.gcv.round(5).tolist()
+        ([0.625, 1.125], [1.25], [0.94898])
+    """
+    features, rates = checked_features(x, "ridge_path"), checked_rates(lams, "ridge_path")
+    targets, codes = _checked_targets(y, len(features), classes, fit_intercept)
+    start = checked_anchor(anchor, features.shape[1], targets.shape[1], "ridge_path")
+    scale = _checked_weights(penalty_weights, features.shape[1]) ** -0.5
+    mean = features.mean(axis=0, dtype=np.float64) if fit_intercept else np.zeros(features.shape[1])
+    wanted = targets - features @ start
+    centre = wanted.mean(axis=0) if fit_intercept else np.zeros(targets.shape[1])
+    problem = _Problem(features, mean, scale, wanted - centre, codes, rates * len(features), fit_intercept)
+    with jax.enable_x64(True):
+        factors = _dual(problem) if problem.rank_of_rows <= features.shape[1] else _primal(problem)
+        loo, rss, right = _row_sums(problem, factors)
+    coef = _combine(factors.directions, factors.projected, factors.shrink)
+    criteria = _criteria(problem, factors.s, rss, np.square(coef).sum(axis=1))
+    coef = coef * scale[:, None]
+    accuracy = None if codes is None else right / len(features)
+    return RidgePath(coef + start, centre - mean @ coef, loo=loo / len(features), loo_accuracy=accuracy, **criteria)
+
+
+class _Problem(NamedTuple):
+    """Features as given, and how to centre and scale them; targets centred and less what the anchor predicts."""
+
+    x: np.ndarray
+    mean: np.ndarray
+    scale: np.ndarray
+    y: np.ndarray
+    codes: np.ndarray | None
+    alphas: np.ndarray
+    fit_intercept: bool
+
+    @property
+    def rank_of_rows(self) -> int:
+        """Dimensions of the space of residuals: the intercept takes one of the n."""
+        return len(self.x) - self.fit_intercept
+
+    def features(self) -> np.ndarray:
+        return (self.x - self.mean) * self.scale
+
+    def chunks(self) -> Iterator[slice]:
+        width = max(self.x.shape[1], self.y.shape[1] * len(self.alphas))
+        size = max(1, CHUNK // width)
+        return (slice(start, start + size) for start in range(0, len(self.x), size))
+
+
+class _Factors(NamedTuple):
+    """One factorisation for all λ.
+
+    With Λ = diag(gains[:, l]), the fit at λ_l is A Λ Aᵀy; with `complement` that is the residual instead.
+
+    s: [k] squared singular values of the centred and scaled features.
+    rows: a slice of the examples -> A there, [B, k].
+    projected: [k, C] Aᵀy.
+    gains: [k, L] in [0, 1].
+    directions, shrink: [D, k], [k, L]: the coefficients are directions · diag(shrink[:, l]) · projected.
+    """
+
+    s: np.ndarray
+    rows: Callable[[slice], jax.Array]
+    projected: np.ndarray
+    gains: np.ndarray
+    directions: np.ndarray
+    shrink: np.ndarray
+    complement: bool
+
+
+def _primal(problem: _Problem) -> _Factors:
+    """More examples than features: A = X V/√(s + α₀) with the smallest α₀, so that gains (s + α₀)/(s + α) <= 1."""
+    gram, cross = 0.0, 0.0
+    for part in problem.chunks():
+        products = _products(problem.x[part], problem.mean, problem.scale, problem.y[part])
+        gram, cross = gram + products[0], cross + products[1]
+    smallest = problem.alphas.min()
+    s, v = np.linalg.eigh(np.asarray(gram))
+    if smallest < GRAM_RESOLUTION * s[-1]:
+        _, singular, transposed = np.linalg.svd(np.linalg.qr(problem.features(), mode="r"))
+        s, v = singular**2, transposed.T
+    s = np.maximum(s, 0.0)  # rounding leaves some just below
+    directions = v / np.sqrt(s + smallest)
+    gains = (s + smallest)[:, None] / (s[:, None] + problem.alphas)
+    scaled = jnp.asarray(problem.scale[:, None] * directions)
+
+    def rows(part: slice) -> jax.Array:
+        return _centred_product(problem.x[part], problem.mean, scaled)
+
+    return _Factors(s, rows, directions.T @ np.asarray(cross), gains, directions, gains, False)
+
+
+def _dual(problem: _Problem) -> _Factors:
+    """No more examples than features: A = U, a basis of everything but the constant, with gains α/(s + α)."""
+    x = problem.features()
+    reduced = _reflect(x)[1:] if problem.fit_intercept else x
+    s, u = np.linalg.eigh(np.asarray(_gram(reduced)))
+    if problem.alphas.min() < GRAM_RESOLUTION * s[-1]:
+        u, singular, _ = np.linalg.svd(np.asarray(np.linalg.qr(reduced.T, mode="r")).T)
+        s = singular**2
+    s = np.maximum(s, 0.0)
+    if problem.fit_intercept:
+        u = _reflect(np.concatenate([np.zeros((1, len(s))), u]))
+    shrink = 1 / (s[:, None] + problem.alphas)
+    gains = problem.alphas * shrink
+    return _Factors(s, lambda part: jnp.asarray(u[part]), u.T @ problem.y, gains, x.T @ u, shrink, True)
+
+
+def _reflect(a: np.ndarray) -> np.ndarray:
+    """The Householder reflection that takes the direction of equal entries to the first axis (with a minus sign)."""
+    v = np.full(len(a), len(a) ** -0.5)
+    v[0] += 1.0
+    return a - np.outer(v, v @ a) / v[0]
+
+
+def _combine(directions: np.ndarray, projected: np.ndarray, shrink: np.ndarray) -> np.ndarray:
+    """directions · diag(shrink[:, l]) · projected for every l: [L, D, C]."""
+    weighted = shrink[:, None, :] * projected[:, :, None]
+    product = directions @ weighted.reshape(len(shrink), -1)
+    return product.reshape(-1, *weighted.shape[1:]).transpose(2, 0, 1)
+
+
+def _row_sums(problem: _Problem, factors: _Factors) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Over all examples: squared leave-one-out errors [L, C], squared residuals [L, C], right predictions [L]."""
+    # Gains at neighbouring λ nearly repeat each other: 100 λ over ten decades have rank 30 or so. The dual lives on
+    # ratios of tiny gains, which a low rank would not keep; it is small anyway.
+    basis, mixture = (factors.gains, np.eye(len(problem.alphas))) if factors.complement else _low_rank(factors.gains)
+    share = problem.rank_of_rows / len(problem.x)
+    # 1 - leverage is never below this, except by rounding.
+    floors = share * problem.alphas / (factors.s.max() + problem.alphas)
+    fixed = jax.tree.map(jnp.asarray, (factors.projected, basis, mixture, share, floors))
+    parts = [
+        _chunk_sums(
+            factors.rows(part),
+            problem.y[part],
+            None if problem.codes is None else problem.codes[part],
+            *fixed,
+            complement=factors.complement,
+        )
+        for part in problem.chunks()
+    ]
+    loo, rss, right = (np.sum([np.asarray(a) for a in column], axis=0) for column in zip(*parts, strict=True))
+    return loo.T, rss.T, right
+
+
+def _low_rank(gains: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[k, r] and [r, L] with the product `gains` (all in [0, 1]) to rounding."""
+    left, values, right = np.linalg.svd(gains, full_matrices=False)
+    rank = int((values > np.finfo(float).eps * values[0]).sum())
+    return left[:, :rank] * values[:rank], right[:rank]
+
+
+@jax.jit
+def _products(x: jax.Array, mean: jax.Array, scale: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    z = (x - mean[None]) * scale[None]
+    return z.T @ z, z.T @ y
+
+
+@jax.jit
+def _centred_product(x: jax.Array, mean: jax.Array, scaled: jax.Array) -> jax.Array:
+    return (x - mean[None]) @ scaled
+
+
+@jax.jit
+def _gram(x: jax.Array) -> jax.Array:
+    return x @ x.T
+
+
+@functools.partial(jax.jit, static_argnames="complement")
+def _chunk_sums(
+    rows: jax.Array,
+    y: jax.Array,
+    codes: jax.Array | None,
+    projected: jax.Array,
+    basis: jax.Array,
+    mixture: jax.Array,
+    share: jax.Array,
+    floors: jax.Array,
+    *,
+    complement: bool,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    leverage = rows**2 @ basis @ mixture
+    weighted = projected[:, :, None] * basis[:, None, :]
+    fit = (rows @ weighted.reshape(len(basis), -1)).reshape(-1, len(mixture)) @ mixture
+    fit = fit.reshape(*y.shape, -1)
+    residual = fit if complement else y[:, :, None] - fit
+    remaining = jnp.maximum(leverage if complement else share - leverage, floors[None])
+    left_out = residual / remaining[:, None]
+    right = jnp.zeros(len(floors))
+    if codes is not None:
+        right = jnp.sum(jnp.argmax(codes[:, :, None] - left_out, 1) == jnp.argmax(codes, 1)[:, None], 0)
+    return jnp.sum(left_out**2, 0), jnp.sum(residual**2, 0), right
+
+
+def _criteria(problem: _Problem, s: np.ndarray, rss: np.ndarray, squares: np.ndarray) -> dict[str, np.ndarray]:
+    """Everything that follows from the residual sums [L, C] and the squared (scaled) coefficients [L, C]."""
+    n, rows, targets = len(problem.x), problem.rank_of_rows, rss.shape[1]
+    df = problem.fit_intercept + (s / (s + problem.alphas[:, None])).sum(axis=1)
+    # n - df without its cancellation: what is left of each direction, and directions that the features do not reach.
+    left = (problem.alphas[:, None] / (s + problem.alphas[:, None])).sum(axis=1) + rows - len(s)
+    determinant = np.log1p(s / problem.alphas[:, None]).sum(axis=1)
+    with np.errstate(divide="ignore"):  # a perfect fit: minus infinity
+        likelihood = n * np.log(rss / n).sum(axis=1)
+        variance = np.log(2 * np.pi * (rss + problem.alphas[:, None] * squares) / rows)
+        correction = np.where(left > 1, 2 * df * (df + 1) / (left - 1), np.inf)
+    return {
+        "df": df,
+        "gcv": n * rss.sum(axis=1) / left**2,
+        "aic": likelihood + targets * 2 * df,
+        "aicc": likelihood + targets * (2 * df + correction),
+        "bic": likelihood + targets * np.log(n) * df,
+        "log_evidence": -0.5 * (rows * (variance + 1) + determinant[:, None]).sum(axis=1),
+    }
+
+
+def checked_features(x: ArrayLike, where: str) -> np.ndarray:
+    """x as an [n >= 2, D >= 1] float array without NaN or infinity; float32 stays float32."""
+    features = np.asarray(x)
+    if features.ndim != 2 or len(features) < 2 or not features.shape[1] or features.dtype.kind not in "fiu":
+        what = f"features {features.dtype} {list(features.shape)}"
+        raise InputError(what, where=where, todo="give numbers [examples, features], at least 2 examples")
+    finite = np.isfinite(features).all(axis=1)
+    if not finite.all():
+        what = f"features of example {int(finite.argmin())} are not finite"
+        raise InputError(what, where=where, todo="remove or repair NaN and infinity first")
+    return features if features.dtype in (np.float32, np.float64) else features.astype(np.float64)
+
+
+def checked_rates(lams: ArrayLike, where: str) -> np.ndarray:
+    """lams as [L >= 1] float64, each positive and finite."""
+    rates = np.asarray(lams, np.float64)
+    if rates.ndim != 1 or not len(rates) or not ((rates > 0) & np.isfinite(rates)).all():
+        what = f"lams of shape {list(rates.shape)}, smallest {rates.min() if rates.size else None}"
+        raise InputError(
+            what, where=where, todo="give a list of rates, each > 0 and finite, such as np.logspace(-6, 2)"
+        )
+    return rates
+
+
+def checked_labels(labels: ArrayLike, n: int, classes: int | None, where: str) -> np.ndarray:
+    """labels as [n] integers 0..classes-1 in which every class occurs; classes None: the largest label + 1."""
+    values = np.asarray(labels)
+    if values.shape != (n,) or values.dtype.kind not in "iu":
+        what = f"labels {values.dtype} {list(values.shape)} for {n} examples"
+        raise InputError(what, where=where, todo="give one integer per example")
+    count = int(values.max()) + 1 if classes is None else classes
+    if count < 2 or values.min() < 0 or values.max() >= count:
+        what = f"labels {values.min()}..{values.max()} for {count} classes"
+        raise InputError(what, where=where, todo="use labels 0..C-1 of at least 2 classes")
+    absent = np.flatnonzero(np.bincount(values, minlength=count) == 0)
+    if len(absent):
+        what = f"class {absent[0]} of {count} has no example"
+        raise InputError(what, where=where, todo="give an example of each class, or renumber the labels")
+    return values
+
+
+def checked_anchor(anchor: ArrayLike | None, features: int, targets: int, where: str) -> np.ndarray:
+    """anchor as [D, C] float64; None: zeros."""
+    if anchor is None:
+        return np.zeros((features, targets))
+    values = np.asarray(anchor, np.float64)
+    values = values[:, None] if values.ndim == 1 else values
+    if values.shape != (features, targets) or not np.isfinite(values).all():
+        what = f"anchor {list(values.shape)}, coefficients [{features}, {targets}]"
+        raise InputError(what, where=where, todo="give a finite anchor of the shape of the coefficients")
+    return values
+
+
+def _checked_targets(
+    y: ArrayLike, n: int, classes: int | None, fit_intercept: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Targets [n, C] in float64, and the same again as one-hot codes in classification."""
+    if classes is not None:
+        codes = np.eye(classes)[checked_labels(y, n, classes, "ridge_path")]
+        return codes, codes
+    targets = np.asarray(y)
+    if targets.ndim not in (1, 2) or len(targets) != n or not targets.size or targets.dtype.kind not in "fiu":
+        what = f"targets {targets.dtype} {list(targets.shape)} for {n} examples"
+        raise InputError(what, where="ridge_path", todo="give numbers [examples] or [examples, targets]")
+    targets = targets.reshape(n, -1).astype(np.float64)
+    if not np.isfinite(targets).all():
+        raise InputError("targets are not finite", where="ridge_path", todo="remove or repair NaN and infinity first")
+    same = (targets == (targets[:1] if fit_intercept else 0.0)).all(axis=0)
+    if same.any():
+        what = f"target {int(same.argmax())} is {targets[0, same.argmax()]} for every example"
+        raise InputError(what, where="ridge_path", todo="leave it out: there is nothing to explain")
+    return targets, None
+
+
+def _checked_weights(weights: ArrayLike | None, features: int) -> np.ndarray:
+    values = np.ones(features) if weights is None else np.asarray(weights, np.float64)
+    if values.shape != (features,) or not ((values > 0) & np.isfinite(values)).all():
+        what = f"penalty_weights of shape {list(values.shape)} for {features} features, or not all > 0"
+        raise InputError(what, where="ridge_path", todo="give one weight > 0 per feature; 1e-6 is nearly unpenalised")
+    return values

@@ -1,0 +1,297 @@
+"""A whole grid of configurations trained by one program: rates are its arguments, so no value compiles it again.
+
+    grid {name: [K]} ─init→ K states and their rates ─(train, score) in blocks→ scores [K] ─keep the best→ next rung
+
+A block is as many configurations as fit the memory, spread over the devices. On each device they run side by side
+("vmap"), one after another inside the program ("map"), or one a call ("loop"): which is fastest depends on the
+operators and the machine, so "auto" measures. Data and given trees are shared by all, and never copied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtl import checkpoints
+from jaxtl.errors import InputError, Interrupted, NotFinite, suggest
+from jaxtl.selection.blocks import BATCHINGS, Blocks, Choice, common, take
+from jaxtl.step import Fixed, TrainState
+from jaxtl.trees import Tree
+from jaxtl.writers import Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """What became of a grid; printed, it is one line.
+
+    Attributes:
+        scores: [K] float32, each configuration's score in the last rung it ran in; −inf where the score or a parameter
+            was not finite. Scores of different rungs are not comparable.
+        alive: [n], the configurations that ran to the end, in the order of the grid.
+        states: their final states, stacked in that order.
+        batching: "vmap", "map" or "loop".
+        seconds: by batching, what "auto" measured: seconds per configuration and call of `train`; {} if it did not.
+        saved: the fraction of the training that was left out, by configurations that ended at a rung.
+    """
+
+    scores: np.ndarray
+    alive: np.ndarray
+    states: Tree
+    batching: str
+    seconds: Mapping[str, float]
+    saved: float
+
+    @property
+    def best(self) -> int:
+        """The best of those that ran to the end; of equals the first."""
+        return int(self.alive[np.argmax(self.scores[self.alive])])
+
+    @property
+    def diverged(self) -> np.ndarray:
+        """The configurations whose score or parameters were not finite."""
+        return np.flatnonzero(~np.isfinite(self.scores))
+
+    def state(self, configuration: int) -> Any:
+        """The final state of one of those that ran to the end."""
+        if configuration not in self.alive:
+            raise InputError(f"{configuration} did not run to the end", where="Sweep.state", todo="choose among alive")
+        position = int(np.searchsorted(self.alive, configuration))
+        return jax.tree.map(lambda leaf: leaf[position], self.states)
+
+    def __str__(self) -> str:
+        times = {name: self.seconds[name] / self.seconds[self.batching] for name in self.seconds}
+        against = " and ".join(f"{times[name]:.2g}× {name}" for name in times if name != self.batching)
+        parts = [
+            f"{len(self.scores)} configurations by {self.batching}{against and f' (measured speed: {against})'}",
+            f"{len(self.alive)} ran to the end, {self.saved:.0%} of the training saved" if self.saved else "",
+            f"{len(self.diverged)} diverged: {', '.join(map(str, self.diverged))}" if len(self.diverged) else "",
+        ]
+        return "; ".join(filter(None, parts))
+
+
+def sweep(
+    init: Callable[[Mapping[str, jax.Array]], tuple[TrainState, Mapping[str, Any]]],
+    train: Callable[[TrainState, Any, Fixed], tuple[TrainState, Any]],
+    score: Callable[[TrainState, Any, Fixed], jax.Array],
+    grid: Mapping[str, Any],
+    data: Any,
+    given: Mapping[str, Any],
+    *,
+    rungs: int = 1,
+    keep: float = 1.0,
+    calls: int = 1,
+    batching: str = "auto",
+    memory: int | None = None,
+    workdir: str | Path | None = None,
+    progress: str = "",
+) -> Sweep:
+    """Train every configuration of a grid; the results are those of single runs, to rounding.
+
+    Args:
+        init: point {name: scalar} -> (state, rates by name); traced. A seed or a fold is a column like any other.
+            States with one rng share batches and augmentation, which is most of what "vmap" gains.
+        train: what `make_epoch` returns, or a bare step.
+        score: (state, data, fixed) -> scalar, larger is better.
+        grid: {name: [K]}, one column per quantity that varies; finite numbers.
+        data: handed to `train` and `score`, the same for all configurations.
+        given: trees by name for `Fixed.given`, the same for all configurations.
+        rungs: how often configurations are scored; between two rungs only the best go on (successive halving). Where
+            fewer are left than ran side by side, the narrower block is a program of its own.
+        keep: the fraction that goes on, in (0, 1]; of n configurations max(1, ⌊keep·n⌋).
+        calls: how often a rung calls `train`. With a bare step it is the number of steps in a rung, dispatched one by
+            one: what convolutions want on CPU, where they are slow inside a loop.
+        batching: "vmap", "map", "loop", or "auto": the fastest in one call of `train` on up to eight configurations a
+            device. Many short calls make that cheap; one long call makes it a good part of a small sweep.
+        memory: bytes of a device that a block may use besides the data; half of the device when left out (2 GiB where
+            it does not say). The states of all configurations wait on the first device.
+        workdir: where the sweep is saved at the end of every rung, and when it is interrupted after a block; the same
+            call goes on from there. No other process may use it meanwhile.
+        progress: what to call this work on a progress display; none when empty.
+
+    Returns:
+        scores, survivors and their states; see `Sweep`.
+
+    Raises:
+        InputError: columns that do not fit, a column that `init` does not read, a rate that nobody reads or that is
+            negative, a score that is no scalar, a workdir of another sweep.
+        NotFinite: not one configuration has a finite score.
+        Interrupted: a stop was requested; every finished block is saved if there is a workdir.
+
+    Example:
+        >>> import optax
+        >>> from jaxtl.step import init_state
+        >>> def init(point):
+        ...     return init_state(jnp.zeros(()), optax.identity(), jax.random.key(0)), {"rate": point["rate"]}
+        >>> def train(state, target, fixed):
+        ...     return state._replace(params=state.params + fixed.rates["rate"] * (target - state.params)), None
+        >>> result = sweep(init, train, lambda state, target, fixed: -abs(target - state.params),
+        ...     {"rate": [0.25, 0.5, 3.0]}, jnp.float32(4.0), {}, batching="vmap")
+        >>> result.scores.tolist(), result.best, float(result.state(1).params)
+        ([-3.0, -2.0, -8.0], 1, 2.0)
+
+    Source of the rungs: Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter
+    Optimization", 2016.
+    """
+    _check_plan(rungs, keep, calls, batching, memory)
+    columns = _check_grid(grid)
+    size = len(next(iter(columns.values())))
+    ladder = [size]
+    while len(ladder) < rungs:
+        ladder.append(max(1, math.floor(keep * ladder[-1] + 1e-9)))  # 0.29 · 100 is 28.999999999999996
+    plan = {"grid": {name: column.tolist() for name, column in columns.items()}, "rungs": rungs, "keep": keep}
+    plan |= {"calls": calls, "batching": batching, "memory": memory}
+    with contextlib.ExitStack() as until_the_end:
+        if workdir is not None and not checkpoints.is_owned(workdir):
+            until_the_end.enter_context(checkpoints.own(workdir))
+        states, rates = _start(init, columns)
+        blocks = Blocks(train, score, calls, data, given, rates, common(states), memory)
+        board = _Board(workdir, plan, ladder, states)
+        del states  # the board gives its own up for the next ones
+        if board.choice is None:
+            board.choice = blocks.choose(batching, board.states, board.alive)
+            board.save()  # what cannot be saved is told before the work, not after it
+        display = Progress(sum(ladder), progress, start=board.finished) if progress else None
+        if display is not None:
+            until_the_end.enter_context(display)
+        while board.rung < rungs:
+            _finish_rung(board, blocks, board.choice, display)
+    saved = 1 - sum(ladder) / (size * rungs)
+    return Sweep(board.scores, board.alive, board.states, board.choice.batching, board.choice.seconds, saved)
+
+
+def _finish_rung(board: _Board, blocks: Blocks, choice: Choice, display: Progress | None) -> None:
+    try:
+        while board.done < len(board.alive):
+            board.states, scores = blocks.run(choice, board.states, board.alive, board.done)
+            board.scores[board.alive[board.done :][: len(scores)]] = scores
+            board.done += len(scores)
+            if display is not None:
+                display.advance(len(scores))
+    except Interrupted:
+        board.save()
+        raise
+    board.cut()
+    board.save()
+
+
+def _check_plan(rungs: int, keep: float, calls: int, batching: str, memory: int | None) -> None:
+    for name, value in (("rungs", rungs), ("calls", calls), ("memory", 1 if memory is None else memory)):
+        if value < 1:
+            raise InputError(f"{value} is less than 1", where=f"sweep {name}")
+    if not 0 < keep <= 1:
+        raise InputError(f"{keep} is outside (0, 1]", where="sweep keep")
+    if keep < 1 and rungs == 1:
+        raise InputError("acts between rungs, and there is one", where=f"sweep keep={keep}", todo="pass rungs=2")
+    if batching not in (*BATCHINGS, "auto"):
+        todo = suggest(batching, (*BATCHINGS, "auto"))
+        raise InputError(f"unknown: '{batching}'", where="sweep batching", todo=todo)
+
+
+def _check_grid(grid: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The columns as float32, int32 or bool: what the program takes."""
+    columns = {name: np.asarray(column) for name, column in grid.items()}
+    if not columns:
+        raise InputError("has no columns", where="sweep grid", todo="give {name: [a value per configuration]}")
+    for name, column in columns.items():
+        where = f"grid['{name}']"
+        if column.ndim != 1 or not len(column) or column.dtype.kind not in "biuf":
+            what = f"{column.dtype}{list(column.shape)} is no list of numbers"
+            raise InputError(what, where=where, todo="give one number per configuration")
+        with np.errstate(over="ignore"):
+            columns[name] = column.astype({"b": np.bool_, "f": np.float32}.get(column.dtype.kind, np.int32))
+        unfit = ~np.isfinite(columns[name]) if column.dtype.kind == "f" else columns[name] != column
+        if np.any(unfit):
+            raise InputError(f"{column[unfit][0]} is not finite or too large", where=where, todo="32 bits are kept")
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise InputError(f"lengths differ: {lengths}", where="sweep grid", todo="repeat values: one row per run")
+    return columns
+
+
+def _start(init: Callable, columns: dict[str, np.ndarray]) -> tuple[TrainState, dict[str, np.ndarray]]:
+    """All states, stacked, and the rates by name."""
+    states, stacked = _starter(init)(columns)
+    rates = jax.device_get(stacked)
+    for name, column in rates.items():
+        for k in np.flatnonzero(~(column >= 0))[:1]:
+            what = f"{column[k]} of configuration {k} is negative or NaN"
+            raise InputError(what, where=f"rates['{name}']", todo="use numbers >= 0")
+    return states, rates
+
+
+@functools.lru_cache(maxsize=64)
+def _starter(init: Callable) -> Callable:
+    def start(point):
+        state, rates = init(point)
+        return state, {name: jnp.asarray(rate, jnp.float32) for name, rate in rates.items()}
+
+    def all_of(columns):
+        traced = jax.make_jaxpr(start)({name: column[0] for name, column in columns.items()}).jaxpr
+        read = {id(variable) for equation in traced.eqns for variable in equation.invars} | set(map(id, traced.outvars))
+        for name, variable in zip(sorted(columns), traced.invars, strict=True):
+            if id(variable) not in read:
+                raise InputError("init does not read it", where=f"grid['{name}']", todo="read it, or leave it out")
+        return jax.vmap(start)(columns)
+
+    return jax.jit(all_of)
+
+
+class _Board:
+    """How far a sweep is: in `rung`, the first `done` of those alive have been trained and scored."""
+
+    def __init__(self, workdir: str | Path | None, plan: dict[str, Any], ladder: list[int], states: Tree):
+        self.workdir, self.plan, self.ladder = workdir, plan, ladder
+        self.scores, self.alive, self.states = np.full(ladder[0], -np.inf, np.float32), np.arange(ladder[0]), states
+        self.rung, self.done = 0, 0
+        self.choice: Choice | None = None
+        if workdir is not None and checkpoints.latest_step(workdir) is not None:
+            self._restore(workdir)
+
+    @property
+    def finished(self) -> int:
+        """Configurations finished in all rungs so far."""
+        return sum(self.ladder[: self.rung]) + self.done
+
+    def cut(self) -> None:
+        """End the rung: the best go on, and of equals the first."""
+        scores = self.scores[self.alive]
+        if not np.any(np.isfinite(scores)):
+            todo = "lower the learning rates of the grid, or look for NaN in the data"
+            raise NotFinite(f"rung {self.rung + 1}: no configuration has a finite score\n  {todo}")
+        self.rung, self.done = self.rung + 1, 0
+        going_on = self._alive_in(self.rung)
+        if going_on < len(self.alive):
+            positions = np.sort(np.argsort(-scores, kind="stable")[:going_on])
+            self.alive, self.states = self.alive[positions], take(self.states, positions)
+
+    def save(self) -> None:
+        if self.workdir is not None:
+            meta = {"plan": self.plan, "choice": self.choice, "rung": self.rung, "done": self.done}
+            checkpoints.save(self.workdir, self._arrays(), meta | {"step": self.finished})
+
+    def _restore(self, workdir: str | Path) -> None:
+        meta = checkpoints.read_meta(workdir)
+        for name, value in self.plan.items():
+            if meta.get("plan", {}).get(name) != value:
+                what = f"holds work with another {name}"
+                raise InputError(what, where=workdir, todo="repeat the call that began it, or choose another workdir")
+        self.rung, self.done, self.choice = meta["rung"], meta["done"], Choice(*meta["choice"])
+        self.alive = np.arange(self._alive_in(self.rung))
+        self.states = take(self.states, self.alive)
+        saved = checkpoints.restore(workdir, self._arrays())
+        self.scores, self.alive, self.states = saved["scores"], saved["alive"], saved["states"]
+
+    def _arrays(self) -> Tree:
+        return {"scores": self.scores, "alive": self.alive, "states": self.states}
+
+    def _alive_in(self, rung: int) -> int:
+        return self.ladder[min(rung, len(self.ladder) - 1)]

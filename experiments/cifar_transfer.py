@@ -7,12 +7,12 @@ eleven methods carry it to other classes with n labelled examples each, under on
     python -m experiments.cifar_transfer --config.data=PATH    # cifar10.npz, the binary archive, a TFDS directory
     python -m experiments.cifar_transfer --config.preset=full  # 16 problems; written for a GPU, not yet measured
 
-Measured on CIFAR-10, classes 0-4 → 5-9, n = 20, target accuracy in % (mean ± sd of 10 draws, seeds 2-11), in 3.8
-minutes on 2 shared CPU cores with jax 0.10.2: scratch 56.4 ± 1.6, features 65.6 ± 0.9, fine_tune 66.1 ± 2.1, l2 66.4
-± 1.8, l2_differential 66.4 ± 1.8, l2_sp 67.4 ± 1.0, lr_ratio 67.3 ± 1.2, lp_ft 67.6 ± 1.5, lp_l2_sp 67.6 ± 1.6, joint
-68.0 ± 1.1, untuned 66.2 ± 1.6. Differences that were fixed beforehand, in points with 95 % intervals: l2_differential
-− l2 +0.00 [−0.08, 0.07], l2_sp − l2_differential +1.00 [0.20, 1.80], lr_ratio − l2_differential +0.88 [0.16, 1.60],
-lp_ft − l2_sp +0.17 [−0.28, 0.62].
+Measured on exact CIFAR-10, classes 0-4 → 5-9, n = 20, target accuracy in % (mean ± sd of 10 draws, seeds 2-11), by
+`make run` in 3.5 minutes on 2 shared CPU cores with jax 0.10.2: scratch 56.4 ± 1.7, features 65.1 ± 1.1, fine_tune
+66.2 ± 1.9, l2 66.2 ± 1.9, l2_differential 66.2 ± 1.8, l2_sp 67.4 ± 1.3, lr_ratio 67.1 ± 1.5, lp_ft 67.5 ± 1.7,
+lp_l2_sp 67.6 ± 1.4, joint 67.1 ± 1.8, untuned 66.1 ± 1.9. Differences that were fixed beforehand, in points with 95 %
+intervals: l2_differential − l2 +0.08 [−0.03, 0.18], l2_sp − l2_differential +1.20 [0.50, 1.91], lr_ratio −
+l2_differential +0.89 [0.23, 1.55], lp_ft − l2_sp +0.01 [−0.48, 0.49].
 """
 
 from __future__ import annotations

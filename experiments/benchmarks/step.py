@@ -4,8 +4,8 @@
     python -m experiments.benchmarks.step --config.problems=cnn_256 --config.rounds=51
 
 Every figure is a ratio to a peer that ran in between, in the same process: a step written by hand with one learning
-rate and no penalty is 1.00. Measured by `make bench` on 2 shared CPU cores (x86_64), Python 3.11, jax 0.10.2, medians of
-21 rounds; on the CNN everything but the frozen trunk is within the noise of the machine:
+rate and no penalty is 1.00. Measured by `make bench` on 2 shared CPU cores (x86_64), Python 3.11, jax 0.10.2, medians
+of 21 rounds; on the CNN everything but the frozen trunk is within the noise of the machine:
 
                                         MLP, batch 64    CNN, batch 50    CNN, batch 128
     by hand                         1.00 = 0.247 ms   1.00 = 3.48 ms    1.00 = 9.43 ms

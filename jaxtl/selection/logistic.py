@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike
 
 from jaxtl.data.splits import stratified_folds
 from jaxtl.errors import InputError
-from jaxtl.selection.ridge import checked_anchor, checked_features, checked_labels, checked_rates
+from jaxtl.selection.inputs import checked_anchor, checked_features, checked_labels, checked_rates
 
 RESOLUTION = 1e-13  # directions with less than this part of the largest variance stay at the anchor
 TOLERANCE = 5e-6  # stop where no more than this of the objective is left to gain,

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxtl.errors import InputError
+from jaxtl.selection.inputs import checked_anchor, checked_features, checked_labels, checked_rates
 
 GRAM_RESOLUTION = 1e-10  # the smallest n·λ, as a part of the largest eigenvalue, that a Gram matrix is trusted with
 CHUNK = 2**22  # numbers in the largest array of a pass over the examples: 32 MB
@@ -300,59 +301,6 @@ def _criteria(problem: _Problem, s: np.ndarray, rss: np.ndarray, squares: np.nda
         "bic": likelihood + targets * np.log(n) * df,
         "log_evidence": -0.5 * (rows * (variance + 1) + determinant[:, None]).sum(axis=1),
     }
-
-
-def checked_features(x: ArrayLike, where: str) -> np.ndarray:
-    """x as an [n >= 2, D >= 1] float array without NaN or infinity; float32 stays float32."""
-    features = np.asarray(x)
-    if features.ndim != 2 or len(features) < 2 or not features.shape[1] or features.dtype.kind not in "fiu":
-        what = f"features {features.dtype} {list(features.shape)}"
-        raise InputError(what, where=where, todo="give numbers [examples, features], at least 2 examples")
-    finite = np.isfinite(features).all(axis=1)
-    if not finite.all():
-        what = f"features of example {int(finite.argmin())} are not finite"
-        raise InputError(what, where=where, todo="remove or repair NaN and infinity first")
-    return features if features.dtype in (np.float32, np.float64) else features.astype(np.float64)
-
-
-def checked_rates(lams: ArrayLike, where: str) -> np.ndarray:
-    """lams as [L >= 1] float64, each positive and finite."""
-    rates = np.asarray(lams, np.float64)
-    if rates.ndim != 1 or not len(rates) or not ((rates > 0) & np.isfinite(rates)).all():
-        what = f"lams of shape {list(rates.shape)}, smallest {rates.min() if rates.size else None}"
-        raise InputError(
-            what, where=where, todo="give a list of rates, each > 0 and finite, such as np.logspace(-6, 2)"
-        )
-    return rates
-
-
-def checked_labels(labels: ArrayLike, n: int, classes: int | None, where: str) -> np.ndarray:
-    """labels as [n] integers 0..classes-1 in which every class occurs; classes None: the largest label + 1."""
-    values = np.asarray(labels)
-    if values.shape != (n,) or values.dtype.kind not in "iu":
-        what = f"labels {values.dtype} {list(values.shape)} for {n} examples"
-        raise InputError(what, where=where, todo="give one integer per example")
-    count = int(values.max()) + 1 if classes is None else classes
-    if count < 2 or values.min() < 0 or values.max() >= count:
-        what = f"labels {values.min()}..{values.max()} for {count} classes"
-        raise InputError(what, where=where, todo="use labels 0..C-1 of at least 2 classes")
-    absent = np.flatnonzero(np.bincount(values, minlength=count) == 0)
-    if len(absent):
-        what = f"class {absent[0]} of {count} has no example"
-        raise InputError(what, where=where, todo="give an example of each class, or renumber the labels")
-    return values
-
-
-def checked_anchor(anchor: ArrayLike | None, features: int, targets: int, where: str) -> np.ndarray:
-    """anchor as [D, C] float64; None: zeros."""
-    if anchor is None:
-        return np.zeros((features, targets))
-    values = np.asarray(anchor, np.float64)
-    values = values[:, None] if values.ndim == 1 else values
-    if values.shape != (features, targets) or not np.isfinite(values).all():
-        what = f"anchor {list(values.shape)}, coefficients [{features}, {targets}]"
-        raise InputError(what, where=where, todo="give a finite anchor of the shape of the coefficients")
-    return values
 
 
 def _checked_targets(

@@ -162,7 +162,11 @@ def test_the_test_sees_a_danger(source):
     assert dangers("np.load(f, allow_pickle=False)\nmodel.eval()") == []
 
 
-EXPERIMENTS = sorted(file.stem for file in (ROOT / "experiments").glob("*.py") if file.stem != "__init__")
+EXPERIMENTS = sorted(  # whatever a command line can start, in folders below too
+    ".".join(file.relative_to(ROOT / "experiments").with_suffix("").parts)
+    for file in (ROOT / "experiments").rglob("*.py")
+    if "cli.run(" in file.read_text(encoding="utf-8")
+)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -171,7 +175,7 @@ def test_help_of_an_experiment(name):
         [sys.executable, "-m", f"experiments.{name}", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stderr) == (0, "")
-    docstring = ast.get_docstring(ast.parse((ROOT / "experiments" / f"{name}.py").read_text()))
+    docstring = ast.get_docstring(ast.parse((ROOT / "experiments" / f"{name.replace('.', '/')}.py").read_text()))
     assert docstring, "an experiment says what it asks, how to run it and what came out"
     assert done.stdout.startswith(docstring.splitlines()[0])
     assert f"python -m experiments.{name}" in done.stdout

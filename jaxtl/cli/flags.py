@@ -188,7 +188,11 @@ def command(experiment: str, config: Any) -> str:
 def help_text(main: Callable[..., None], config_class: type, default_workdir: str) -> str:
     """The experiment's docstring, then every flag with its default and the comment beside it in the source."""
     file = Path(inspect.getfile(main))
-    command = f"python -m {file.parent.name}.{file.stem}"
+    folder, names = file.parent, [file.parent.name, file.stem]
+    while (folder.parent / "__init__.py").exists():
+        folder = folder.parent
+        names.insert(0, folder.name)
+    command = f"python -m {'.'.join(names)}"
     rows = [
         ("--workdir=W", f"the run directory; by default {default_workdir}, with a preset {default_workdir}-PRESET"),
         ("--smoke", "the same as --config.preset=smoke"),

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import time
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -34,12 +35,18 @@ from jaxtl.data import (
     DataSet,
     Split,
     channel_statistics,
+    contrast,
+    gaussian_blur,
+    gaussian_noise,
     hold_out,
     image_batches,
+    imbalanced,
+    label_noise,
     load,
     normalise,
     on_device,
     per_class,
+    pixelate,
     source_and_target,
     stratified_folds,
 )
@@ -66,6 +73,9 @@ class Config:
     source_checkpoint: str = ""  # weights of a source model instead of training one: .safetensors, .npz, a run
     splits: tuple[str, ...] = ("0-4:5-9",)  # source classes : target classes; "cat+dog:0-2+5"; an empty side is all
     n_per_class: tuple[int, ...] = (20,)  # labelled target examples
+    imbalance: float = 1.0  # the first class keeps all of them, the last one this many times fewer
+    label_noise: float = 0.0  # the part of the labelled examples whose label is wrong
+    corruptions: bool = False  # also test on images with noise, blur, little contrast, coarse pixels
     source_examples: tuple[int, ...] = (0,)  # examples the source model is trained on; 0 is all
     methods: tuple[str, ...] = ()  # some of the eleven; all when empty
     decay: Literal["loss", "coupled", "decoupled"] = "loss"  # how parameters are pulled towards 0
@@ -157,6 +167,12 @@ CONTRASTS = (
     ("lp_ft", "l2_sp"),
 )
 TASK = Term(1.0, mean_of(softmax_cross_entropy))
+CORRUPTIONS = {  # about severity 3 of 5 in CIFAR-10-C
+    "noise": lambda image: gaussian_noise(image, jax.random.key(0), 20.0),
+    "blur": lambda image: gaussian_blur(image, 0.8),
+    "contrast": lambda image: contrast(image, 0.4),
+    "pixels": lambda image: pixelate(image, 2),
+}
 COUNTS = ("n_per_class", "widths", "input_size", "source_steps", "source_batch_size", "steps", "batch_size", "trials")
 LEAST = dict.fromkeys((*COUNTS, "tuning_draws", "report_draws", "validation"), 1) | {"folds": 2}
 LEARNING_RATES = ("learning_rate/transferred", "learning_rate/new")
@@ -284,6 +300,29 @@ def train_source(
 # ---------------------------------------------------------------- target
 
 
+class Examples(NamedTuple):
+    """Indices into the target's training part, and the labels that it is said to have."""
+
+    seen: np.ndarray
+    held: np.ndarray  # to validate on
+    labels: np.ndarray  # wrong for some of the labelled examples, if so configured
+
+
+def held_out(config: Config, task: DataSet) -> tuple[np.ndarray, np.ndarray]:
+    """(what chooses the "tuned" settings, what the labelled examples are drawn from)."""
+    return hold_out(task.train.labels, min(config.validation, len(task.train) // 4), config.seed)
+
+
+def labelled_examples(config: Config, task: DataSet, pool: np.ndarray, n: int, seed: int):
+    """(the labelled examples of a draw, the labels of the whole training part as they are given)."""
+    subset = per_class(task.train.labels, n, seed, among=pool)
+    if config.imbalance > 1:
+        subset = imbalanced(task.train.labels, config.imbalance, seed, among=subset)
+    given = task.train.labels.copy()
+    given[subset] = label_noise(given[subset], config.label_noise, seed)
+    return subset, given
+
+
 class Program(NamedTuple):
     """One compiled step. The methods that run in it differ in their rates and starting points only."""
 
@@ -298,7 +337,7 @@ class Trained(NamedTuple):
     method: str
     params: Tree
     rates: dict[str, float]
-    seen: np.ndarray  # the labelled examples it was trained on
+    examples: Examples
     curve: list[dict[str, float]]
 
 
@@ -311,13 +350,14 @@ class Problem:
         same = own.shape[-1] == source.images.shape[-1]  # the trunk expects the statistics that it was trained with
         self.images = source.images._replace(shape=own.shape) if same else own
         self.model = make_model(config, own.shape, head=len(task.classes))
-        held = min(config.validation, len(task.train) // 4)
-        self.held, self.pool = hold_out(task.train.labels, held, config.seed)
-        self.target_data = on_device(task.train, jax.random.key(0))
+        self.held, self.pool = held_out(config, task)
+        self.target_images = jnp.asarray(task.train.images)
         self.seen_source = in_grey(source.task) if own.shape[-1] == 1 < source.images.shape[-1] else source.task
         self.source_images = Images.of(self.seen_source) if self.seen_source is not source.task else source.images
         self.source_data = on_device(self.seen_source.train, jax.random.key(0))
         self.test_images, self.source_test_images = map(jnp.asarray, (task.test.images, self.seen_source.test.images))
+        kinds = CORRUPTIONS if config.corruptions else {}
+        self.worse = {name: jax.jit(corrupt)(self.test_images) for name, corrupt in kinds.items()}
         self.schedule = optax.cosine_decay_schedule(1.0, config.steps)
         self.reach = {
             kind: pull_per_rate(1.0, config.steps, schedule=self.schedule, momentum=config.momentum, decay_kind=kind)
@@ -358,14 +398,13 @@ class Problem:
         key = jax.random.fold_in(jax.random.key(self.config.seed), draw.seed)
         return jax.random.fold_in(key, ("head", "order", "source order", "run").index(use))
 
-    def examples(self, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
-        """Indices into the target's training part: (to train on, to validate on)."""
-        labels, seed = self.task.train.labels, 1000 * self.config.seed + draw.seed
-        subset = per_class(labels, self.n, seed, among=self.pool)
+    def examples(self, draw: Draw) -> Examples:
+        seed = 1000 * self.config.seed + draw.seed
+        subset, given = labelled_examples(self.config, self.task, self.pool, self.n, seed)
         if draw.fold is None:
-            return subset, self.held
-        train, validation = stratified_folds(labels[subset], draw.folds, seed)[draw.fold]
-        return subset[train], subset[validation]
+            return Examples(subset, self.held, given)
+        train, validation = stratified_folds(given[subset], draw.folds, seed)[draw.fold]
+        return Examples(subset[train], subset[validation], given)
 
     def fresh(self, draw: Draw) -> Tree:
         return initialise(self.model, self.key(draw, "head"), self.images.shape)
@@ -470,27 +509,28 @@ class Problem:
 
     def train(self, name: str, setting: dict[str, float], draw: Draw) -> Trained:
         recipe = RECIPES[name]
-        seen, _ = self.examples(draw)
+        examples = self.examples(draw)
         rates = self.rates(name, setting)
         params = self.fresh(draw) if recipe.start == "fresh" else self.transferred(draw).params
         if recipe.start == "probed":
             probing = self.rates("features", {"learning_rate": setting["head_learning_rate"]})
-            params, _ = self.run("head", params, self.features(params, seen, draw), probing, draw)
+            params, _ = self.run("head", params, self.data("head", params, examples, draw), probing, draw)
         if recipe.program == "joint":
             params = {**params, "source_head": self.source.params["head"]}
-        data = self.features(params, seen, draw) if recipe.program == "head" else self.data(recipe.program, seen, draw)
+        data = self.data(recipe.program, params, examples, draw)
         params, curve = self.run(recipe.program, params, data, rates, draw)
-        return Trained(name, params, rates, seen, curve)
+        return Trained(name, params, rates, examples, curve)
 
-    def data(self, program: str, seen: np.ndarray, draw: Draw) -> dict[str, Any]:
-        target = {**self.target_data, "index": jnp.asarray(seen), "order": self.key(draw, "order")}
+    def data(self, program: str, params: Tree, examples: Examples, draw: Draw) -> dict[str, Any]:
+        """What the program's steps read; for the head alone, features of the labelled examples."""
+        order = self.key(draw, "order")
+        if program == "head":
+            features = outputs(self.model, params, self.target_images[examples.seen], self.images, "features")
+            return on_device(Split(features, examples.labels[examples.seen]), order)
+        target = on_device(Split(self.target_images, examples.labels), order, examples.seen)
         if program != "joint":
             return target
         return {"target": target, "source": {**self.source_data, "order": self.key(draw, "source order")}}
-
-    def features(self, params: Tree, seen: np.ndarray, draw: Draw) -> dict[str, Any]:
-        features = outputs(self.model, params, self.target_data["image"][seen], self.images, "features")
-        return on_device(Split(features, self.task.train.labels[seen]), self.key(draw, "order"))
 
     def run(self, program: str, params: Tree, data, rates: dict[str, float], draw: Draw):
         """(all parameters after the program has trained its own, points of the learning curves of a report draw)."""
@@ -517,27 +557,30 @@ class Problem:
     def model_of(self, params: Tree) -> Classifier:
         return self.joint_model if "source_head" in params else self.model
 
-    def validation(self, params: Tree, held: np.ndarray) -> float:
-        predicted = predict(self.model_of(params), params, self.target_data["image"][held], self.images)
-        return accuracy(predicted, self.task.train.labels[held])
+    def validation(self, params: Tree, index: np.ndarray, labels: np.ndarray) -> float:
+        """Accuracy on some of the target's training images."""
+        predicted = predict(self.model_of(params), params, self.target_images[index], self.images)
+        return accuracy(predicted, labels[index])
 
     def follow(self, params: Tree) -> dict[str, float]:
         """A point of the learning curves; no test image is looked at."""
-        figures = {"validation": self.validation(params, self.held)}
+        figures = {"validation": self.validation(params, self.held, self.task.train.labels)}
         for what, by_label in self.norms(params).items():
             figures |= {f"{what}/{label}": float(value) for label, value in by_label.items()}
         return figures
 
     def validate(self, trained: Trained, draw: Draw) -> float:
-        return self.validation(trained.params, self.examples(draw)[1])
+        return self.validation(trained.params, trained.examples.held, trained.examples.labels)
 
     def test(self, trained: Trained, draw: Draw) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        params, recipe = trained.params, RECIPES[trained.method]
+        params, recipe, examples = trained.params, RECIPES[trained.method], trained.examples
         predicted = predict(self.model_of(params), params, self.test_images, self.images)
         metrics = {
             "test": accuracy(predicted, self.task.test.labels),
-            "train": self.validation(params, trained.seen),
+            "train": self.validation(params, examples.seen, examples.labels),
         }
+        worse = {name: predict(self.model_of(params), params, image, self.images) for name, image in self.worse.items()}
+        metrics |= {f"corrupted/{name}": accuracy(found, self.task.test.labels) for name, found in worse.items()}
         if recipe.start != "fresh":
             metrics["source"] = self.source_accuracy(params)
         metrics |= {
@@ -574,8 +617,10 @@ def main(config: Config, workdir: Path) -> None:
     source_data = load(config.source, config.data_dir or None, progress=Progress) if config.source else data
     report.print_data(console, source=source_data, target=data)
     results = []
-    for split in config.splits:
-        source_task, task = source_and_target(split, source_data, data)
+    tasks = [source_and_target(split, source_data, data) for split in config.splits]
+    for _, task in tasks:
+        check_examples(config, task)
+    for split, (source_task, task) in zip(config.splits, tasks, strict=True):
         for examples in config.source_examples:
             room = workdir / f"{split.replace(':', '_to_')}-source_{examples or 'all'}"
             source = make_source(config, source_task, examples, room / "source")
@@ -652,10 +697,25 @@ def check(config: Config) -> None:
         for value in np.atleast_1d(getattr(config, flag)):
             if value < least:
                 raise InputError(f"{value} is less than {least}", where=f"--config.{flag}")
+    if not 0 <= config.label_noise < 1:
+        raise InputError(f"{config.label_noise} is not in [0, 1)", where="--config.label_noise")
+    if not 1 <= config.imbalance < math.inf:
+        raise InputError(f"{config.imbalance} is not in [1, ∞)", where="--config.imbalance", todo="1 is balanced")
     for flag in ("learning_rate", "pull", "ratio", "source_weight"):
         ends = getattr(config, flag)
         if len(ends) != 2 or not 0 < ends[0] < ends[1]:
             raise InputError(f"{ends} is no range", where=f"--config.{flag}", todo="give low,high with 0 < low < high")
+
+
+def check_examples(config: Config, task: DataSet) -> None:
+    """Refuse more labelled examples than there are before the first model is trained, not after it."""
+    for n in config.n_per_class:
+        try:
+            subset, given = labelled_examples(config, task, held_out(config, task)[1], n, config.seed)
+            if config.honest:
+                stratified_folds(given[subset], config.folds, config.seed)
+        except InputError as error:
+            raise InputError(error.what, where=f"--config.n_per_class={n}", todo=error.todo) from None
 
 
 def keep_to_data(workdir: Path, task: DataSet) -> None:

@@ -32,9 +32,14 @@ class InputError(Stop, ValueError):
     exit_code = 2
 
     def __init__(self, what: str, *, where: object = "", todo: str = ""):
-        self.what, self.where, self.todo = what, str(where), todo
-        head = f"{where}: {what}" if str(where) else what
-        super().__init__(f"{head}\n  {todo}" if todo else head)
+        self.what, self.where, self.todo = _on_one_line(what), _on_one_line(str(where)), _on_one_line(todo)
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        super().__init__(f"{head}\n  {self.todo}" if todo else head)
+
+
+def _on_one_line(text: str) -> str:
+    """What a file name or a flag may hold, in characters that can be printed: a line feed as \\n."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class NotFinite(Stop):

@@ -206,16 +206,59 @@ def test_a_pull_of_one_becomes_the_lambda_that_shrinks_a_free_weight_by_e(proble
 
 def test_draws_never_meet_the_validation_images_and_folds_stay_inside_their_draw(problem):
     for seed in range(4):
-        seen, held = problem.examples(Draw(seed))
+        seen, held, _ = problem.examples(Draw(seed))
         assert len(seen) == 4 * 5
         assert not set(seen) & set(held)
         validated = []
         for fold in range(2):
-            train, validation = problem.examples(Draw(seed, fold, 2))
+            train, validation, _ = problem.examples(Draw(seed, fold, 2))
             assert set(train) | set(validation) == set(seen)
             assert not set(train) & set(validation)
             validated += list(validation)
         assert sorted(validated) == sorted(seen)
+
+
+def test_imbalance_and_label_noise_reach_the_labelled_examples_and_nothing_else(problem):
+    config = dataclasses.replace(problem.config, imbalance=4.0, label_noise=0.5)
+    other = Problem(config, problem.source, problem.task, 4)
+    true = problem.task.train.labels
+    seen, held, given = other.examples(Draw(1))
+    assert np.bincount(true[seen]).tolist() == [4, 3, 2, 1, 1]
+    assert set(seen) < set(problem.examples(Draw(1)).seen)
+    wrong = np.flatnonzero(given != true)
+    assert set(wrong) <= set(seen)
+    assert len(wrong) == 2 + 2 + 1  # a half of each class, and of a single example none
+    np.testing.assert_array_equal(given[held], true[held])
+    batch = other.images.batches(11)(other.data("pulled", {}, other.examples(Draw(1)), Draw(1)), jax.random.key(0), 0)
+    assert sorted(batch["label"].tolist()) == sorted(given[seen].tolist())
+
+
+def test_corrupted_test_images_are_tested_on_when_asked(problem):
+    other = Problem(dataclasses.replace(problem.config, corruptions=True), problem.source, problem.task, 4)
+    metrics, _ = other.test(other.train("l2", setting("l2"), Draw(1)), Draw(1))
+    kinds = {name.removeprefix("corrupted/") for name in metrics if name.startswith("corrupted/")}
+    assert kinds == set(experiment.CORRUPTIONS)
+    for name, images in other.worse.items():
+        assert images.shape == other.test_images.shape
+        assert not np.array_equal(images, other.test_images), name
+    assert not any(
+        name.startswith("corrupted") for name in problem.test(problem.train("l2", setting("l2"), Draw(1)), Draw(1))[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"n_per_class": (4, 400)}, "n_per_class=400: class"),
+        ({"folds": 5}, "n_per_class=4: "),
+        ({"imbalance": 0.5}, "imbalance: 0.5"),
+        ({"label_noise": 1.0}, "label_noise: 1.0"),
+    ],
+)
+def test_examples_that_cannot_be_drawn_are_refused_before_the_source_model_is_trained(config, tmp_path, change, says):
+    with pytest.raises(InputError, match=says):
+        experiment.main(dataclasses.replace(config, **change), tmp_path)
+    assert not list(tmp_path.rglob("source"))
 
 
 def test_joint_training_learns_both_tasks(problem):

@@ -124,7 +124,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         if any(name.endswith(".pkl") for name in archive.namelist()):
             raise _pickle(path)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:  # given a path it leaks the file
             leaves = {name: arrays[name] for name in arrays.files}
     except ValueError as error:
         if "allow_pickle" in str(error):  # an array of Python objects

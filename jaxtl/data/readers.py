@@ -52,7 +52,7 @@ def refuse_pickle(path: Path) -> None:
         raise InputError("holds pickles, which can run code and are never read", where=path, todo=BINARY)
 
 
-def read_npz(path: Path, name: str, prefix: str = "") -> DataSet:
+def read_npz(path: Path, name: str, prefix: str = "", memory: float = math.inf) -> DataSet:
     """A NumPy archive: `train_images`, `train_labels`, `test_images`, `test_labels`, or mosaics of encoded images.
 
     Args:
@@ -61,13 +61,21 @@ def read_npz(path: Path, name: str, prefix: str = "") -> DataSet:
             optional.
         name: of the data set.
         prefix: for keys like `usps_train_images`; without it such an archive must hold only one.
+        memory: bytes that an archive may unpack to.
 
     Raises:
-        InputError: no archive, keys missing or ambiguous, or contents that do not fit together.
+        InputError: no archive, one that does not fit into the memory, keys missing or ambiguous, or contents that do
+            not fit together.
     """
     if not zipfile.is_zipfile(path):
         raise InputError("is no complete npz archive", where=path, todo=AGAIN)
-    with reported(path), np.load(path, allow_pickle=False) as archive:
+    with reported(path), zipfile.ZipFile(path) as members:
+        unpacked = sum(member.file_size for member in members.infolist())
+    if unpacked > memory:
+        what = f"unpacks to {unpacked / 1e9:.3g} GB, but images may take {memory / 1e9:.3g} GB"
+        todo = "an npz is not read in parts: allow more memory, or write it as one folder of images for each class"
+        raise InputError(what, where=path, todo=todo)
+    with reported(path), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         if "train_blob" in archive and not prefix:
             arrays, coding = [], []
             for part in ("train", "test"):

@@ -92,7 +92,8 @@ def accuracy_table(result: Result, baseline: str) -> Table:
     compared = [selection for selection in selections if (baseline, selection) in result.summaries]
     shown = ["accuracy"] if selections == ["tuned"] else selections
     against = [f"− {baseline}" + ("" if selection == "tuned" else f", {selection}") for selection in compared]
-    rest = ["source", "train − test", "seconds"]
+    worse = sorted({name for run in result.runs for name in run.metrics if name.startswith("corrupted/")})
+    rest = ["source", *(["corrupted"] if worse else []), "train − test", "seconds"]
     rows = []
     for method in result.methods:
         row = [_mean_and_sd(result.summaries.get((method, selection))) for selection in selections]
@@ -100,6 +101,8 @@ def accuracy_table(result: Result, baseline: str) -> Table:
         selection = result.shown(method)
         summary = result.summaries[method, selection]
         row.append(number(100 * summary.metrics.get("source", math.nan), ".1f"))
+        if worse:
+            row.append(number(100 * sum(summary.metrics[name] for name in worse) / len(worse), ".1f"))
         row.append(number(100 * result.gap(method, selection), "+z.1f"))
         rows.append([method, *row, f"{_seconds(summary.choosing_seconds)} + {_seconds(summary.seconds)}"])
     return Table(["method", *shown, *against, *rest], rows)
@@ -181,6 +184,10 @@ def _fine_print(result: Result, baseline: str) -> list[str]:
     else:
         lines.append(f"No differences to {baseline}: it was not run.")
     lines.append(f"{INTERVAL_COVERS} They do not cover other source models or other data.")
+    if any(name.startswith("corrupted/") for run in result.runs for name in run.metrics):
+        lines.append(
+            "Corrupted: mean accuracy on the same test images made worse in several ways; each is in runs.csv."
+        )
     lines.append("Source: accuracy kept on the source task, %. Train − test: points. Seconds: choosing + report runs.")
     if any(summary.edges for summary in result.summaries.values()):
         lines.append("▼ ▲: the lowest or highest value that was tried; a better one may lie beyond.")

@@ -21,6 +21,7 @@ import dataclasses
 import functools
 import math
 import time
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -53,12 +54,13 @@ from jaxtl.data import (
 from jaxtl.errors import InputError, suggest
 from jaxtl.labels import NEW, TRANSFERRED, label_params, norm_by_label, some
 from jaxtl.loop import fit, refuse_stop
+from jaxtl.loop.finite import not_finite
 from jaxtl.losses import make_loss_fn, mean_of, softmax_cross_entropy
 from jaxtl.models import Classifier, Cnn, Mlp, as_forward, initialise
 from jaxtl.optimizers import Group, per_label, pull_per_rate
 from jaxtl.penalties import Term, l2, labelled
-from jaxtl.selection import Draw, Method, Range, RunStore, compare, planned_runs
-from jaxtl.step import Context, Fixed, init_state, make_train_step, total_gradient
+from jaxtl.selection import Draw, Method, Range, RunStore, Setting, compare, planned_runs, sweep
+from jaxtl.step import Context, Fixed, init_state, make_epoch, make_train_step, total_gradient
 from jaxtl.transfer import Adaptation, Transfer, matching_classes, sum_channels, transfer
 from jaxtl.trees import Tree, check_same
 from jaxtl.writers import Progress, Writer
@@ -329,6 +331,20 @@ class Program(NamedTuple):
     tx: optax.GradientTransformationExtraArgs
     step: Any
     reads: tuple[str, ...]  # the rates that a method sets
+    trains: tuple[str, ...]  # the parts of the model that it moves
+    init: Any  # a point of a sweep -> (state, rates)
+    train: Any  # what a sweep calls
+    calls: int  # how often
+    batching: str
+
+    def own(self, params: Tree) -> Tree:
+        """The parameters that the program sees."""
+        return {name: params[name] for name in self.trains}
+
+
+def unscored(state, data, fixed) -> jax.Array:
+    """Settings are scored by `compare`, one model at a time."""
+    return jnp.float32(0)
 
 
 class Trained(NamedTuple):
@@ -379,7 +395,10 @@ class Problem:
         ranges = {name: Range(*getattr(config, name)) for name in ("learning_rate", "ratio", "source_weight")}
         ranges["head_learning_rate"], pull = ranges["learning_rate"], Range(*config.pull)
         searches = {name: {key: ranges.get(key, pull) for key in RECIPES[name].search} for name in methods_of(config)}
-        return [Method(name, search, functools.partial(self.train, name)) for name, search in searches.items()]
+        return [
+            Method(name, search, functools.partial(self.train, name), functools.partial(self.train_all, name))
+            for name, search in searches.items()
+        ]
 
     @functools.cached_property
     def norms(self):
@@ -424,8 +443,19 @@ class Problem:
     def program(self, labels: Tree, terms, groups, reads, *, forward=None, penalty=None, prepare=None) -> Program:
         loss_fn = make_loss_fn(forward or as_forward(self.model), {"task": TASK, **terms}, penalty)
         tx = per_label(labels, groups, "nesterov", momentum=self.config.momentum, schedule=self.schedule)
-        prepare = prepare or self.images.batches(self.config.batch_size)
-        return Program(tx, make_train_step(total_gradient(loss_fn), tx, prepare), reads)
+        return self.compiled(tx, loss_fn, prepare or self.images.batches(self.config.batch_size), reads, tuple(labels))
+
+    def compiled(self, tx, loss_fn, prepare, reads: tuple[str, ...], trains: tuple[str, ...]) -> Program:
+        step, steps = make_train_step(total_gradient(loss_fn), tx, prepare), self.config.steps
+
+        def init(point):
+            return init_state(point["params"], tx, point["rng"]), point["rates"]
+
+        if trains == ("head",):  # no convolutions: all steps of all settings side by side, on any device
+            return Program(tx, step, reads, trains, init, make_epoch(step, steps), 1, "vmap")
+        chunk = backend.steps_per_dispatch(self.config.chunk, steps)
+        train = step if chunk == 1 else make_epoch(step, chunk)
+        return Program(tx, step, reads, trains, init, train, steps // chunk, backend.batching())
 
     def pulled(self) -> Program:
         """Transferred parameters are pulled towards zero, towards the source, or not at all; new ones towards zero."""
@@ -474,9 +504,7 @@ class Problem:
         groups = {TRANSFERRED: Group(1e-3, 1e-5, "coupled"), NEW: Group(1e-3, 1e-4, "coupled")}
         tx = per_label(self.moved.labels, groups, "adam")
         loss_fn = make_loss_fn(as_forward(self.model), {"task": TASK})
-        return Program(
-            tx, make_train_step(total_gradient(loss_fn), tx, self.images.batches(self.config.batch_size)), ()
-        )
+        return self.compiled(tx, loss_fn, self.images.batches(self.config.batch_size), (), tuple(self.moved.labels))
 
     @property
     def kind(self) -> Literal["coupled", "decoupled"]:
@@ -507,19 +535,31 @@ class Problem:
         asked["source"] = setting.get("source_weight", 0.0)
         return {read: asked[read] for read in reads}
 
-    def train(self, name: str, setting: dict[str, float], draw: Draw) -> Trained:
-        recipe = RECIPES[name]
-        examples = self.examples(draw)
-        rates = self.rates(name, setting)
+    def train(self, name: str, setting: Setting, draw: Draw) -> Trained:
+        """One setting on a report draw, followed by learning curves."""
+        (trained,) = self.train_by(self.follow, name, [setting], draw)
+        return trained
+
+    def train_all(self, name: str, settings: list[Setting], draw: Draw) -> list[Trained | None]:
+        """All settings on one draw in one sweep; None for those that diverged."""
+        trained = self.train_by(self.sweep, name, settings, draw)
+        return [None if not_finite(one.params) else one for one in trained]
+
+    def train_by(self, run, name: str, settings: list[Setting], draw: Draw) -> list[Trained]:
+        recipe, examples = RECIPES[name], self.examples(draw)
         params = self.fresh(draw) if recipe.start == "fresh" else self.transferred(draw).params
+        starts = [params] * len(settings)
         if recipe.start == "probed":
-            probing = self.rates("features", {"learning_rate": setting["head_learning_rate"]})
-            params, _ = self.run("head", params, self.data("head", params, examples, draw), probing, draw)
+            probing = [self.rates("features", {"learning_rate": one["head_learning_rate"]}) for one in settings]
+            probed = run("head", starts, self.data("head", params, examples, draw), probing, draw)
+            starts = [params for params, _ in probed]
         if recipe.program == "joint":
-            params = {**params, "source_head": self.source.params["head"]}
-        data = self.data(recipe.program, params, examples, draw)
-        params, curve = self.run(recipe.program, params, data, rates, draw)
-        return Trained(name, params, rates, examples, curve)
+            starts = [{**start, "source_head": self.source.params["head"]} for start in starts]
+        rates = [self.rates(name, setting) for setting in settings]
+        ended = run(recipe.program, starts, self.data(recipe.program, params, examples, draw), rates, draw)
+        return [
+            Trained(name, params, rate, examples, curve) for (params, curve), rate in zip(ended, rates, strict=True)
+        ]
 
     def data(self, program: str, params: Tree, examples: Examples, draw: Draw) -> dict[str, Any]:
         """What the program's steps read; for the head alone, features of the labelled examples."""
@@ -532,25 +572,52 @@ class Problem:
             return target
         return {"target": target, "source": {**self.source_data, "order": self.key(draw, "source order")}}
 
-    def run(self, program: str, params: Tree, data, rates: dict[str, float], draw: Draw):
-        """(all parameters after the program has trained its own, points of the learning curves of a report draw)."""
-        tx, step, _ = self.programs[program]
-        steps, fifth = self.config.steps, max(1, self.config.steps // 5)
-        trained = {"head": params["head"]} if program == "head" else params
-        chunk = backend.steps_per_dispatch(self.config.chunk, steps, fifth)
-        reporting = draw.fold is None and draw.seed >= self.config.tuning_draws
-        fixed = Fixed(rates, {"anchor": self.moved.anchor})
-        state, curve = fit(
-            step,
-            init_state(trained, tx, self.key(draw, "run")),
+    # Two ways to run a program from some starts, one rate each: [(all parameters afterwards, points of the curves)].
+
+    def sweep(self, name: str, starts: list[Tree], data, rates: list[dict[str, float]], draw: Draw):
+        """All of them in one compiled program."""
+        program = self.programs[name]
+        columns = {
+            "params": jax.tree.map(lambda *leaves: jnp.stack(leaves), *(program.own(start) for start in starts)),
+            "rates": {rate: np.array([asked[rate] for asked in rates], np.float32) for rate in program.reads},
+            "rng": jnp.stack([self.key(draw, "run")] * len(starts)),
+        }
+        swept = sweep(
+            program.init,
+            program.train,
+            unscored,
+            columns,
             data,
-            fixed,
-            steps=steps,
-            chunk=chunk,
-            every=max(1, fifth // chunk) * chunk if reporting else None,
-            evaluate=(lambda state: self.follow({**params, **state.params})) if reporting else None,
+            {"anchor": self.moved.anchor},
+            calls=program.calls,
+            batching=program.batching,
         )
-        return jax.block_until_ready({**params, **state.params}), curve
+        states = jax.device_get(swept.states)  # on the host, or what starts from them is bound to a device
+        return [({**start, **jax.tree.map(itemgetter(k), states.params)}, []) for k, start in enumerate(starts)]
+
+    def follow(self, name: str, starts: list[Tree], data, rates: list[dict[str, float]], draw: Draw):
+        """One after another, with points of learning curves on the way."""
+        program, steps = self.programs[name], self.config.steps
+        fifth = max(1, steps // 5)
+        chunk = backend.steps_per_dispatch(self.config.chunk, steps, fifth)
+        ended = []
+        for start, asked in zip(starts, rates, strict=True):
+
+            def point(state, start=start):
+                return self.point({**start, **state.params})
+
+            state, curve = fit(
+                program.step,
+                init_state(program.own(start), program.tx, self.key(draw, "run")),
+                data,
+                Fixed(asked, {"anchor": self.moved.anchor}),
+                steps=steps,
+                chunk=chunk,
+                every=max(1, fifth // chunk) * chunk,
+                evaluate=point,
+            )
+            ended.append((jax.block_until_ready({**start, **state.params}), curve))
+        return ended
 
     # What is measured, on which images.
 
@@ -562,7 +629,7 @@ class Problem:
         predicted = predict(self.model_of(params), params, self.target_images[index], self.images)
         return accuracy(predicted, labels[index])
 
-    def follow(self, params: Tree) -> dict[str, float]:
+    def point(self, params: Tree) -> dict[str, float]:
         """A point of the learning curves; no test image is looked at."""
         figures = {"validation": self.validation(params, self.held, self.task.train.labels)}
         for what, by_label in self.norms(params).items():

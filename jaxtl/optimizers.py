@@ -1,6 +1,7 @@
 """How each label moves: its learning rate, its decay, or not at all, through `optax.partition`.
 
-Rates are read by name ("learning_rate/LABEL", "decay/LABEL"), so changing one never recompiles a step.
+Rates are read by name ("learning_rate/LABEL", "decay/LABEL", and of a proximal step "penalty/LABEL" or "radius/LABEL"),
+so changing one never recompiles a step.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import optax
 
 from jaxtl.errors import InputError, suggest
 from jaxtl.labels import check_labels, having, kernels, label_set
+from jaxtl.proximal import Ball, Prox, proximal_updates, reached
 from jaxtl.trees import Tree
 
 Schedule = Callable[[jax.Array], jax.Array]
@@ -32,12 +34,15 @@ class Group:
         decay_kind: "coupled": gradient + decay·w goes through momentum or Adam, which is the penalty decay·½‖w‖²;
             "decoupled": w −= lr_t · (update + decay·w), after them (SGDW, AdamW).
         frozen: never move and hold no optimizer state.
+        proximal: what is done to the parameters after each step: `Prox(rate, prox_l1)` pays a price with exact zeros,
+            `Ball(radius)` keeps a bound.
     """
 
     learning_rate: Any = 0.0
     decay: Any = 0.0
     decay_kind: Literal["coupled", "decoupled"] = "decoupled"
     frozen: bool = False
+    proximal: Prox | Ball | None = None
 
     def __post_init__(self):
         for name in ("learning_rate", "decay"):
@@ -50,8 +55,9 @@ class Group:
                 where="Group decay_kind",
                 todo=suggest(self.decay_kind, ("coupled", "decoupled")),
             )
-        if self.frozen and (_given(self.learning_rate) or _given(self.decay)):
-            raise InputError("a frozen group has no learning rate and no decay", where="Group(frozen=True)")
+        if self.frozen and (_given(self.learning_rate) or _given(self.decay) or self.proximal):
+            what = "a frozen group has no learning rate, no decay and no proximal step"
+            raise InputError(what, where="Group(frozen=True)")
 
 
 class PerLabelState(NamedTuple):
@@ -75,6 +81,10 @@ def per_label(
 
     For SGD with momentum m and coupled decay δ: v ← m·v + g + δ·w;  w ← w − lr·s(t)·v.
 
+    A `Prox` follows as w ← fn(w, lr·s(t)·rate). Its fixed point is the minimum of task + rate·penalty for plain SGD
+    only, and with any other optimizer it is refused: momentum would need a larger amount, Adam one for every weight. It
+    is not clipped. A `Ball` is a projection and goes with every optimizer.
+
     Args:
         labels: tree of strings like the parameters.
         groups: one `Group` for every label that occurs, and no other.
@@ -86,11 +96,13 @@ def per_label(
         decay_mask: params -> bool tree of the leaves that `decay` shrinks.
 
     Returns:
-        A transformation; `update(..., rates={"learning_rate/new": 0.1})` overrides rates by name, traced or not.
+        A transformation; `update(..., rates={"learning_rate/new": 0.1})` overrides rates by name, traced or not, and
+        `given={"anchor": ...}` holds what proximal steps are drawn to.
 
     Raises:
-        InputError: a label without group, a group without label, momentum that is not read, a decay that reaches no
-            parameter, or (on update) a rate of no group.
+        InputError: a label without group, a group without label, momentum that is not read, a `Prox` with another
+            optimizer than plain SGD, a decay or a proximal step that reaches no parameter, or (on update) a rate of no
+            group, and a price that the loss has charged already.
 
     Example:
         >>> params = {"trunk": {"kernel": jnp.ones(1)}, "head": {"kernel": jnp.ones(1)}}
@@ -105,6 +117,11 @@ def per_label(
         raise InputError(f"{clip_norm} is not positive", where="per_label clip_norm", todo="leave it out to not clip")
     _check_groups(label_set(labels), groups)
     known = {f"{rate}/{label}" for label, g in groups.items() if not g.frozen for rate in ("learning_rate", "decay")}
+    proximal = {label: group.proximal for label, group in groups.items() if group.proximal is not None}
+    known |= {f"{by.kind}/{label}" for label, by in proximal.items()}
+    defaults = {label: _own(by.number) for label, by in proximal.items()}
+    for label, by in proximal.items():
+        _check_plain(label, by, optimizer, momentum)
 
     def transformation(rates: Mapping, factor) -> optax.GradientTransformationExtraArgs:
         parts = {label: _group(label, group, rates, factor, scaler, decay_mask) for label, group in groups.items()}
@@ -117,15 +134,21 @@ def per_label(
     def init(params):
         check_labels(params, labels)
         _check_decay_reaches(params, labels, groups, decay_mask)
+        for label, by in proximal.items():
+            reached(params, labels, label, by)
         return PerLabelState(jnp.int32(0), transformation({}, 1.0).init(params))
 
-    def update(updates, state, params=None, *, rates: Mapping | None = None, **_extra):
+    def update(updates, state, params=None, *, rates: Mapping | None = None, given: Mapping | None = None, **_extra):
         rates = {} if rates is None else rates
         for name in rates:
-            if name.startswith(("learning_rate/", "decay/")) and name not in known:
+            if name.startswith(("learning_rate/", "decay/", "radius/")) and name not in known:
                 raise InputError("no group reads this rate", where=f"rates['{name}']", todo=suggest(name, known))
         factor = 1.0 if schedule is None else schedule(state.step)
         updates, inner = transformation(rates, factor).update(updates, state.groups, params)
+        for label, by in proximal.items():
+            value = _price(f"{by.kind}/{label}", defaults[label], rates)
+            step_size = factor * _learning_rate(label, groups[label], rates)
+            updates = proximal_updates(updates, params, labels, label, by, step_size, value, given or {})
         return updates, PerLabelState(state.step + 1, jax.tree.map(_as_before, inner, state.groups))
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -186,8 +209,35 @@ def _group(label: str, group: Group, rates: Mapping, factor, scaler, decay_mask)
         return optax.set_to_zero()
     decay = optax.add_decayed_weights(rates.get(f"decay/{label}", group.decay), mask=decay_mask)
     parts = (decay, scaler()) if group.decay_kind == "coupled" else (scaler(), decay)
-    scale = -factor * rates.get(f"learning_rate/{label}", group.learning_rate)
-    return optax.chain(*parts, optax.scale(scale))
+    return optax.chain(*parts, optax.scale(-factor * _learning_rate(label, group, rates)))
+
+
+def _learning_rate(label: str, group: Group, rates: Mapping) -> Any:
+    return rates.get(f"learning_rate/{label}", group.learning_rate)
+
+
+def _own(default: Any) -> Any:
+    """The number as an object that nobody else has, see `_price`."""
+    return np.array(default) if isinstance(default, numbers.Real) else default
+
+
+def _price(name: str, default: Any, rates: Mapping) -> Any:
+    """The rate of a proximal step. A `Term` in the loss that reads the same name has charged it before."""
+    defaults = rates.asked.defaults if hasattr(rates, "asked") else {}  # a step's rates remember what was asked for
+    if defaults.get(name, default) is not default:
+        what = "is a penalty in the loss and a proximal step in the optimizer, so it would be paid twice"
+        raise InputError(what, where=name, todo="keep one, or name the pull in the loss: {label: {name: Term(...)}}")
+    return rates.get(name, default)
+
+
+def _check_plain(label: str, by: Prox | Ball, optimizer, momentum: float) -> None:
+    if isinstance(by, Prox) and (optimizer != "sgd" or momentum):
+        used = f"'{optimizer}'" if isinstance(optimizer, str) else "an optimizer of your own"
+        raise InputError(
+            f"a proximal step is exact for plain SGD only, not for {used} with momentum {momentum}",
+            where=f"groups['{label}']",
+            todo="use 'sgd' without momentum, put the penalty in the loss, or bound the distance with a Ball",
+        )
 
 
 def _check_groups(labels: set[str], groups: Mapping[str, Group]) -> None:

@@ -174,7 +174,7 @@ def make_train_step(
         ctx = Context(state.step, model_rng, rates, fixed.given)
         batch = prepare(data, prepare_rng, state.step)
         gradients, metrics, model_state = grad_fn(state.params, state.model_state, batch, ctx)
-        updates, opt_state = tx.update(gradients, state.opt_state, state.params, rates=rates)
+        updates, opt_state = tx.update(gradients, state.opt_state, state.params, rates=rates, given=fixed.given)
         rates.refuse_unread()
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, model_state, opt_state, state.rng), metrics

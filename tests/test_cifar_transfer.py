@@ -108,24 +108,22 @@ def test_every_method_is_reported_with_its_draws_contrasts_and_predictions(finis
 
 
 def test_an_interrupted_comparison_goes_on_and_ends_with_the_same_figures(finished, config, tmp_path, monkeypatch):
-    with monkeypatch.context() as patched:
-        calls = []
-        train = Problem.train
+    calls, train = [], Problem.train_by
 
-        def stop_in_the_twentieth(self, *args):
-            calls.append(args)
-            if len(calls) == 20:
-                loop.request_stop(signal.SIGTERM)
-            return train(self, *args)
+    def stop_in_the_eighth(self, *args):
+        calls.append(len(args[2]))
+        if len(calls) == 8:
+            loop.request_stop(signal.SIGTERM)
+        return train(self, *args)
 
-        patched.setattr(Problem, "train", stop_in_the_twentieth)
-        with pytest.raises(Interrupted):
-            experiment.main(config, tmp_path)
-        loop.stop_request.signal_number = None
-    monkeypatch.setattr(Problem, "train", lambda self, *args: calls.append(args) or train(self, *args))
+    monkeypatch.setattr(Problem, "train_by", stop_in_the_eighth)
+    with pytest.raises(Interrupted):
+        experiment.main(config, tmp_path)
+    loop.stop_request.signal_number = None
     experiment.main(config, tmp_path)
     before, after = (json.loads((where / "summary.json").read_text()) for where in (finished, tmp_path))
-    assert len(calls) == 1 + len(json.loads("[" + ",".join(_lines(tmp_path)) + "]"))  # only the stopped run twice
+    assert calls[7] == config.trials
+    assert sum(calls) == calls[7] + len(_lines(tmp_path))  # only what was stopped is made twice
     for old, new in zip(before["methods"], after["methods"], strict=True):
         assert (old["name"], old["accuracies"], old["setting"]) == (new["name"], new["accuracies"], new["setting"])
     assert before["contrasts"] == after["contrasts"]

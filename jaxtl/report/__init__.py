@@ -2,7 +2,20 @@
 
 from jaxtl.report.files import write_files
 from jaxtl.report.opening import print_data, print_transfer
+from jaxtl.report.pages import Section, print_section, write_sections
+from jaxtl.report.plots import Plot
 from jaxtl.report.results import Result
-from jaxtl.report.tables import print_result
+from jaxtl.report.tables import Table, print_result
 
-__all__ = ["Result", "print_data", "print_result", "print_transfer", "write_files"]
+__all__ = [
+    "Plot",
+    "Result",
+    "Section",
+    "Table",
+    "print_data",
+    "print_result",
+    "print_section",
+    "print_transfer",
+    "write_files",
+    "write_sections",
+]

@@ -47,19 +47,41 @@ def write_files(
             cannot be written.
     """
     _check(header, results)
-    workdir = Path(workdir)
     axes = varying(results)
     of_results = [plots_of(result, baseline, axes) for result in results]
     across = plots_across(results, baseline)
     plots = [*across, *(plot for plots in of_results for plot in plots)]
+    text = _markdown(header, results, baseline, across, of_results)
+    return write_report(workdir, plots, text, _summary(header, results), _with_axes(results))
+
+
+def write_report(
+    workdir: Path | str, plots: Sequence[Plot], text: str, numbers: Mapping[str, Any], runs: Sequence[Run] = ()
+) -> list[Path]:
+    """Write plots/*.png, runs.csv where there are runs, summary.md and at the end summary.json, each file whole.
+
+    Args:
+        workdir: where; created if need be.
+        plots: the pictures.
+        text: of summary.md.
+        numbers: of summary.json; what JSON does not know is made fit: NaN is null.
+        runs: of `compare`.
+
+    Returns:
+        The files, in the order in which they were written.
+
+    Raises:
+        InputError: the directory cannot be written.
+    """
+    workdir = Path(workdir)
     try:
         (workdir / "plots").mkdir(parents=True, exist_ok=True)
         written = [_write_plot(workdir / _place(plot), plot) for plot in plots]
-        written.append(_write(workdir / "runs.csv", lambda path: to_csv(_with_axes(results), path)))
-        text = _markdown(header, results, baseline, across, of_results)
+        if runs:
+            written.append(_write(workdir / "runs.csv", lambda path: to_csv(runs, path)))
         written.append(_write(workdir / "summary.md", lambda path: path.write_text(text, encoding="utf-8")))
-        numbers = json.dumps(_strict(_summary(header, results)), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        written.append(_write(workdir / "summary.json", lambda path: path.write_text(numbers, encoding="utf-8")))
+        as_json = json.dumps(_strict(numbers), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        written.append(_write(workdir / "summary.json", lambda path: path.write_text(as_json, encoding="utf-8")))
     except OSError as error:
         what = f"the report cannot be written ({error.strerror or error})"
         raise InputError(what, where=workdir, todo="free some space or make it writable, then run again") from error
@@ -139,29 +161,34 @@ def _markdown(
     parts = [f"# {header['experiment']}"]
     if header.get("notice"):
         parts.append(f"> **Note:** {header['notice']}")
-    parts.append("\n".join(_facts(header, results)))
-    parts += [_picture(plot) for plot in across]
+    parts.append(facts(header, _draws(results)))
+    parts += [picture(plot) for plot in across]
     for result, plots in zip(results, of_results, strict=True):
         parts += [f"## {result.title}", accuracy_table(result, baseline).markdown(), setting_table(result).markdown()]
         for note in notes(result, baseline):
             lines = "\n".join(f"- {line}" for line in note.lines)
             parts.append(f"**{note.heading}**\n\n{lines}" if note.heading else " ".join(note.lines))
-        parts += [_picture(plot) for plot in plots]
+        parts += [picture(plot) for plot in plots]
     return "\n\n".join(parts) + "\n"
 
 
-def _facts(header: Mapping[str, Any], results: Sequence[Result]) -> list[str]:
-    seeds = sorted({seed for result in results for summary in result.summaries.values() for seed in summary.seeds})
-    tuning = sorted({run.seed for result in results for run in result.runs if run.stage == "tuning"})
-    facts = {
+def facts(header: Mapping[str, Any], draws: str = "") -> str:
+    """What a run ran on, a Markdown list."""
+    entries = {
         "Data": header["data"],
         "Device": header["device"],
-        "Draws": f"{_spans(seeds)} to report" + (f", {_spans(tuning)} to choose" if tuning else ""),
+        "Draws": draws,
         "Versions": ", ".join(f"{name} {version}" for name, version in header.get("versions", {}).items()),
         "Minutes": f"{header['minutes']:.1f}" if "minutes" in header else "",
         "Command": f"`{header['command']}`" if "command" in header else "",
     }
-    return [f"- {name}: {fact}" for name, fact in facts.items() if fact]
+    return "\n".join(f"- {name}: {entry}" for name, entry in entries.items() if entry)
+
+
+def _draws(results: Sequence[Result]) -> str:
+    seeds = sorted({seed for result in results for summary in result.summaries.values() for seed in summary.seeds})
+    tuning = sorted({run.seed for result in results for run in result.runs if run.stage == "tuning"})
+    return f"{_spans(seeds)} to report" + (f", {_spans(tuning)} to choose" if tuning else "")
 
 
 def _spans(seeds: Sequence[int]) -> str:
@@ -180,7 +207,7 @@ def _place(plot: Plot) -> str:
     return f"plots/{plot.name}.png"
 
 
-def _picture(plot: Plot) -> str:
+def picture(plot: Plot) -> str:
     return f"![{plot.caption}]({_place(plot)})"
 
 

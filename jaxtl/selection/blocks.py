@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxtl.errors import InputError
-from jaxtl.loop import refuse_stop
+from jaxtl.loop import _program, refuse_stop
 from jaxtl.step import Fixed, TrainState, compile_step
 from jaxtl.trees import Tree
 
@@ -41,10 +41,14 @@ class Choice(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """(states, data, Fixed of stacked rates) -> (states, _), and -> (states, scores), for a block of any size."""
+    """(states, data, Fixed of stacked rates) -> (states, _), and -> (states, scores), for a block of any size.
+
+    alone: they take one state and its rates instead, unstacked; `train` is then the very program that `fit` compiles.
+    """
 
     train: Any
     score: Any
+    alone: bool
 
 
 class Blocks:
@@ -75,7 +79,7 @@ class Blocks:
         self.devices = tuple(jax.local_devices())
         mesh = Mesh(np.array(self.devices), AXIS)
         self.split = NamedSharding(mesh, SPLIT)
-        self.data, self.given = jax.device_put((data, given), NamedSharding(mesh, SHARED))
+        self.shared = {True: (data, given), False: jax.device_put((data, given), NamedSharding(mesh, SHARED))}
         limit = (self.devices[0].memory_stats() or {}).get("bytes_limit", 2 * MEMORY)
         self.memory = limit // 2 if memory is None else memory
 
@@ -106,12 +110,14 @@ class Blocks:
         """
         programs = self.programs(choice.batching, self.devices)
         width = min(choice.width, self._needed(configurations))
-        block, fixed = self._block(states, configurations, done, width)
+        block, data, fixed = self._block(programs.alone, states, configurations, done, width)
         for _ in range(self.calls):
             refuse_stop(f"with {done} of {len(configurations)} configurations done")
-            block, _ = jax.block_until_ready(programs.train(block, self.data, fixed))
-        block, scores = programs.score(block, self.data, fixed)
+            block, _ = jax.block_until_ready(programs.train(block, data, fixed))
+        block, scores = programs.score(block, data, fixed)
         index = done + np.arange(width * len(self.devices))  # what fills up the last block is dropped
+        if programs.alone:
+            return _put_one(states, block, done), np.asarray(scores)[None]
         states = _put(states, jax.device_put(block, self.devices[0]), index)
         return states, np.asarray(scores)[: len(configurations) - done]
 
@@ -130,8 +136,8 @@ class Blocks:
             width = -(-needed // -(-needed // width)) if at_most is None else width  # blocks of equal size
             if batching == "map":  # needs what one configuration needs, however many wait
                 break
-            block, fixed = self._block(states, configurations, 0, width)
-            program = self.programs(batching, self.devices).train.lower(block, self.data, fixed).compile()
+            block, data, fixed = self._block(False, states, configurations, 0, width)
+            program = self.programs(batching, self.devices).train.lower(block, data, fixed).compile()
             analysis = program.memory_analysis()  # `run` will find this program compiled
             wanted = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
             if wanted <= self.memory:
@@ -141,23 +147,29 @@ class Blocks:
 
     def _seconds(self, batching: str, width: int, states: Tree, configurations: np.ndarray) -> float:
         """Seconds of a block in one call of `train`, compiled before: the least of three, or of one if that is long."""
-        train, times = self.programs(batching, self.devices).train, list[float]()
-        block, fixed = self._block(states, configurations, 0, width)
-        train.lower(block, self.data, fixed).compile()
+        train, _, alone = self.programs(batching, self.devices)
+        train.lower(*self._block(alone, states, configurations, 0, width)).compile()
+        times: list[float] = []
         while len(times) < 3 and sum(times) < SHORT:
-            block, fixed = jax.block_until_ready(self._block(states, configurations, 0, width))
+            arguments = jax.block_until_ready(self._block(alone, states, configurations, 0, width))
             refuse_stop("while measuring")
             began = time.perf_counter()
-            jax.block_until_ready(train(block, self.data, fixed))
+            jax.block_until_ready(train(*arguments))
             times.append(time.perf_counter() - began)
         return min(times)
 
-    def _block(self, states: Tree, configurations: np.ndarray, done: int, width: int) -> tuple[Tree, Fixed]:
-        """Copies of the next states, and their rates, spread over the devices; the last one fills up the last block."""
+    def _block(
+        self, alone: bool, states: Tree, configurations: np.ndarray, done: int, width: int
+    ) -> tuple[Tree, Any, Fixed]:
+        """Copies of the next states, data, and rates, spread over the devices; the last one fills up the last block."""
+        data, given = self.shared[alone]
+        if alone:
+            rates = {name: column[configurations[done]] for name, column in self.rates.items()}
+            return take(states, np.int32(done)), data, Fixed(rates, given)
         index = np.minimum(done + np.arange(width * len(self.devices)), len(configurations) - 1)
         rates = {name: column[configurations[index]] for name, column in self.rates.items()}
         block, rates = jax.device_put((take(states, index), rates), self.split)
-        return block, Fixed(rates, self.given)
+        return block, data, Fixed(rates, given)
 
 
 @functools.lru_cache(maxsize=64)
@@ -172,6 +184,9 @@ def _programs(train: Callable, score: Callable, alike: tuple[str, ...], batching
         if value.shape:
             raise InputError(f"has shape {value.shape}", where="sweep score", todo="return a scalar")
         return state, jnp.where(jnp.isfinite(value) & _all_finite(state.params), value, -jnp.inf)
+
+    if batching == "loop" and len(devices) == 1:
+        return Programs(_program(train, 1), compile_step(scored), alone=True)
 
     def compiled(one):
         def of_a_device(states, data, fixed):
@@ -194,7 +209,7 @@ def _programs(train: Callable, score: Callable, alike: tuple[str, ...], batching
         specs = (SPLIT, SHARED, fixed)
         return compile_step(jax.shard_map(of_a_device, mesh=mesh, in_specs=specs, out_specs=SPLIT, check_vma=False))
 
-    return Programs(compiled(trained), compiled(scored))
+    return Programs(compiled(trained), compiled(scored), alone=False)
 
 
 def _all_finite(params: Tree) -> jax.Array:
@@ -212,6 +227,11 @@ def take(states: Tree, index: np.ndarray) -> Tree:
 @functools.partial(jax.jit, donate_argnums=0)
 def _put(states: Tree, block: Tree, index: np.ndarray) -> Tree:
     return jax.tree.map(lambda leaf, new: leaf.at[index].set(new, mode="drop"), states, block)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _put_one(states: Tree, state: Tree, position: int) -> Tree:
+    return jax.tree.map(lambda leaf, new: leaf.at[position].set(new), states, state)
 
 
 def common(states: TrainState) -> tuple[str, ...]:

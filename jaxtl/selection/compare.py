@@ -29,6 +29,7 @@ from jaxtl.errors import InputError, NotFinite
 from jaxtl.selection.design import (
     Draw,
     Method,
+    Setting,
     check_columns,
     check_draws,
     check_plan,
@@ -37,6 +38,8 @@ from jaxtl.selection.design import (
 )
 from jaxtl.selection.runs import COLUMNS, Run, RunStore
 from jaxtl.selection.statistics import Contrast, contrast_family
+
+NO_NUMBER = "the loss or a parameter is not finite"
 
 
 class Comparison(NamedTuple):
@@ -129,18 +132,14 @@ class _Protocol:
         settings = trial_settings(method.search, self.trials)
         if len(settings) == 1:
             return 0, []
-        runs: list[Run] = []
-        scores: list[float] = []
-        for trial, setting in enumerate(settings):
-            plans = [(Run(method.name, stage, "", draw.seed, draw.fold, trial, setting), draw) for draw in draws]
-            made = [self._run(method, plan, draw) for plan, draw in plans]
-            runs += made
-            scores.append(sum(run.validation for run in made) / len(made))
+        by_draw = [self._try_all(method, stage, settings, draw) for draw in draws]
+        by_trial = list(zip(*by_draw, strict=True))
+        scores = [sum(run.validation for run in runs) / len(runs) for runs in by_trial]
         if max(scores) == -math.inf:
             where = f"method '{method.name}', {stage} from draw {draws[0].seed}"
             todo = "lower the ranges that are searched, the learning rate first"
             raise InputError(f"each of the {len(settings)} trials diverged", where=where, todo=todo)
-        return scores.index(max(scores)), runs
+        return scores.index(max(scores)), [run for runs in by_trial for run in runs]
 
     def report(self, method: Method, selection: str, trial: int, seed: int) -> Run:
         """The chosen setting on one report draw, with test metrics."""
@@ -148,11 +147,28 @@ class _Protocol:
         plan = Run(method.name, "report", selection, seed, None, trial, settings[trial], edges_of(settings, trial))
         return self._run(method, plan, Draw(seed))
 
+    def _try_all(self, method: Method, stage: str, settings: Sequence[Setting], draw: Draw) -> list[Run]:
+        """Every setting on one draw, without test metrics; those that the store lacks in one sweep if there is one."""
+        plans = [Run(method.name, stage, "", draw.seed, draw.fold, i, setting) for i, setting in enumerate(settings)]
+        missing = [plan for plan in plans if self.store.find(plan) is None]
+        if method.train_all is None or not missing:
+            return [self._run(method, plan, draw) for plan in plans]
+        for plan in plans:
+            self._tell(plan, draw)
+        started = time.perf_counter()
+        try:
+            trained: Sequence[Any] = method.train_all([dict(plan.setting) for plan in missing], draw)
+        except NotFinite:
+            trained = [None] * len(missing)
+        seconds = (time.perf_counter() - started) / len(missing)
+        for plan, one in zip(missing, trained, strict=True):
+            run = replace(plan, seconds=seconds)
+            self.store.add(_diverged(run, NO_NUMBER) if one is None else self._validated(run, one, draw), {})
+        return [made for plan in plans if (made := self.store.find(plan))]
+
     def _run(self, method: Method, plan: Run, draw: Draw) -> Run:
         """The run as the store has it, otherwise made now and stored."""
-        fold = "" if draw.fold is None else f", fold {draw.fold + 1}/{draw.folds}"
-        what = f"{plan.selection} setting" if plan.selection else f"trial {plan.trial + 1}/{self.trials}"
-        self.progress(f"{method.name}: {plan.stage}, {what}, draw {draw.seed}{fold}")
+        self._tell(plan, draw)
         found = self.store.find(plan)
         if found is not None:
             return replace(found, selection=plan.selection)
@@ -160,23 +176,29 @@ class _Protocol:
         self.store.add(run, arrays)
         return run
 
+    def _tell(self, plan: Run, draw: Draw) -> None:
+        fold = "" if draw.fold is None else f", fold {draw.fold + 1}/{draw.folds}"
+        what = f"{plan.selection} setting" if plan.selection else f"trial {plan.trial + 1}/{self.trials}"
+        self.progress(f"{plan.method}: {plan.stage}, {what}, draw {draw.seed}{fold}")
+
     def _make(self, method: Method, plan: Run, draw: Draw) -> tuple[Run, Mapping[str, np.ndarray]]:
         started = time.perf_counter()
         try:
             trained = method.train(dict(plan.setting), draw)
         except NotFinite as error:
             return _diverged(replace(plan, seconds=time.perf_counter() - started), str(error)), {}
-        run = replace(plan, seconds=time.perf_counter() - started)
-        run = replace(run, validation=float(self.validate(trained, draw)))
-        if not math.isfinite(run.validation):
-            return _diverged(run, f"validation score {run.validation}"), {}
-        if run.stage != "report":
+        run = self._validated(replace(plan, seconds=time.perf_counter() - started), trained, draw)
+        if run.diverged or run.stage != "report":
             return run, {}
         metrics, arrays = self.test(trained, draw)
         metrics = _checked_metrics(metrics, run)
         if not math.isfinite(metrics["test"]):
             return _diverged(run, f"test accuracy {metrics['test']}"), {}
         return replace(run, metrics=metrics, arrays=tuple(arrays)), arrays
+
+    def _validated(self, run: Run, trained: Any, draw: Draw) -> Run:
+        run = replace(run, validation=float(self.validate(trained, draw)))
+        return run if math.isfinite(run.validation) else _diverged(run, f"validation score {run.validation}")
 
 
 def _diverged(run: Run, note: str) -> Run:

@@ -71,11 +71,14 @@ class Method:
         search: the range of every hyperparameter; {} for nothing to choose.
         train: (setting, draw) -> trained, anything that `validate` and `test` understand. It returns when the training
             is done, not when it is dispatched, or `Run.seconds` is wrong; it raises `NotFinite` when it diverges.
+        train_all: (settings, draw) -> trained for each, None for one that diverged: the same for all settings that are
+            tried on a draw, in one `sweep`. Without it they are trained one after another.
     """
 
     name: str
     search: Mapping[str, Range]
     train: Callable[[Setting, Draw], Any]
+    train_all: Callable[[list[Setting], Draw], Sequence[Any]] | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w[\w.+-]*", self.name):

@@ -22,10 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl import checkpoints
+from jaxtl.checkpoints.disk import leaf_digests, to_host
 from jaxtl.errors import InputError, Interrupted, NotFinite, suggest
 from jaxtl.selection.blocks import BATCHINGS, Blocks, Choice, common, take
 from jaxtl.step import Fixed, TrainState
-from jaxtl.trees import Tree
+from jaxtl.trees import Tree, named_leaves
 from jaxtl.writers import Progress
 
 
@@ -97,11 +98,12 @@ def sweep(
     """Train every configuration of a grid; the results are those of single runs, to rounding.
 
     Args:
-        init: point {name: scalar} -> (state, rates by name); traced. A seed or a fold is a column like any other.
-            States with one rng share batches and augmentation, which is most of what "vmap" gains.
+        init: point {name: scalar or tree} -> (state, rates by name); traced. A seed or a fold is a column like any
+            other. States with one rng share batches and augmentation, which is most of what "vmap" gains.
         train: what `make_epoch` returns, or a bare step.
         score: (state, data, fixed) -> scalar, larger is better.
-        grid: {name: [K]}, one column per quantity that varies; finite numbers.
+        grid: {name: [K] finite numbers}, one column per quantity that varies; or {name: tree of arrays [K, ...]}, for
+            parameters to start from and random keys.
         data: handed to `train` and `score`, the same for all configurations.
         given: trees by name for `Fixed.given`, the same for all configurations.
         rungs: how often configurations are scored; between two rungs only the best go on (successive halving). Where
@@ -142,13 +144,13 @@ def sweep(
     Optimization", 2016.
     """
     _check_plan(rungs, keep, calls, batching, memory)
-    columns = _check_grid(grid)
-    size = len(next(iter(columns.values())))
+    columns, size = _check_grid(grid)
     ladder = [size]
     while len(ladder) < rungs:
         ladder.append(max(1, math.floor(keep * ladder[-1] + 1e-9)))  # 0.29 · 100 is 28.999999999999996
-    plan = {"grid": {name: column.tolist() for name, column in columns.items()}, "rungs": rungs, "keep": keep}
-    plan |= {"calls": calls, "batching": batching, "memory": memory}
+    plan = {"rungs": rungs, "keep": keep, "calls": calls, "batching": batching, "memory": memory}
+    if workdir is not None:
+        plan["grid"] = {name: _described(column) for name, column in columns.items()}
     with contextlib.ExitStack() as until_the_end:
         if workdir is not None and not checkpoints.is_owned(workdir):
             until_the_end.enter_context(checkpoints.own(workdir))
@@ -196,28 +198,50 @@ def _check_plan(rungs: int, keep: float, calls: int, batching: str, memory: int 
         raise InputError(f"unknown: '{batching}'", where="sweep batching", todo=todo)
 
 
-def _check_grid(grid: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The columns as float32, int32 or bool: what the program takes."""
-    columns = {name: np.asarray(column) for name, column in grid.items()}
+def _check_grid(grid: Mapping[str, Any]) -> tuple[dict[str, Tree], int]:
+    """The columns, numbers as float32, int32 or bool, which is what the program takes; and their common length."""
+    columns = {name: _numbers(f"grid['{name}']", column) for name, column in grid.items()}
     if not columns:
         raise InputError("has no columns", where="sweep grid", todo="give {name: [a value per configuration]}")
-    for name, column in columns.items():
-        where = f"grid['{name}']"
-        if column.ndim != 1 or not len(column) or column.dtype.kind not in "biuf":
-            what = f"{column.dtype}{list(column.shape)} is no list of numbers"
-            raise InputError(what, where=where, todo="give one number per configuration")
-        with np.errstate(over="ignore"):
-            columns[name] = column.astype({"b": np.bool_, "f": np.float32}.get(column.dtype.kind, np.int32))
-        unfit = ~np.isfinite(columns[name]) if column.dtype.kind == "f" else columns[name] != column
-        if np.any(unfit):
-            raise InputError(f"{column[unfit][0]} is not finite or too large", where=where, todo="32 bits are kept")
-    lengths = {name: len(column) for name, column in columns.items()}
-    if len(set(lengths.values())) > 1:
-        raise InputError(f"lengths differ: {lengths}", where="sweep grid", todo="repeat values: one row per run")
-    return columns
+    lengths = {
+        f"{name}/{path}".rstrip("/"): np.shape(leaf)[:1]
+        for name, column in columns.items()
+        for path, leaf in named_leaves(column).items()
+    }
+    if len(set(lengths.values())) > 1 or () in lengths.values():
+        differ = {name: shape[0] if shape else "none" for name, shape in lengths.items()}
+        raise InputError(f"lengths differ: {differ}", where="sweep grid", todo="repeat values: one row per run")
+    return columns, next(iter(lengths.values()))[0]
 
 
-def _start(init: Callable, columns: dict[str, np.ndarray]) -> tuple[TrainState, dict[str, np.ndarray]]:
+def _numbers(where: str, column: Any) -> Tree:
+    """A column of numbers, checked; a tree or a stack of arrays as it is."""
+    if isinstance(column, Mapping) or _is_key(column) or np.ndim(column) > 1:
+        return column
+    numbers = np.asarray(column)
+    if numbers.ndim != 1 or not len(numbers) or numbers.dtype.kind not in "biuf":
+        what = f"{numbers.dtype}{list(numbers.shape)} is no list of numbers"
+        raise InputError(what, where=where, todo="give one number per configuration")
+    with np.errstate(over="ignore"):
+        kept: np.ndarray = numbers.astype({"b": np.bool_, "f": np.float32}.get(numbers.dtype.kind, np.int32))
+    unfit = ~np.isfinite(kept) if kept.dtype.kind == "f" else kept != numbers
+    if np.any(unfit):
+        raise InputError(f"{numbers[unfit][0]} is not finite or too large", where=where, todo="32 bits are kept")
+    return kept
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _described(column: Tree) -> Any:
+    """A column as a checkpoint remembers it: the numbers, or what tells one tree of arrays from another."""
+    if isinstance(column, np.ndarray) and column.ndim == 1:
+        return column.tolist()
+    return leaf_digests(to_host(column)[0])
+
+
+def _start(init: Callable, columns: dict[str, Tree]) -> tuple[TrainState, dict[str, np.ndarray]]:
     """All states, stacked, and the rates by name."""
     states, stacked = _starter(init)(columns)
     rates = jax.device_get(stacked)
@@ -235,10 +259,11 @@ def _starter(init: Callable) -> Callable:
         return state, {name: jnp.asarray(rate, jnp.float32) for name, rate in rates.items()}
 
     def all_of(columns):
-        traced = jax.make_jaxpr(start)({name: column[0] for name, column in columns.items()}).jaxpr
+        traced = jax.make_jaxpr(start)(jax.tree.map(lambda column: column[0], columns)).jaxpr
         read = {id(variable) for equation in traced.eqns for variable in equation.invars} | set(map(id, traced.outvars))
-        for name, variable in zip(sorted(columns), traced.invars, strict=True):
-            if id(variable) not in read:
+        variables = jax.tree.unflatten(jax.tree.structure(columns), traced.invars)
+        for name, own in variables.items():
+            if read.isdisjoint(map(id, jax.tree.leaves(own))):
                 raise InputError("init does not read it", where=f"grid['{name}']", todo="read it, or leave it out")
         return jax.vmap(start)(columns)
 

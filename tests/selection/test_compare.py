@@ -49,6 +49,64 @@ class Laboratory:
         return compare(methods, trials, tuning, report, validate=self.validate, test=self.test, **options)
 
 
+def in_one_sweep(method, sweeps):
+    """The same method, whose settings are trained all at once; `sweeps` gets how many there were each time."""
+
+    def train_all(settings, draw):
+        sweeps.append(len(settings))
+        trained = []
+        for setting in settings:
+            try:
+                trained.append(method.train(setting, draw))
+            except NotFinite:
+                trained.append(None)
+        return trained
+
+    return replace(method, train_all=train_all)
+
+
+def without_times(runs):
+    return [replace(run, seconds=0.0, note="") for run in runs]
+
+
+@pytest.mark.parametrize("limit", [math.inf, 0.05])
+def test_settings_trained_in_one_sweep_are_chosen_like_those_trained_one_by_one(limit, tmp_path):
+    def method(lab):
+        diverges = lambda setting, draw: setting["learning_rate"] > limit  # noqa: E731
+        return lab.method("a", {"learning_rate": 0.01, "pull": 1.0}, diverges=diverges)
+
+    in_folds = {10: 0.1, 11: 3.0, 12: 1.0}
+    lab, other, sweeps = Laboratory(in_folds), Laboratory(in_folds), []
+    single, _ = lab.compare([method(lab)], honest=["a"])
+    store = RunStore(tmp_path)
+    swept, _ = other.compare([in_one_sweep(method(other), sweeps)], honest=["a"], store=store)
+    assert without_times(swept) == without_times(single)
+    assert sweeps == [8] * (len(TUNING) + 5 * len(REPORT))
+    assert any(run.diverged for run in swept) == (limit < 1)
+    again, _ = other.compare([in_one_sweep(method(other), sweeps)], honest=["a"], store=RunStore(tmp_path))
+    assert (again, len(sweeps)) == (swept, len(TUNING) + 5 * len(REPORT))
+
+
+def test_a_sweep_makes_only_the_settings_that_the_store_lacks():
+    lab, sweeps, store = Laboratory(stop_after=5), [], RunStore()
+    best = {"learning_rate": 0.01, "pull": 1.0}
+    with pytest.raises(KeyboardInterrupt):
+        lab.compare([lab.method("a", best)], store=store)
+    lab.stop_after = None
+    lab.compare([in_one_sweep(lab.method("a", best), sweeps)], store=store)
+    assert sweeps == [3, 8]
+
+
+def test_a_sweep_in_which_everything_diverges_is_told(tmp_path):
+    def nothing_left(settings, draw):
+        raise NotFinite("rung 1: no configuration has a finite score")
+
+    lab = Laboratory()
+    method = replace(lab.method("a", {"learning_rate": 0.01, "pull": 1.0}), train_all=nothing_left)
+    with pytest.raises(InputError, match="each of the 8 trials diverged"):
+        lab.compare([method])
+
+
 def nearest(values, best):
     return min(values, key=lambda value: abs(math.log(value / best)))
 

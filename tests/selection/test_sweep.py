@@ -13,7 +13,7 @@ from problems import LABELS, TASK, assert_close, batch, forward, network
 from jaxtl import checkpoints
 from jaxtl.errors import InputError, Interrupted, NotFinite
 from jaxtl.labels import NEW, TRANSFERRED
-from jaxtl.loop import request_stop, stop_request
+from jaxtl.loop import _program, request_stop, stop_request
 from jaxtl.losses import make_loss_fn
 from jaxtl.optimizers import Group, per_label
 from jaxtl.penalties import Term, l2, labelled
@@ -182,7 +182,7 @@ def test_blocks_lie_on_all_devices():
     blocks = Blocks(EPOCH, score, 1, DATA, GIVEN, jax.device_get(rates), common(states), None)
     choice = blocks.choose("vmap", states, np.arange(7))
     assert (choice.width, len(blocks.devices)) == (4, 2)
-    block, fixed = blocks._block(states, np.arange(7), 0, choice.width)
+    block, _, fixed = blocks._block(False, states, np.arange(7), 0, choice.width)
     for leaf in jax.tree.leaves((block, fixed.rates)):
         assert len(leaf.sharding.device_set) == 2
         assert leaf.addressable_shards[0].data.shape[0] == 4
@@ -257,6 +257,51 @@ def test_another_sweep_is_not_gone_on_with(tmp_path):
         sweep(init, EPOCH, score, grid_of(3), DATA, GIVEN, batching="map", workdir=tmp_path)
 
 
+def test_on_the_only_device_a_loop_runs_the_program_of_single_runs(monkeypatch, single):
+    monkeypatch.setattr("jax.local_devices", lambda: jax.devices()[:1])
+    run = _program(STEP, 1)
+    run(
+        init_state(PARAMS, TX, jax.random.key(0)),
+        DATA,
+        Fixed({name: np.float32(0.1) for name in grid_of(1, seeds=False)}, GIVEN),
+    )
+    before = run._cache_size()
+    result = sweep(init, STEP, score, grid_of(7), DATA, GIVEN, calls=STEPS, batching="loop")
+    assert run._cache_size() == before
+    scores, params = single[True, STEPS]
+    np.testing.assert_allclose(result.scores, scores, rtol=1e-5)
+    for k in range(7):
+        assert_close(result.state(k).params, params[k], rtol=0, atol=0)
+
+
+def from_trees(point):
+    """The state of a point that brings its parameters and its key."""
+    return init_state(point["start"], TX, point["key"]), {"penalty/new": point["rate"]}
+
+
+def trees_of(size):
+    start = jax.tree.map(lambda leaf: jnp.stack([(1 + k / 10) * leaf for k in range(size)]), PARAMS)
+    return {"start": start, "key": jax.random.split(jax.random.key(4), size), "rate": np.linspace(0.0, 0.5, size)}
+
+
+@pytest.mark.parametrize("batching", ["vmap", "loop"])
+def test_a_column_may_hold_the_parameters_to_start_from_and_keys(batching):
+    grid = trees_of(3)
+    result = sweep(from_trees, EPOCH, score, grid, DATA, GIVEN, batching=batching)
+    for k in range(3):
+        state = init_state(jax.tree.map(lambda leaf, k=k: leaf[k], grid["start"]), TX, grid["key"][k])
+        for _ in range(STEPS):
+            state, _ = compile_step(STEP)(state, DATA, Fixed({"penalty/new": np.float32(grid["rate"][k])}, GIVEN))
+        assert_close(result.state(k).params, state.params, rtol=1e-4, atol=1e-5)
+
+
+def test_another_tree_to_start_from_is_another_sweep(tmp_path):
+    sweep(from_trees, EPOCH, score, trees_of(2), DATA, GIVEN, batching="loop", workdir=tmp_path)
+    other = trees_of(2) | {"start": jax.tree.map(lambda leaf: leaf + 1e-6, trees_of(2)["start"])}
+    with pytest.raises(InputError, match="holds work with another grid"):
+        sweep(from_trees, EPOCH, score, other, DATA, GIVEN, batching="loop", workdir=tmp_path)
+
+
 def test_what_diverges_ranks_last_and_is_told():
     def accuracy(state, data, fixed):  # finite whatever the logits
         return jnp.mean(forward(state.params, {}, data, None)[0]["head"].argmax(-1) == data["label"])
@@ -280,6 +325,8 @@ GRID = grid_of(3)
     [
         ({}, {}, "sweep grid: has no columns"),
         (GRID | {"seed": [1, 2]}, {}, "sweep grid: lengths differ: .*'seed': 2"),
+        (GRID | {"start": {"a": {"b": np.ones((2, 3))}}}, {}, "sweep grid: lengths differ: .*'start/a/b': 2"),
+        ({"start": {"a": np.float32(1)}}, {}, "sweep grid: lengths differ: .*'start/a': 'none'"),
         ({"seed": []}, {}, r"grid\['seed'\]: float64\[0\] is no list of numbers"),
         ({"seed": ["a", "b"]}, {}, r"grid\['seed'\]: <U1\[2\] is no list"),
         ({"seed": 3}, {}, r"grid\['seed'\]: int64\[\] is no list"),

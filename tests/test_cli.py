@@ -439,6 +439,18 @@ def test_a_process(tmp_path, argv, code):
     assert (tmp_path / "runs/toy/config.json").exists()
 
 
+def test_a_reader_that_leaves_ends_the_process_quietly(tmp_path):
+    file = tmp_path / "toy.py"
+    file.write_text(TOY.lstrip() + PROCESS.replace("os.kill(os.getpid(), signal.SIGINT)", "print('x' * 10**6)"))
+    words = [sys.executable, str(file)]
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla")}
+    with subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as toy:
+        toy.stdout.readline()
+        toy.stdout.close()
+        err = toy.stderr.read()
+    assert (toy.returncode, err) == (141, b"")
+
+
 def test_the_command_of_a_config_asks_for_the_same_config():
     @dataclasses.dataclass(frozen=True)
     class Settings:

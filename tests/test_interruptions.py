@@ -160,12 +160,12 @@ def test_a_killed_run_ends_like_an_undisturbed_one(undisturbed, tmp_path, kills,
 
 @pytest.mark.slow
 def test_the_killed_main_job_ends_like_an_undisturbed_one(tmp_path, record_property):
-    kills = 20
+    kills = 100
     finish(MAIN_JOB, tmp_path / "undisturbed")
     hits: list[bool] = []
     while len(hits) < kills:
         workdir = tmp_path / str(len(hits))
-        hits += kill(MAIN_JOB, workdir, kills - len(hits), "device", within=15.0, aim=False)
+        hits += kill(MAIN_JOB, workdir, kills - len(hits), "device", within=8.0, aim=False)
         finish(MAIN_JOB, workdir)
         assert lasting(workdir) == lasting(tmp_path / "undisturbed")
     record_property("proof", f"{kills} of {kills} kills of the main job survived, {sum(hits)} of them within a save")

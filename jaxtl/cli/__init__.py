@@ -8,7 +8,7 @@ An experiment file ends with
 where `Config` is a plain dataclass (see `jaxtl.cli.flags`) and `main(config, workdir)` does the work.
 
 Exit codes: 0 done; 1 a bug (only then a traceback); 2 the user's input; 3 a loss that is not finite; 130 and 143
-interrupted and saved.
+interrupted and saved; 141 nobody reads the output any more.
 """
 
 from __future__ import annotations
@@ -66,6 +66,9 @@ def guarded(work: Callable[[], None]) -> int:
         return stop.exit_code
     except KeyboardInterrupt:  # before or after the part of a run that saves
         return 128 + signal.SIGINT
+    except (BrokenPipeError, SystemExit):  # whoever read the output has left, as `| head` does; rich says it with 1
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     return 0
 
 

@@ -1,7 +1,8 @@
 """Data: sets by name, by path or from arrays; splits of them; the order of batches; augmentation inside the step.
 
-What reads and splits runs on the host in NumPy; `epoch_batch`, `normalise`, `random_crop`, `random_flip` and the
-corruptions (`gaussian_noise`, `gaussian_blur`, `contrast`, `pixelate`) run inside a compiled step.
+What reads and splits runs on the host in NumPy; `feed` takes examples to the device, all at once or batch by batch;
+`epoch_batch`, `normalise`, `random_crop`, `random_flip` and the corruptions (`gaussian_noise`, `gaussian_blur`,
+`contrast`, `pixelate`) run inside a compiled step.
 """
 
 from jaxtl.data.augment import channel_statistics, normalise, random_crop, random_flip
@@ -11,15 +12,20 @@ from jaxtl.data.dataset import DataSet, Split, from_arrays
 from jaxtl.data.sampling import epoch_batch
 from jaxtl.data.sources import load
 from jaxtl.data.splits import by_class, hold_out, imbalanced, label_noise, per_class, stratified_folds
+from jaxtl.data.stored import Stored, memory_budget
+from jaxtl.data.stream import Stream, feed
 from jaxtl.data.tasks import source_and_target
 
 __all__ = [
     "DataSet",
     "Split",
+    "Stored",
+    "Stream",
     "by_class",
     "channel_statistics",
     "contrast",
     "epoch_batch",
+    "feed",
     "from_arrays",
     "gaussian_blur",
     "gaussian_noise",
@@ -28,6 +34,7 @@ __all__ = [
     "imbalanced",
     "label_noise",
     "load",
+    "memory_budget",
     "normalise",
     "on_device",
     "per_class",

@@ -14,18 +14,20 @@ from __future__ import annotations
 
 import inspect
 import json
+import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from jaxtl import cli
 from jaxtl.data import catalogue, places, sources
 from jaxtl.data.pictures import samples_by_class
 from jaxtl.data.prepare import prepare
 from jaxtl.data.prepared import newest_version
-from jaxtl.errors import InputError, suggest
+from jaxtl.data.stored import BUDGET
+from jaxtl.errors import InputError, Interrupted, suggest
+from jaxtl.writers import Progress
 
 COMMANDS = {"prepare": "--from", "show": "--to"}  # and the option that each takes
 DIGITS = ("1,797 grey images of handwritten digits, 8x8", "CC BY 4.0", "Alpaydin and Kaynak, Optical recognition, 1998")
@@ -36,10 +38,13 @@ def main(arguments: Sequence[str]) -> None:
     if any(argument in ("-h", "--help") for argument in arguments):
         print(inspect.cleandoc(__doc__))
     elif not arguments:
-        listing()
+        print(listing())
     else:
         command, name, path = parsed(arguments)
-        (prepared if command == "prepare" else shown)(name, path)
+        try:
+            (prepared if command == "prepare" else shown)(name, path)
+        except KeyboardInterrupt:
+            raise Interrupted("stopped; nothing half done was left", signal.SIGINT) from None
 
 
 def parsed(arguments: Sequence[str]) -> tuple[str, str, str | None]:
@@ -65,19 +70,20 @@ def parsed(arguments: Sequence[str]) -> tuple[str, str, str | None]:
     return command, names[0], path
 
 
-def listing() -> None:
+def listing() -> str:
     """Every set that is known here, with where it lies."""
     directory = places.default_directory()
-    _tell("digits", DIGITS[0], "within scikit-learn", DIGITS[1], DIGITS[2])
+    told = [_told("digits", DIGITS[0], "within scikit-learn", DIGITS[1], DIGITS[2])]
     for official in catalogue.OFFICIAL.values():
         found = sources.where(official.name, directory)
         place = _with_size(found) if found else f"not here; python -m jaxtl.data prepare {official.name}"
-        _tell(official.name, official.title, place, official.licence, official.citation)
+        told.append(_told(official.name, official.title, place, official.licence, official.citation))
     for name, version in _others(directory).items():
         info = json.loads((version / "dataset_info.json").read_bytes())
         licence = info.get("redistributionInfo", {}).get("license") or "none stated"
         citation = " ".join(info.get("citation", "").split()) or "none stated"
-        _tell(name, f"version {version.name}", _with_size(version), licence, citation)
+        told.append(_told(name, f"version {version.name}", _with_size(version), licence, citation))
+    return "\n".join(told)
 
 
 def _others(directory: Path) -> dict[str, Path]:
@@ -91,8 +97,8 @@ def _others(directory: Path) -> dict[str, Path]:
     return found
 
 
-def _tell(name: str, title: str, found: str, licence: str, citation: str) -> None:
-    print(f"{name:<16}{title}\n  found         {found}\n  licence       {licence}\n  citation      {citation}")
+def _told(name: str, title: str, found: str, licence: str, citation: str) -> str:
+    return f"{name:<16}{title}\n  found         {found}\n  licence       {licence}\n  citation      {citation}"
 
 
 def _with_size(path: Path) -> str:
@@ -103,16 +109,18 @@ def _with_size(path: Path) -> str:
 def prepared(name: str, source: str | None) -> None:
     """Fetch or read, verify and write."""
     began = time.monotonic()
-    path = prepare(name, source=source, progress=Bar)
+    path = prepare(name, source=source, progress=Progress)
     print(f"{name} is ready in {_with_size(path)}, {time.monotonic() - began:.0f} s")
 
 
 def shown(name: str, path: str | None) -> None:
     """Write the picture."""
-    dataset = sources.load(name, progress=Bar)
+    # A budget that is stated keeps accelerators out of this: a training may be using all of their memory.
+    dataset = sources.load(name, progress=Progress, memory=BUDGET)
     file = Path(path or f"{dataset.name}.png")
+    picture = samples_by_class(dataset)
     try:
-        samples_by_class(dataset).save(file)
+        picture.save(file)
     except (OSError, ValueError) as error:  # ValueError: a suffix that Pillow does not know
         said = error.strerror if isinstance(error, OSError) else str(error)
         raise InputError(
@@ -121,27 +129,6 @@ def shown(name: str, path: str | None) -> None:
     for line in filter(None, (dataset.notice, dataset.origin)):
         print(line)
     print(f"wrote {file}: {len(dataset.train)} images to train on, {len(dataset.test)} to test on")
-
-
-class Bar:
-    """A bar on a terminal; elsewhere a line when the work is done."""
-
-    def __init__(self, total: int, description: str):
-        from rich.console import Console
-        from rich.progress import Progress
-
-        self._bar: Any = Progress(console=Console(), transient=False)
-        self._task = self._bar.add_task(description, total=total)
-
-    def __enter__(self) -> Bar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def advance(self, n: int = 1) -> None:
-        self._bar.advance(self._task, n)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import jax
@@ -17,7 +18,8 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Sums run in float64, a block of images after the other, because float32 sums over millions of pixels lose digits.
 
     Args:
-        images: uint8 or float [N, ..., C], N >= 1.
+        images: uint8 or float [N, ..., C], N >= 1. `Stored` ones are read twice: a part of them, `images[::100]`, will
+            do.
 
     Returns:
         (mean [C], std [C]), float32 in the units of the images; the std of a constant channel is 1, so that
@@ -28,7 +30,7 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         >>> mean.tolist(), std.tolist()
         ([1.0, 7.0], [1.0, 1.0])
     """
-    count = images[..., 0].size
+    count = math.prod(images.shape[:-1])
     mean = sum(block.sum(axis=0) for block in _blocks(images)).sum(axis=0) / count
     std = np.sqrt(sum(np.square(block - mean).sum(axis=0) for block in _blocks(images)).sum(axis=0) / count)
     std = np.where(std > 1e-6 * np.abs(mean), std, 1.0)  # below the resolution of float32 a channel is constant
@@ -37,8 +39,8 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _blocks(images: np.ndarray) -> Iterator[np.ndarray]:
     """float64 [n, pixels, C] for a few images at a time."""
-    pixels = images.reshape(len(images), -1, images.shape[-1])
-    return (pixels[start : start + 256].astype(np.float64) for start in range(0, len(pixels), 256))
+    blocks = (np.asarray(images[start : start + 256]) for start in range(0, len(images), 256))
+    return (block.reshape(len(block), -1, block.shape[-1]).astype(np.float64) for block in blocks)
 
 
 def normalise(images: jax.Array, mean: jax.Array | np.ndarray, std: jax.Array | np.ndarray) -> jax.Array:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtl.data.augment import normalise, random_crop, random_flip
 from jaxtl.data.dataset import Split
 from jaxtl.data.sampling import epoch_batch
+from jaxtl.errors import InputError
 
 
 def on_device(split: Split, order: jax.Array, index: np.ndarray | None = None) -> dict[str, jax.Array]:
@@ -38,10 +39,11 @@ def image_batches(
 ) -> Callable[[dict[str, jax.Array], jax.Array, jax.Array], dict[str, jax.Array]]:
     """The `prepare` of `make_train_step`: (data, rng, step) -> {"image" float32 [B, ...], "label" int32 [B]}.
 
-    Which examples depends on (data["order"], step) alone, how they are augmented on `rng`.
+    Which examples depends on (data["order"], step) alone, how they are augmented on `rng`. A batch of a `Stream`, which
+    has been chosen in that order already, is only augmented and normalised.
 
     Args:
-        batch_size: B; where there are fewer examples, all of them.
+        batch_size: B; where there are fewer examples, all of them. A `Stream` was given the same.
         mean, std: [C], see `channel_statistics`.
         crop: pixels by which each image is shifted at most; 0 does not.
         flip: mirror half of the images; not for digits.
@@ -55,11 +57,23 @@ def image_batches(
     """
 
     def prepare(data, rng, step):
-        size = len(data["index"])
-        index = data["index"][epoch_batch(data["order"], step, batch_size=min(batch_size, size), size=size)]
-        image, (crop_rng, flip_rng) = data["image"][index], jax.random.split(rng)
+        image, label = _sampled(data, step, batch_size) if "order" in data else _streamed(data, batch_size)
+        crop_rng, flip_rng = jax.random.split(rng)
         image = random_crop(image, crop_rng, crop) if crop else image
         image = random_flip(image, flip_rng) if flip else image
-        return {"image": normalise(image, mean, std), "label": data["label"][index]}
+        return {"image": normalise(image, mean, std), "label": label}
 
     return prepare
+
+
+def _sampled(data: dict[str, jax.Array], step: jax.Array, batch_size: int) -> tuple[jax.Array, jax.Array]:
+    size = len(data["index"])
+    index = data["index"][epoch_batch(data["order"], step, batch_size=min(batch_size, size), size=size)]
+    return data["image"][index], data["label"][index]
+
+
+def _streamed(data: dict[str, jax.Array], batch_size: int) -> tuple[jax.Array, jax.Array]:
+    if len(data["label"]) != batch_size:
+        what = f"the stream brings {len(data['label'])} examples at a time"
+        raise InputError(what, where=f"image_batches batch_size={batch_size}", todo="give both the same batch_size")
+    return data["image"], data["label"]

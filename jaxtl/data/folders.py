@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jaxtl.data.dataset import DataSet, assembled, from_arrays
 from jaxtl.data.readers import reported
+from jaxtl.data.stored import Stored
 from jaxtl.errors import InputError
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -20,12 +25,13 @@ def holds_folders(directory: Path) -> bool:
     return any(_is_image(file) for folder in _folders(above) for file in _files(folder))
 
 
-def read_folders(directory: Path, name: str) -> DataSet:
+def read_folders(directory: Path, name: str, memory: float = math.inf) -> DataSet:
     """`train/CLASS/*.png` and `test/CLASS/*.png` (or `val`), or `CLASS/*.png` with a fifth split off for testing.
 
     Args:
         directory: above the parts or the classes; hidden files are passed over.
         name: of the data set.
+        memory: bytes; if its images take more, they are `Stored`.
 
     Returns:
         Classes in alphabetical order; images grey if all of them are, else in colour.
@@ -35,20 +41,20 @@ def read_folders(directory: Path, name: str) -> DataSet:
             several sizes.
     """
     if not (directory / "train").is_dir():
-        images, labels, classes = _read([directory])[0]
+        images, labels, classes = _read([directory], memory)[0]
         origin = f"{directory} (image folders, test part split off here)"
         return from_arrays(images, labels, classes=classes, name=name, origin=origin)
     test = next((directory / part for part in TESTS if (directory / part).is_dir()), None)
     if test is None:
         todo = "add one, or give the directory of train itself: a test part is then split off"
         raise InputError("has train and no test or val", where=directory, todo=todo)
-    (images, labels, classes), (test_images, test_labels, _) = _read([directory / "train", test])
+    (images, labels, classes), (test_images, test_labels, _) = _read([directory / "train", test], memory)
     origin = f"{directory} (image folders, tested on {test.name})"
     parts = (images, labels, test_images, test_labels)
     return assembled(*parts, classes=classes, name=name, origin=origin, where=directory)
 
 
-def _read(parts: list[Path]) -> list[tuple[np.ndarray, np.ndarray, list[str]]]:
+def _read(parts: list[Path], memory: float) -> list[tuple[np.ndarray | Stored, np.ndarray, list[str]]]:
     """Images, labels and class names of each part; the classes are those of the first."""
     classes = [folder.name for folder in _folders(parts[0])]
     contents: list[list[tuple[Path, int]]] = []
@@ -60,23 +66,32 @@ def _read(parts: list[Path]) -> list[tuple[np.ndarray, np.ndarray, list[str]]]:
         contents.append([(file, classes.index(folder.name)) for folder in _folders(part) for file in _files(folder)])
         if not contents[-1]:
             raise InputError("holds no images", where=part, todo="put them into one folder for each class")
-    images = {file: _decoded(file) for content in contents for file, _ in content}
-    _check_sizes(images)
-    if any(image.ndim == 3 for image in images.values()):
-        images = {file: image if image.ndim == 3 else np.stack([image] * 3, -1) for file, image in images.items()}
+    files = [file for content in contents for file, _ in content]
+    shape = _common_shape(files)
+    stored = len(files) * math.prod(shape) > memory
     return [
-        (np.stack([images[file] for file, _ in content]), np.array([label for _, label in content]), classes)
+        (_images([file for file, _ in content], shape, stored), np.array([label for _, label in content]), classes)
         for content in contents
     ]
 
 
-def _check_sizes(images: dict[Path, np.ndarray]) -> None:
-    first = next(iter(images))
-    height, width = images[first].shape[:2]
-    for file, image in images.items():
-        if image.shape[:2] != (height, width):
-            what = f"is {image.shape[1]}x{image.shape[0]} pixels, {first} is {width}x{height}"
+def _images(files: list[Path], shape: tuple[int, int, int], stored: bool) -> np.ndarray | Stored:
+    def read(rows: np.ndarray) -> np.ndarray:
+        return np.stack([_decoded(files[row], shape) for row in rows])
+
+    rows = np.arange(len(files))
+    return Stored(read, rows, shape) if stored else read(rows)
+
+
+def _common_shape(files: list[Path]) -> tuple[int, int, int]:
+    """[H, W, C] of all images, by their headers: one size, and grey (C = 1) if none is in colour."""
+    headers = {file: _header(file) for file in files}
+    (width, height), _ = headers[files[0]]
+    for file, (size, _) in headers.items():
+        if size != (width, height):
+            what = f"is {size[0]}x{size[1]} pixels, {files[0]} is {width}x{height}"
             raise InputError(what, where=file, todo="bring all images to one size first")
+    return height, width, 1 if all(grey for _, grey in headers.values()) else 3
 
 
 def _folders(directory: Path) -> list[Path]:
@@ -93,11 +108,22 @@ def _is_image(file: Path) -> bool:
     return file.suffix.lower() in IMAGES
 
 
-def _decoded(file: Path) -> np.ndarray:
-    """[H, W] if the image is grey, else [H, W, 3]."""
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[Any]:
     from PIL import Image
 
     if not _is_image(file):
         raise InputError("is no image", where=file, todo=f"move it away; images end in {', '.join(IMAGES[:4])} ...")
     with reported(file, Image.DecompressionBombError, SyntaxError), Image.open(file) as image:
-        return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+        yield image
+
+
+def _header(file: Path) -> tuple[tuple[int, int], bool]:
+    """(width, height) of an image, and whether it is grey."""
+    with _opened(file) as image:
+        return image.size, image.mode in ("1", "L", "LA")
+
+
+def _decoded(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    with _opened(file) as image:
+        return np.asarray(image.convert("L" if shape[-1] == 1 else "RGB")).reshape(shape)

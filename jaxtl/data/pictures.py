@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 ACROSS = 10  # samples in a row
 ROWS = 40  # classes shown at most; more would not be looked at
 SIDE = 48  # pixels that the shorter side of a sample gets at least
-NAME = 150  # pixels for the name of a class
+GAP = 4  # white pixels between two samples
+TEXT = 15  # pixels of a line
+LONGEST = 24  # letters of the name of a class
 
 
 def samples_by_class(dataset: DataSet, seed: int = 0) -> Image:
@@ -32,26 +35,48 @@ def samples_by_class(dataset: DataSet, seed: int = 0) -> Image:
     Raises:
         InputError: the examples are no images.
     """
-    from PIL import Image, ImageDraw
-
     images = dataset.train.images
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
         what = f"examples of shape {list(images.shape[1:])} are no images"
         raise InputError(what, where=dataset.name, todo="only grey and colour images can be shown")
     among = np.flatnonzero(dataset.train.labels < ROWS)
-    count = min(ACROSS, int(np.bincount(dataset.train.labels[among]).min()))
-    drawn = _as_grey_levels(images[per_class(dataset.train.labels, count, seed, among)])
-    drawn = np.repeat(drawn, 3, axis=-1) if drawn.shape[-1] == 1 else drawn
-    times = max(1, -(-SIDE // min(drawn.shape[1:3])))
-    drawn = drawn.repeat(times, axis=1).repeat(times, axis=2)
-    rows = len(drawn) // count
-    height, width = drawn.shape[1:3]
-    sheet = drawn.reshape(rows, count, height, width, 3).swapaxes(1, 2).reshape(rows * height, count * width, 3)
-    picture = Image.new("RGB", (NAME + sheet.shape[1], sheet.shape[0]), "white")
-    picture.paste(Image.fromarray(sheet), (NAME, 0))
+    labels = dataset.train.labels[among]
+    across = min(ACROSS, int(np.bincount(labels).min()))
+    drawn = _as_grey_levels(np.asarray(images[among[per_class(labels, across, seed)]]))
+    rows = len(drawn) // across
+    heading = f"{dataset.name}: {len(dataset.train):,} training images, {len(dataset.classes)} classes"
+    heading += f", the first {rows} shown" if rows < len(dataset.classes) else ""
+    return _captioned(_tiled(drawn, rows, across), heading, dataset.classes[:rows])
+
+
+def _tiled(images: np.ndarray, rows: int, across: int) -> Image:
+    """Images in colour, enlarged by a whole number, each with white to the right and below."""
+    from PIL import Image
+
+    images = np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
+    times = max(1, -(-SIDE // min(images.shape[1:3])))
+    images = images.repeat(times, axis=1).repeat(times, axis=2)
+    images = np.pad(images, ((0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=255)
+    height, width = images.shape[1:3]
+    grid = images.reshape(rows, across, height, width, 3).swapaxes(1, 2)
+    return Image.fromarray(grid.reshape(rows * height, across * width, 3))
+
+
+def _captioned(tiles: Image, heading: str, names: Sequence[str]) -> Image:
+    """With a line above the tiles, and a name in front of each row of them."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.load_default(TEXT)
+    names = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in names]
+    left, top = round(max(map(font.getlength, names))) + 3 * GAP, 2 * TEXT
+    width = max(left + tiles.width, round(font.getlength(heading)) + 2 * GAP)
+    picture = Image.new("RGB", (width, top + tiles.height), "white")
+    picture.paste(tiles, (left, top))
     draw = ImageDraw.Draw(picture)
-    for row, name in enumerate(dataset.classes[:rows]):
-        draw.text((6, row * height + height // 2 - 6), name[:22], fill="black")
+    draw.text((GAP, top // 2), heading, fill="black", font=font, anchor="lm")
+    for row, name in enumerate(names):
+        middle = top + (2 * row + 1) * tiles.height // (2 * len(names)) - GAP // 2
+        draw.text((GAP, middle), name, fill="black", font=font, anchor="lm")
     return picture
 
 

@@ -15,9 +15,10 @@ import json
 import os
 import shutil
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -228,22 +229,56 @@ def _decoded(official: Official, files: dict[str, bytes], part: str) -> tuple[np
 
 @contextlib.contextmanager
 def _alone(root: Path, name: str, progress: fetch.Progress) -> Iterator[Path]:
-    """An empty directory in `root` for the one process that prepares this set; the lock ends with the process."""
-    root.mkdir(parents=True, exist_ok=True)
-    staging = root / f".{name}.preparing"
-    with (root / f".{name}.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            with progress(1, f"waiting for another process that prepares {name}") as display:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                display.advance()
-        try:
-            shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
-            staging.mkdir()
-            yield staging
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+    """An empty directory in `root` for the one process that prepares this set.
+
+    Nothing of it stays, whatever happens: neither the directory nor the lock, nor `root` if it was made for them.
+    """
+    made = [path for path in (root, *root.parents) if not path.exists()]
+    staging, path = root / f".{name}.preparing", root / f".{name}.lock"
+    try:
+        with _locked(path, f"waiting for another process that prepares {name}", progress):
+            try:
+                shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
+                staging.mkdir()
+                yield staging
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+                path.unlink(missing_ok=True)
+    finally:
+        for path in made:
+            with contextlib.suppress(OSError):  # it holds something, or is gone
+                path.rmdir()
+
+
+@contextlib.contextmanager
+def _locked(path: Path, waiting: str, progress: fetch.Progress) -> Iterator[None]:
+    """Hold a lock, which ends with the process. Whoever held it before has removed its file: then on to the next."""
+    held = False
+    while not held:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as lock:
+            _acquire(lock, waiting, progress)
+            held = path.exists() and os.path.samestat(path.stat(), os.fstat(lock.fileno()))
+            if held:
+                yield
+
+
+def _acquire(lock: IO[str], waiting: str, progress: fetch.Progress) -> None:
+    if _acquired(lock):
+        return
+    with progress(1, waiting) as display:
+        while not _acquired(lock):
+            time.sleep(fetch.BEAT)
+            display.advance(0)
+        display.advance()
+
+
+def _acquired(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

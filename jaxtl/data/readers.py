@@ -69,13 +69,13 @@ def read_npz(path: Path, name: str, prefix: str = "", memory: float = math.inf) 
     """
     if not zipfile.is_zipfile(path):
         raise InputError("is no complete npz archive", where=path, todo=AGAIN)
-    with reported(path), zipfile.ZipFile(path) as members:
+    with reported(path, RuntimeError), zipfile.ZipFile(path) as members:  # of a flag or a password it cannot use
         unpacked = sum(member.file_size for member in members.infolist())
     if unpacked > memory:
         what = f"unpacks to {unpacked / 1e9:.3g} GB, but images may take {memory / 1e9:.3g} GB"
         todo = "an npz is not read in parts: allow more memory, or write it as one folder of images for each class"
         raise InputError(what, where=path, todo=todo)
-    with reported(path), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+    with reported(path, RuntimeError), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         if "train_blob" in archive and not prefix:
             arrays, coding = [], []
             for part in ("train", "test"):

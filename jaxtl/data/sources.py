@@ -17,6 +17,7 @@ from jaxtl.data.places import default_directory, tfds_roots
 from jaxtl.data.prepare import prepare
 from jaxtl.data.prepared import newest_version, read_prepared, refuse_tfrecord
 from jaxtl.data.readers import holds_cifar, holds_idx, read_cifar, read_idx, read_npz, refuse_pickle
+from jaxtl.data.stored import memory_budget
 from jaxtl.errors import InputError, suggest
 
 FILES = {  # what a name may lie in, below the data directory, in the order of looking
@@ -40,6 +41,7 @@ def load(
     *,
     fetch: bool = True,
     progress: Progress = Silent,
+    memory: int | None = None,
 ) -> DataSet:
     """A data set by name or by path.
 
@@ -57,12 +59,15 @@ def load(
         data_dir: by default $JAXTL_DATA, else jaxtl in $XDG_CACHE_HOME or ~/.cache.
         fetch: whether the network may be asked; $JAXTL_OFFLINE forbids it for all calls.
         progress: (total, description) -> a display of what is fetched, such as `jaxtl.writers.Progress`.
+        memory: bytes that its images may take, by default `stored.memory_budget()`. Where they take more, images of
+            prepared directories and image folders are `Stored` (see `feed` for training on them).
 
     Returns:
         The data set; `origin` says where it was found.
 
     Raises:
-        InputError: nothing found (and where it was looked for), or files that are damaged or of another format.
+        InputError: nothing found (and where it was looked for), files that are damaged or of another format, or an .npz
+            that does not fit into the memory.
 
     Example:
         >>> data = load("digits")
@@ -76,15 +81,16 @@ def load(
         return _digits()
     directory = Path(data_dir) if data_dir is not None else default_directory()
     name = "cifar10" if wanted == "auto" else wanted
+    memory = memory_budget() if memory is None else memory
     if name not in FILES:
-        return _elsewhere(name, directory)
+        return _elsewhere(name, directory, memory)
     path, reason = where(name, directory), "and was not fetched"
     if path is None and fetch:
         try:
             path = prepare(name, data_dir, progress=progress)
         except InputError as error:
             reason = f"and {error.what}"
-    if path and (reader := _reader_of(path, name)):
+    if path and (reader := _reader_of(path, name, memory)):
         return _with_names(reader(), name)
     if wanted == "auto":
         options = f"give a path, or put {FILES[name][1]} into {directory}"
@@ -117,10 +123,10 @@ def where(name: str, directory: Path) -> Path | None:
         if version := newest_version(root / name):
             return version
     files = (directory / file for file in FILES.get(name, ()))
-    return next((file for file in files if _reader_of(file, name)), None)
+    return next((file for file in files if _reader_of(file, name, 0)), None)
 
 
-def _elsewhere(text: str, directory: Path) -> DataSet:
+def _elsewhere(text: str, directory: Path, memory: int) -> DataSet:
     """By path, or by the name of any other prepared set."""
     path, prefix = Path(text).expanduser(), ""
     if not path.exists() and "#" in text:
@@ -128,29 +134,29 @@ def _elsewhere(text: str, directory: Path) -> DataSet:
         path = Path(before).expanduser()
     if not path.exists():
         if re.fullmatch(r"\w+(/[\w.-]+)*", text) and (version := where(text, directory)):
-            return read_prepared(version)
+            return read_prepared(version, memory)
         todo = f"check the path, or use a name ({suggest(text, ['auto', 'digits', *FILES])})"
         raise InputError("no such file or directory, and no data set of this name", where=text, todo=todo)
     refuse_pickle(path)
     refuse_tfrecord(path)
     if prefix and path.suffix != ".npz":
         raise InputError(f"#{prefix} chooses keys of an .npz, and this is none", where=path, todo="leave it out")
-    reader = _reader_of(path, path.name.partition(".")[0], prefix)
+    reader = _reader_of(path, path.name.partition(".")[0], memory, prefix)
     if reader is None:
         raise InputError("is no data set of a known format", where=path, todo=FORMATS)
     return reader()
 
 
-def _reader_of(path: Path, name: str, prefix: str = "") -> Reader | None:
-    """The reader of a path, chosen by what lies there."""
+def _reader_of(path: Path, name: str, memory: int, prefix: str = "") -> Reader | None:
+    """The reader of a path, chosen by what lies there; official archives are small enough for any memory."""
     if path.is_file() and path.suffix == ".npz":
-        return functools.partial(read_npz, path, name, prefix)
+        return functools.partial(read_npz, path, name, prefix, memory)
     if path.is_file() and path.name.endswith((".tar.gz", ".tgz", ".tar")):
         return functools.partial(read_cifar, path, name)
     if version := newest_version(path):
-        return functools.partial(read_prepared, version)
+        return functools.partial(read_prepared, version, memory)
     if holds_cifar(path):
         return functools.partial(read_cifar, path, name)
     if holds_idx(path):
         return functools.partial(read_idx, path, name)
-    return functools.partial(read_folders, path, name) if path.is_dir() and holds_folders(path) else None
+    return functools.partial(read_folders, path, name, memory) if path.is_dir() and holds_folders(path) else None

@@ -13,31 +13,35 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-import jax
 import numpy as np
 
 from jaxtl import checkpoints
 from jaxtl.errors import InputError, Interrupted, NotFinite
-from jaxtl.loop.finite import Meter, Spoilt, first_to_go
+from jaxtl.loop.book import Book, Log, Row
+from jaxtl.loop.finite import Spoilt, first_to_go
 from jaxtl.step import Fixed, TrainState, compile_step, default_rates, make_epoch
-from jaxtl.trees import copy_tree
 from jaxtl.writers import Progress
-
-Row = dict[str, float]
 
 HINT = "lower the learning rate, pass clip_norm, or look for labels outside 0…C−1 and NaN in the data"
 
 
-class Log(Protocol):
-    """Where rows go as they are made: `writers.Writer`, or anything like it."""
+@runtime_checkable
+class Stream(Protocol):
+    """Data that come batch by batch: `data.Stream`, or anything like it.
 
-    def write(self, step: int, values: Mapping[str, float]) -> None: ...
+    Attributes:
+        like: a batch as a tree of `jax.ShapeDtypeStruct`.
+    """
 
-    def rewind(self, step: int) -> None: ...
+    like: Any
+
+    def batches(self, first: int) -> Generator[Any, None, None]:
+        """The batch of step `first`, of the next step, and so on; a function of the step alone. Closed when done."""
+        ...
 
 
 @dataclasses.dataclass
@@ -81,10 +85,11 @@ def fit(
     Args:
         step: a pure step (`make_train_step`); compiled here, once for all fits of the same step and chunk.
         state: donated; keep only what comes back.
-        data: handed to every step.
+        data: handed to every step; of a `Stream`, the batch of that step.
         fixed: rates and given trees, handed to every step.
         steps: total number of steps, counted from step 0.
-        chunk: steps in one dispatch. `steps` and `every` are multiples of it.
+        chunk: steps in one dispatch. `steps` and `every` are multiples of it. A `Stream` is read ahead while the device
+            works, and takes one step a dispatch whatever is said here.
         evaluate: state -> figures, at the end of every row.
         every: steps between two rows of history, and between two checkpoints; `steps` when left out.
         best: one of evaluate's figures, larger being better; the state with the highest (the first such) comes back
@@ -106,45 +111,46 @@ def fit(
     """
     every = steps if every is None else every
     _check_lengths(steps, chunk, every)
+    if isinstance(data, Stream):
+        chunk = 1
     _check_rates(_defaults(step, frozenset(fixed.rates), state, data, fixed), fixed)
     # 0, 0.1 and np.float64(0.1) are three types to the compiler, and would be three programs
     fixed = fixed._replace(rates={name: np.asarray(rate, np.float32) for name, rate in fixed.rates.items()})
     run = _program(step, chunk)
-    with contextlib.ExitStack() as open_until_the_end:
+    with contextlib.ExitStack() as until_the_end:
         if workdir is not None and not checkpoints.is_owned(workdir):
-            open_until_the_end.enter_context(checkpoints.own(workdir))
-        state, history, keeper, meter = _begin(state, steps, workdir, best, log)
+            until_the_end.enter_context(checkpoints.own(workdir))
+        book = Book(workdir, best, log)
+        state = _begin(state, steps, book)
         done = int(state.step)
-        display = Progress(steps, progress, start=done) if progress else None
-        if display is not None:
-            open_until_the_end.enter_context(display)
+        display = until_the_end.enter_context(Progress(steps, progress, start=done)) if progress else None
+        batches = until_the_end.enter_context(contextlib.closing(_batches(data, done)))
         try:
             while done < steps:
-                state, metrics = run(state, data, fixed)
-                meter.add(done, metrics)
+                state, metrics = run(state, next(batches), fixed)
+                book.meter.add(done, metrics)
                 done += chunk
                 if display is not None:
-                    display.advance(chunk, loss=meter.last_loss)
+                    display.advance(chunk, loss=book.meter.last_loss)
                 if done % every == 0 or done == steps:
-                    row = {**meter.take(state), **({} if evaluate is None else evaluate(state))}
-                    history.append({"step": done, **row})
-                    if log is not None:
-                        log.write(done, row)
-                    keeper.see(row, state)
-                    _save(workdir, state, history, keeper, meter)
+                    book.end_row(done, state, evaluate)
                 elif stop_request.signal_number is not None:
-                    meter.flush(state)
-                    _save(workdir, state, history, keeper, meter)
+                    book.meter.flush(state)
+                    book.save(state)
                 if done < steps:
                     refuse_stop(f"at step {done} of {steps}")
         except Spoilt as spoilt:
-            first = ""
-            if workdir is not None:
-                with contextlib.suppress(InputError):  # a checkpoint that cannot be read is not what stopped the run
-                    saved = _without_best(checkpoints.restore(workdir, keeper.with_best(state)))
-                    first = first_to_go(spoilt, _program(step, 1), saved, data, fixed)
+            first = _first_to_go(spoilt, book, step, state, data, fixed)
             raise NotFinite(f"step {spoilt.step}: {spoilt.what}{first}\n  {HINT}") from None
-    return keeper.best(state), history
+    return book.best(state), book.history
+
+
+def _batches(data: Any, first: int) -> Generator[Any, None, None]:
+    """What each dispatch is given: the batches of a stream, from step `first` on, or the same tree every time."""
+    if isinstance(data, Stream):
+        yield from data.batches(first)
+    while True:
+        yield data
 
 
 @functools.lru_cache(maxsize=64)
@@ -161,7 +167,7 @@ def _defaults(step: Callable, names: frozenset, state: TrainState, data: Any, fi
     """The defaults of every rate a step reads; traced once for each step and set of overridden names."""
     known = _read_by(step)
     if names not in known:
-        known[names] = default_rates(step, state, data, fixed)
+        known[names] = default_rates(step, state, data.like if isinstance(data, Stream) else data, fixed)
     return known[names]
 
 
@@ -191,63 +197,29 @@ def _check_rates(defaults: Mapping[str, Any], fixed: Fixed) -> None:
                 )
 
 
-class _WithBest(NamedTuple):
-    """What a checkpoint holds when the best state is kept: both, so that they always belong together."""
-
-    step: jax.Array
-    state: TrainState
-    best: TrainState
-
-
-def _without_best(saved: TrainState | _WithBest) -> TrainState:
-    return saved.state if isinstance(saved, _WithBest) else saved
-
-
-class _Keeper:
-    """The state with the highest figure called `name` so far."""
-
-    def __init__(self, name: str | None, value: float | None = None, state: TrainState | None = None):
-        self.name, self.value, self.state = name, value, state
-
-    def see(self, row: Row, state: TrainState) -> None:
-        if self.name is None:
-            return
-        if self.name not in row:
-            raise InputError(f"evaluate returns no '{self.name}'", where="fit best", todo=f"it has {sorted(row)}")
-        if self.value is None or row[self.name] > self.value:
-            self.value, self.state = row[self.name], copy_tree(state)
-
-    def best(self, state: TrainState) -> TrainState:
-        return state if self.state is None else self.state
-
-    def with_best(self, state: TrainState) -> TrainState | _WithBest:
-        return state if self.name is None else _WithBest(state.step, state, self.best(state))
-
-
-def _begin(
-    state: TrainState, steps: int, workdir: Path | str | None, best: str | None, log: Log | None
-) -> tuple[TrainState, list[Row], _Keeper, Meter]:
-    """Where to start: at `state`, or at the newest checkpoint of the workdir."""
-    history: list[Row] = []
-    keeper, meter = _Keeper(best), Meter({}, 0)
-    if workdir is not None and checkpoints.latest_step(workdir) is not None:
-        saved = checkpoints.restore(workdir, keeper.with_best(state))
-        meta = checkpoints.read_meta(workdir)
-        history, meter = list(meta["history"]), Meter(*meta["meter"])
-        if isinstance(saved, _WithBest):
-            keeper = _Keeper(best, meta["best"], saved.best if meta["best"] is not None else None)
-        state = _without_best(saved)
+def _begin(state: TrainState, steps: int, book: Book) -> TrainState:
+    """Where to start: at the newest checkpoint, or at `state`."""
+    resumed = book.resume(state)
+    state = state if resumed is None else resumed
     if int(state.step) > steps:
         what = f"the state is at step {int(state.step)} already"
         raise InputError(what, where=f"fit steps={steps}", todo="ask for more steps")
-    if workdir is not None and checkpoints.latest_step(workdir) is None:
-        _save(workdir, state, history, keeper, meter)  # what cannot be saved is told before the work, not after it
-    if log is not None:
-        log.rewind(int(state.step))
-    return state, history, keeper, meter
+    if resumed is None:
+        book.save(state)  # what cannot be saved is told before the work, not after it
+    if book.log is not None:
+        book.log.rewind(int(state.step))
+    return state
 
 
-def _save(workdir: Path | str | None, state: TrainState, history: list[Row], keeper: _Keeper, meter: Meter) -> None:
-    if workdir is not None:
-        meta = {"history": history, "best": keeper.value, "meter": [meter.sums, meter.count, meter.last_loss]}
-        checkpoints.save(workdir, keeper.with_best(state), meta)
+def _first_to_go(spoilt: Spoilt, book: Book, step: Callable, state: TrainState, data: Any, fixed: Fixed) -> str:
+    """The parameters that were the first that are not finite, going again from the last checkpoint; "" without one."""
+    run = _program(step, 1)
+
+    def again(state, batches, fixed):
+        return run(state, next(batches), fixed)
+
+    with contextlib.suppress(InputError):  # a checkpoint that cannot be read is not what stopped the run
+        if (saved := book.resume(state)) is not None:
+            with contextlib.closing(_batches(data, int(saved.step))) as batches:
+                return first_to_go(spoilt, again, saved, batches, fixed)
+    return ""

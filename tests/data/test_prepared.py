@@ -104,6 +104,46 @@ def test_the_label_is_found_among_several(tmp_path):
     check(load(prepare(tmp_path, more=lambda features: {"coarse_label": features.ClassLabel(num_classes=2)})))
 
 
+def test_a_set_of_another_name_with_features_of_other_names(tmp_path, monkeypatch):
+    """Written by a builder of its own; found by name, read by the types of its features."""
+    import tensorflow_datasets as tfds
+
+    kinds = {
+        "where": tfds.features.Text(),
+        "photo": tfds.features.Image(shape=(8, 9, 3)),
+        "species": tfds.features.ClassLabel(names=["cockle", "whelk"]),
+        "age": tfds.features.Scalar(np.int32),
+    }
+    photos = np.random.default_rng(0).integers(0, 256, (10, 8, 9, 3), dtype=np.uint8)
+
+    class Shells(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.2.0")
+
+        def _info(self):
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(kinds))
+
+        def _split_generators(self, download_manager):
+            return {part: self._generate_examples() for part in ("train", "test")}
+
+        def _generate_examples(self):
+            for number, photo in enumerate(photos):
+                png = io.BytesIO()
+                Image.fromarray(photo).save(png, "PNG")
+                png.seek(0)
+                yield number, {"where": "shore", "photo": png, "species": number % 2, "age": 7}
+
+    Shells(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    for memory in (None, 0):
+        data = load("shells", memory=memory)
+        assert (data.name, data.classes) == ("shells", ("cockle", "whelk"))
+        found = [
+            (image.tobytes(), label)
+            for image, label in zip(np.asarray(data.train.images), data.train.labels, strict=True)
+        ]
+        assert sorted(found) == sorted((photo.tobytes(), number % 2) for number, photo in enumerate(photos))
+
+
 def test_two_images_are_one_too_many(tmp_path):
     refused(prepare(tmp_path, more=lambda features: {"second": features.Image(shape=(32, 32, 3))}), "second")
 

@@ -1,0 +1,95 @@
+"""What a run keeps beside its state: rows of history, the best state; where they go and how they come back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import jax
+
+from jaxtl import checkpoints
+from jaxtl.errors import InputError
+from jaxtl.loop.finite import Meter
+from jaxtl.step import TrainState
+from jaxtl.trees import copy_tree
+
+Row = dict[str, float]
+
+
+class Log(Protocol):
+    """Where rows go as they are made: `writers.Writer`, or anything like it."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def rewind(self, step: int) -> None: ...
+
+
+class _WithBest(NamedTuple):
+    """What a checkpoint holds when the best state is kept: both, so that they always belong together."""
+
+    step: jax.Array
+    state: TrainState
+    best: TrainState
+
+
+class Book:
+    """What a run keeps beside its state.
+
+    Args:
+        workdir: where checkpoints go, if anywhere.
+        best: the figure whose highest value marks the state to keep, if any.
+        log: gets each row, if anyone.
+    """
+
+    def __init__(self, workdir: Path | str | None, best: str | None, log: Log | None):
+        self.workdir, self.best_name, self.log = workdir, best, log
+        self.history: list[Row] = []
+        self.meter = Meter({}, 0)
+        self.best_value: float | None = None
+        self.best_state: TrainState | None = None
+
+    def end_row(
+        self, done: int, state: TrainState, evaluate: Callable[[TrainState], Mapping[str, float]] | None
+    ) -> None:
+        """Write what happened since the last row, and save."""
+        row = {**self.meter.take(state), **({} if evaluate is None else evaluate(state))}
+        self.history.append({"step": done, **row})
+        if self.log is not None:
+            self.log.write(done, row)
+        if self.best_name is not None:
+            self._keep_best(row, state)
+        self.save(state)
+
+    def _keep_best(self, row: Row, state: TrainState) -> None:
+        if self.best_name not in row:
+            raise InputError(f"evaluate returns no '{self.best_name}'", where="fit best", todo=f"it has {sorted(row)}")
+        if self.best_value is None or row[self.best_name] > self.best_value:
+            self.best_value, self.best_state = row[self.best_name], copy_tree(state)
+
+    def best(self, state: TrainState) -> TrainState:
+        """The best state so far; this one if none is kept."""
+        return state if self.best_state is None else self.best_state
+
+    def save(self, state: TrainState) -> None:
+        """Write a checkpoint of the state and all that belongs to it, if there is a workdir."""
+        if self.workdir is not None:
+            meter = [self.meter.sums, self.meter.count, self.meter.last_loss]
+            meta = {"history": self.history, "best": self.best_value, "meter": meter}
+            checkpoints.save(self.workdir, self._whole(state), meta)
+
+    def resume(self, state: TrainState) -> TrainState | None:
+        """The newest state that was saved, with all that belongs to it; None if nothing was. `state` is like it."""
+        if self.workdir is None or checkpoints.latest_step(self.workdir) is None:
+            return None
+        saved = checkpoints.restore(self.workdir, self._whole(state))
+        meta = checkpoints.read_meta(self.workdir)
+        self.history, self.meter = list(meta["history"]), Meter(*meta["meter"])
+        if not isinstance(saved, _WithBest):
+            return saved
+        if meta["best"] is not None:
+            self.best_value, self.best_state = meta["best"], saved.best
+        return saved.state
+
+    def _whole(self, state: TrainState) -> TrainState | _WithBest:
+        return state if self.best_name is None else _WithBest(state.step, state, self.best(state))

@@ -1,0 +1,101 @@
+"""Tasks by name: losses over the examples that have a label, and batches of a task's own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxtl.errors import InputError, suggest
+from jaxtl.losses import Forward, masked_mean
+
+SHARED = "shared"  # the label of the trunk; a head's is "task:NAME"
+
+
+def mean_of_present(loss: Callable[..., jax.Array], head: str, target: str, present: str) -> Callable[..., jax.Array]:
+    """fn(outputs, batch, ctx) -> scalar: the mean of a leaf loss over the examples whose label is there.
+
+    What stands where a label is missing (−1, NaN, anything) is not looked at, in the value or in the gradient. A batch
+    without any label gives 0, which everything here takes for a task that is absent.
+
+    Args:
+        loss: (predictions, targets) -> [B].
+        head: name of the output.
+        target: field of the batch with the labels, [B] or [B, K].
+        present: field of the batch, [B], 1 where the label is there; the batch's own "mask" is heeded as well.
+
+    Example:
+        >>> from jaxtl.losses import squared_error
+        >>> term = mean_of_present(squared_error, "age", "age", "age_known")
+        >>> batch = {"age": jnp.array([1.0, jnp.nan]), "age_known": jnp.array([1, 0])}
+        >>> float(term({"age": jnp.array([3.0, 3.0])}, batch, None))
+        2.0
+    """
+
+    def term(outputs, batch, ctx):
+        known = batch[present] > 0
+        if "mask" in batch:
+            known &= batch["mask"] > 0
+        labels = batch[target]
+        wide = known.reshape(known.shape + (1,) * (labels.ndim - 1))
+        # 0 in place of the label, not only of the loss: the slope of a NaN times 0 is NaN
+        return masked_mean(loss(outputs[head], jnp.where(wide, labels, jnp.zeros_like(labels))), known)
+
+    return term
+
+
+def each_task(forward: Forward) -> Forward:
+    """The forward pass when every task has a batch of its own: {task: batch} -> {task: outputs}.
+
+    The model state goes from one task to the next, in alphabetical order.
+    """
+
+    def forward_each(params, model_state, batch, ctx):
+        outputs = {}
+        for number, task in enumerate(sorted(batch)):
+            own = dataclasses.replace(ctx, rng=jax.random.fold_in(ctx.rng, number))
+            outputs[task], model_state = forward(params, model_state, batch[task], own)
+        return outputs, model_state
+
+    return forward_each
+
+
+def on_task(task: str, term: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """A loss term, or an eval metric, that sees the outputs and the batch of one task; the other half of `each_task`.
+
+    Example:
+        >>> from jaxtl.losses import mean_of, squared_error
+        >>> term = on_task("a", mean_of(squared_error))
+        >>> float(term({"a": {"head": jnp.ones(1)}}, {"a": {"label": jnp.zeros(1)}}, None))
+        0.5
+    """
+    return lambda outputs, batch, ctx: term(outputs[task], batch[task], ctx)
+
+
+def check_tasks(tasks: Iterable[str], where: str) -> tuple[str, ...]:
+    """The names of the tasks.
+
+    Raises:
+        InputError: none, one of them twice, or the penalty among them.
+    """
+    tasks = (tasks,) if isinstance(tasks, str) else tuple(tasks)
+    if not tasks or len(set(tasks)) < len(tasks):
+        raise InputError(f"tasks are {list(tasks)}", where=where, todo="name each task once, and at least one")
+    if "penalty" in tasks:
+        raise InputError("the penalty is not a task", where=where, todo="leave it out: it is added as it is")
+    return tasks
+
+
+def losses_of(tasks: Iterable[str], weighted: Mapping[str, Any], where: str) -> list[jax.Array]:
+    """The weighted loss of every task.
+
+    Raises:
+        InputError: a task that is no loss term.
+    """
+    for task in tasks:
+        if task not in weighted:
+            raise InputError(f"no loss term is called '{task}'", where=where, todo=suggest(task, weighted))
+    return [weighted[task] for task in tasks]

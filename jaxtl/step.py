@@ -235,6 +235,12 @@ def make_epoch(step: Callable, length: int) -> Callable[[TrainState, Any, Fixed]
     return epoch
 
 
+@functools.lru_cache(maxsize=64)
+def program_of(step: Callable, chunk: int = 1) -> Callable[[TrainState, Any, Fixed], Any]:
+    """`chunk` steps in one dispatch, compiled once for all who ask for the same step: single runs and sweeps."""
+    return compile_step(step if chunk == 1 else make_epoch(step, chunk))
+
+
 def compile_step(fn: Callable, mesh: Mesh | None = None) -> Callable[[TrainState, Any, Fixed], Any]:
     """Compile a step or an epoch; the state's buffers are donated, so keep only the state that comes back.
 

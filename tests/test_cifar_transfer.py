@@ -18,6 +18,7 @@ from jaxtl.data import from_arrays, load, source_and_target
 from jaxtl.errors import InputError, Interrupted
 from jaxtl.labels import NEW, TRANSFERRED
 from jaxtl.selection import Draw
+from jaxtl.step import program_of
 
 SETTING = {
     "learning_rate": 0.05,
@@ -147,8 +148,8 @@ def test_methods_of_one_structure_run_in_one_compiled_program(problem):
         for factor in (1.0, 0.5):
             problem.train(name, {key: factor * value for key, value in setting(name).items()}, Draw(0))
     assert len(shared) == 8
-    assert loop._program(problem.programs["pulled"].step, 1)._cache_size() == 1
-    assert loop._program(problem.programs["head"].step, 1)._cache_size() == 1  # what probes for lp_ft
+    assert program_of(problem.programs["pulled"].step, 1)._cache_size() == 1
+    assert program_of(problem.programs["head"].step, 1)._cache_size() == 1  # what probes for lp_ft
 
 
 @pytest.mark.parametrize("method", ["l2", "l2_differential", "l2_sp", "scratch"])

@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from sklearn.datasets import load_diabetes
 from sklearn.linear_model import ElasticNet, Lasso
 
-from jaxtl import loop, penalties
+from jaxtl import penalties
 from jaxtl.errors import InputError
 from jaxtl.labels import NEW, TRANSFERRED, everything
 from jaxtl.loop import fit
@@ -20,7 +20,7 @@ from jaxtl.losses import make_loss_fn, mean_of, squared_error
 from jaxtl.optimizers import Group, per_label
 from jaxtl.penalties import Term, labelled
 from jaxtl.proximal import Ball, Prox, count_zeros, project, prox_elastic_net, prox_group_lasso, prox_l1
-from jaxtl.step import Fixed, init_state, make_train_step, total_gradient
+from jaxtl.step import Fixed, init_state, make_train_step, program_of, total_gradient
 
 HALF = {"l1_ratio": 0.5}
 PAIRS = {
@@ -176,7 +176,7 @@ def test_another_price_is_not_another_program():
         state, _ = fit(step, state, data, Fixed({"penalty/new": price}), steps=60)
         remaining.append(float(penalties.l1(state.params)))
     assert remaining[0] > remaining[1] > remaining[2] == 0
-    assert loop._program(step, 1)._cache_size() == 1
+    assert program_of(step, 1)._cache_size() == 1
 
 
 def test_subgradient_steps_leave_no_zeros_and_proximal_steps_do(diabetes):

@@ -36,6 +36,7 @@ class Config:
     chunk: int = 3
     every: int = 3
     learning_rate: float = 0.1
+    save_behind: bool = False
     broken_at: int = -1  # the step whose images are infinite
 
 
@@ -84,7 +85,9 @@ def main(config: Config, workdir: Path) -> None:
     how = {"steps": config.steps, "chunk": config.chunk, "every": config.every, "evaluate": norm, "best": "norm"}
     print("training", flush=True)
     with Writer(workdir) as log:
-        state, history = fit(step, state, data, Fixed(), **how, workdir=workdir, log=log)
+        state, history = fit(
+            step, state, data, Fixed(), **how, workdir=workdir, save_behind=config.save_behind, log=log
+        )
     figures = {"history": history, "digest": [float(jnp.sum(leaf)) for leaf in jax.tree.leaves(state.params)]}
     (workdir / "summary.json").write_text(json.dumps(figures))
 

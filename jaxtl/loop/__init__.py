@@ -3,9 +3,8 @@
 Works in chunks of `chunk` steps, one dispatch each. Everything else (a row of history, evaluation, a checkpoint, a
 signal) happens at the end of a chunk, so a run that goes on from a checkpoint repeats exactly what it would have done.
 
-Saving is synchronous: the next chunk waits until the checkpoint has been read back. On 2 busy CPU cores that took
-0.1 s for 0.2 to 8 MB of state and 1.3 to 3.9 s for 200 MB, once in `every` steps. What has returned is on disk: no
-second copy of the state in memory, no error that is told one save late, no order of threads that a test cannot see.
+Saving waits until the checkpoint has been read back, unless it is asked to go on behind. On 2 busy CPU cores it took
+0.1 s for 0.2 to 8 MB of state and 1.3 to 3.9 s for 200 MB, once in `every` steps.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from jaxtl import checkpoints
 from jaxtl.errors import InputError, Interrupted, NotFinite
 from jaxtl.loop.book import Book, Log, Row
 from jaxtl.loop.finite import Spoilt, first_to_go
-from jaxtl.step import Fixed, TrainState, compile_step, default_rates, make_epoch
+from jaxtl.step import Fixed, TrainState, default_rates, program_of
 from jaxtl.writers import Progress
 
 HINT = "lower the learning rate, pass clip_norm, or look for labels outside 0…C−1 and NaN in the data"
@@ -77,6 +76,7 @@ def fit(
     every: int | None = None,
     best: str | None = None,
     workdir: Path | str | None = None,
+    save_behind: bool = False,
     log: Log | None = None,
     progress: str = "",
 ) -> tuple[TrainState, list[Row]]:
@@ -96,6 +96,9 @@ def fit(
             instead of the last.
         workdir: where checkpoints go, from step 0 on, and where an interrupted run of the same kind goes on from; no
             other process may use it meanwhile.
+        save_behind: go on with the next chunk while a checkpoint is written, at the price of a second copy of the state
+            on the device; an error is told at the next save, or at the end. Otherwise what has been saved is on disk
+            before the next chunk begins.
         log: gets each row as it is made.
         progress: what to call this work on a progress display; none when empty.
 
@@ -116,11 +119,11 @@ def fit(
     _check_rates(_defaults(step, frozenset(fixed.rates), state, data, fixed), fixed)
     # 0, 0.1 and np.float64(0.1) are three types to the compiler, and would be three programs
     fixed = fixed._replace(rates={name: np.asarray(rate, np.float32) for name, rate in fixed.rates.items()})
-    run = _program(step, chunk)
+    run = program_of(step, chunk)
     with contextlib.ExitStack() as until_the_end:
         if workdir is not None and not checkpoints.is_owned(workdir):
             until_the_end.enter_context(checkpoints.own(workdir))
-        book = Book(workdir, best, log)
+        book = until_the_end.enter_context(contextlib.closing(Book(workdir, best, log, save_behind)))
         state = _begin(state, steps, book)
         done = int(state.step)
         display = until_the_end.enter_context(Progress(steps, progress, start=done)) if progress else None
@@ -151,11 +154,6 @@ def _batches(data: Any, first: int) -> Generator[Any, None, None]:
         yield from data.batches(first)
     while True:
         yield data
-
-
-@functools.lru_cache(maxsize=64)
-def _program(step: Callable, chunk: int) -> Callable:
-    return compile_step(step if chunk == 1 else make_epoch(step, chunk))
 
 
 @functools.lru_cache(maxsize=64)
@@ -213,7 +211,7 @@ def _begin(state: TrainState, steps: int, book: Book) -> TrainState:
 
 def _first_to_go(spoilt: Spoilt, book: Book, step: Callable, state: TrainState, data: Any, fixed: Fixed) -> str:
     """The parameters that were the first that are not finite, going again from the last checkpoint; "" without one."""
-    run = _program(step, 1)
+    run = program_of(step, 1)
 
     def again(state, batches, fixed):
         return run(state, next(batches), fixed)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -40,10 +42,13 @@ class Book:
         workdir: where checkpoints go, if anywhere.
         best: the figure whose highest value marks the state to keep, if any.
         log: gets each row, if anyone.
+        behind: whether a checkpoint is written while the run goes on.
     """
 
-    def __init__(self, workdir: Path | str | None, best: str | None, log: Log | None):
+    def __init__(self, workdir: Path | str | None, best: str | None, log: Log | None, behind: bool):
         self.workdir, self.best_name, self.log = workdir, best, log
+        self.writer = ThreadPoolExecutor(1) if behind else None
+        self.being_written: Future | None = None
         self.history: list[Row] = []
         self.meter = Meter({}, 0)
         self.best_value: float | None = None
@@ -76,10 +81,31 @@ class Book:
         if self.workdir is not None:
             meter = [self.meter.sums, self.meter.count, self.meter.last_loss]
             meta = {"history": self.history, "best": self.best_value, "meter": meter}
-            checkpoints.save(self.workdir, self._whole(state), meta)
+            if self.writer is None:
+                checkpoints.save(self.workdir, self._whole(state), meta)
+                return
+            self.finish_writing()
+            # copies, because the run goes on: it donates the state and adds to the history
+            whole = copy_tree(self._whole(state))
+            self.being_written = self.writer.submit(checkpoints.save, self.workdir, whole, copy.deepcopy(meta))
+
+    def finish_writing(self) -> None:
+        """Wait until what is being written behind is on disk, or raise what went wrong there."""
+        if self.being_written is not None:
+            being_written, self.being_written = self.being_written, None
+            being_written.result()
+
+    def close(self) -> None:
+        """Nothing is left to be written."""
+        try:
+            self.finish_writing()
+        finally:
+            if self.writer is not None:
+                self.writer.shutdown()
 
     def resume(self, state: TrainState) -> TrainState | None:
         """The newest state that was saved, with all that belongs to it; None if nothing was. `state` is like it."""
+        self.finish_writing()
         if self.workdir is None or checkpoints.latest_step(self.workdir) is None:
             return None
         saved = checkpoints.restore(self.workdir, self._whole(state))

@@ -18,8 +18,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxtl.errors import InputError
-from jaxtl.loop import _program, refuse_stop
-from jaxtl.step import Fixed, TrainState, compile_step
+from jaxtl.loop import refuse_stop
+from jaxtl.step import Fixed, TrainState, compile_step, program_of
 from jaxtl.trees import Tree
 
 BATCHINGS = ("loop", "map", "vmap")
@@ -186,7 +186,7 @@ def _programs(train: Callable, score: Callable, alike: tuple[str, ...], batching
         return state, jnp.where(jnp.isfinite(value) & _all_finite(state.params), value, -jnp.inf)
 
     if batching == "loop" and len(devices) == 1:
-        return Programs(_program(train, 1), compile_step(scored), alone=True)
+        return Programs(program_of(train), compile_step(scored), alone=True)
 
     def compiled(one):
         def of_a_device(states, data, fixed):

@@ -13,13 +13,13 @@ from problems import LABELS, TASK, assert_close, batch, forward, network
 from jaxtl import checkpoints
 from jaxtl.errors import InputError, Interrupted, NotFinite
 from jaxtl.labels import NEW, TRANSFERRED
-from jaxtl.loop import _program, request_stop, stop_request
+from jaxtl.loop import request_stop, stop_request
 from jaxtl.losses import make_loss_fn
 from jaxtl.optimizers import Group, per_label
 from jaxtl.penalties import Term, l2, labelled
 from jaxtl.selection import sweep
 from jaxtl.selection.blocks import BATCHINGS, Blocks, common
-from jaxtl.step import Context, Fixed, compile_step, init_state, make_epoch, make_train_step, total_gradient
+from jaxtl.step import Context, Fixed, compile_step, init_state, make_epoch, make_train_step, program_of, total_gradient
 
 STEPS = 5
 PENALTY = labelled(LABELS, {TRANSFERRED: Term(0.0, l2, ("anchor",)), NEW: Term(0.0, l2)})
@@ -259,7 +259,7 @@ def test_another_sweep_is_not_gone_on_with(tmp_path):
 
 def test_on_the_only_device_a_loop_runs_the_program_of_single_runs(monkeypatch, single):
     monkeypatch.setattr("jax.local_devices", lambda: jax.devices()[:1])
-    run = _program(STEP, 1)
+    run = program_of(STEP)
     run(
         init_state(PARAMS, TX, jax.random.key(0)),
         DATA,

@@ -37,6 +37,7 @@ from jaxtl.data import (
     Split,
     channel_statistics,
     contrast,
+    feed,
     gaussian_blur,
     gaussian_noise,
     hold_out,
@@ -53,7 +54,7 @@ from jaxtl.data import (
 )
 from jaxtl.errors import InputError, suggest
 from jaxtl.labels import NEW, TRANSFERRED, label_params, norm_by_label, some
-from jaxtl.loop import fit, refuse_stop
+from jaxtl.loop import Stoppable, fit, refuse_stop
 from jaxtl.loop.finite import not_finite
 from jaxtl.losses import make_loss_fn, mean_of, softmax_cross_entropy
 from jaxtl.models import Classifier, Cnn, Mlp, as_forward, initialise
@@ -287,7 +288,7 @@ def train_source(
         state, _ = fit(
             step,
             init_state(params, tx, run),
-            on_device(task.train, order, index),
+            feed(task.train, order, index, batch_size=config.source_batch_size),
             Fixed(),
             steps=config.source_steps,
             chunk=chunk,
@@ -680,8 +681,8 @@ def main(config: Config, workdir: Path) -> None:
     started = time.perf_counter()
     check(config)
     console = Console(highlight=False)
-    data = load(config.data, config.data_dir or None, progress=Progress)
-    source_data = load(config.source, config.data_dir or None, progress=Progress) if config.source else data
+    data = load(config.data, config.data_dir or None, progress=Stoppable)
+    source_data = load(config.source, config.data_dir or None, progress=Stoppable) if config.source else data
     report.print_data(console, source=source_data, target=data)
     results = []
     tasks = [source_and_target(split, source_data, data) for split in config.splits]

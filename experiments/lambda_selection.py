@@ -29,7 +29,7 @@ from jaxtl import backend, cli, report
 from jaxtl.data import load, normalise, source_and_target
 from jaxtl.errors import InputError
 from jaxtl.labels import NEW, TRANSFERRED, kernels, some
-from jaxtl.loop import refuse_stop
+from jaxtl.loop import Stoppable, refuse_stop
 from jaxtl.models import as_forward
 from jaxtl.penalties import Term, l2, labelled
 from jaxtl.report import Plot, Section, Table
@@ -382,7 +382,7 @@ def main(config: Config, workdir: Path) -> None:
     started = time.perf_counter()
     check(config)
     console = Console(highlight=False)
-    data = load(config.data, config.data_dir or None, progress=Progress)
+    data = load(config.data, config.data_dir or None, progress=Stoppable)
     report.print_data(console, source=data, target=data)
     source_task, task = source_and_target(config.split, data, data)
     shared = as_transfer(config)

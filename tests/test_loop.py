@@ -217,6 +217,14 @@ def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(tm
     assert (tmp_path / "run/checkpoints/9.corrupt").exists()
 
 
+def test_work_that_has_nothing_to_save_ends_at_the_next_sign_of_progress():
+    with loop.Stoppable(3, "fetching") as display:
+        display.advance()
+        loop.request_stop(signal.SIGINT)
+        with pytest.raises(Interrupted, match="stopped before there was anything to save"):
+            display.advance(0)
+
+
 def test_a_finished_run_is_not_run_again(tmp_path):
     first, history = fit(STEP, start(), DATA, Fixed(), steps=4, workdir=tmp_path)
     again, same = fit(STEP, start(), DATA, Fixed(), steps=4, workdir=tmp_path)

@@ -64,6 +64,14 @@ def refuse_stop(doing: str) -> None:
         raise Interrupted(f"stopped {doing}", stop_request.signal_number)
 
 
+class Stoppable(Progress):
+    """A display of work that has nothing to save: it ends where a stop was requested, at the next sign of progress."""
+
+    def advance(self, n: int = 1, **values: float) -> None:
+        super().advance(n, **values)
+        refuse_stop("before there was anything to save")
+
+
 def fit(
     step: Callable,
     state: TrainState,

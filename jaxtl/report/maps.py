@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MARKERS = ("o", "s", "^", "v", "D", "P", "X", "*")
+MARKERS = ("o", "s", "^", "v", "D", "P", "X", "*", "h")
 
 
 class Map(NamedTuple):
@@ -42,12 +42,13 @@ def heat_maps(title: str, maps: Sequence[Map]) -> Figure:
         axis.set_title(one.title, loc="left", fontweight="bold")
     for axis in panels.flat[len(maps) :]:
         axis.set_axis_off()
-    legend = {}
+    legend: dict[str, Any] = {}
     for axis in panels.flat:
         handles, names = axis.get_legend_handles_labels()
         legend |= dict(zip(names, handles, strict=True))
     order = [name for name in maps[0].choices if name in legend]
-    figure.legend([legend[name] for name in order], order, loc="outside lower left", ncols=5, fontsize=8)
+    shown = [legend[name] for name in order]
+    figure.legend(handles=shown, labels=order, loc="outside lower left", ncols=5, fontsize=8)
     return figure
 
 

@@ -233,6 +233,23 @@ def test_a_finished_run_says_that_the_code_has_changed(toy, capsys):
     assert capsys.readouterr().out == "the code has changed since this run: experiments/toy.py\n| the table |\n"
 
 
+@dataclasses.dataclass(frozen=True)
+class NoSettings:
+    """A config without a key."""
+
+
+def test_the_code_of_a_run_is_the_package_the_experiment_and_what_it_imports_beside_itself(tmp_path, monkeypatch):
+    for name in ("toy", "helper", "stranger"):
+        (tmp_path / f"{name}.py").write_text(f"# {name}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    helper = importlib.import_module("helper")
+    monkeypatch.setitem(sys.modules, "helper", helper)
+    code = workdir.Record.of(tmp_path / "toy.py", NoSettings()).code
+    beside = {name for name in code if not name.startswith("jaxtl/")}
+    assert beside == {f"{tmp_path.name}/toy.py", f"{tmp_path.name}/helper.py"}
+    assert "jaxtl/cli/workdir.py" in code
+
+
 def test_an_unfinished_run_resumes_unless_the_code_has_changed(toy, capsys):
     toy.behaviour = lambda config, workdir: (workdir / "half.txt").write_text("half")
     toy.run()

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ class Record:
         experiment: its name.
         config: key to value, as JSON has them (tuples are lists).
         versions: of Python and the libraries.
-        code: file to SHA-256, for the package and the experiment.
+        code: file to SHA-256, for the package, the experiment and the modules beside it that it imports.
     """
 
     experiment: str
@@ -44,7 +45,9 @@ class Record:
         """The record of a run that starts now; `experiment` is its source file."""
         package = Path(jaxtl.__file__).parent
         files = {str(file.relative_to(package.parent)): file for file in sorted(package.rglob("*.py"))}
-        files[f"{experiment.parent.name}/{experiment.name}"] = experiment
+        loaded = {Path(module.__file__) for module in list(sys.modules.values()) if getattr(module, "__file__", None)}
+        for file in {experiment} | {file for file in loaded if file.parent == experiment.parent}:
+            files[f"{file.parent.name}/{file.name}"] = file
         digests = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
         as_json = json.loads(json.dumps(dataclasses.asdict(config)))
         return cls(experiment.stem, as_json, backend.versions(), digests)

@@ -76,6 +76,7 @@ class Blocks:
     ):
         self.calls, self.rates = calls, rates
         self.programs = functools.partial(_programs, train, score, alike)
+        self.measured = _measured(train, alike)
         self.devices = tuple(jax.local_devices())
         mesh = Mesh(np.array(self.devices), AXIS)
         self.split = NamedSharding(mesh, SPLIT)
@@ -84,17 +85,26 @@ class Blocks:
         self.memory = limit // 2 if memory is None else memory
 
     def choose(self, batching: str, states: Tree, configurations: np.ndarray) -> Choice:
-        """How to run these configurations; "auto" measures one call of `train` on a few of them."""
+        """How to run these configurations; "auto" measures one call of `train` on a few of them, once in a process."""
         seconds: dict[str, float] = {}
         if batching == "auto" and len(configurations) > len(self.devices):
-            for name in BATCHINGS:
-                width = self._width(name, states, configurations, MANY if seconds.get("loop", 0.0) < SHORT else FEW)
-                size = min(width * len(self.devices), len(configurations))
-                seconds[name] = self._seconds(name, width, states, configurations) / size
+            like = len(configurations), self.devices, self.memory
+            if like not in self.measured:
+                self.measured[like] = self._measure(states, configurations)
+            seconds = self.measured[like]
         elif batching == "auto":
             batching = "loop"
         chosen = min(seconds, key=lambda name: seconds[name]) if seconds else batching
         return Choice(chosen, self._width(chosen, states, configurations), seconds)
+
+    def _measure(self, states: Tree, configurations: np.ndarray) -> dict[str, float]:
+        """Seconds per configuration of one call of `train`, by batching."""
+        seconds: dict[str, float] = {}
+        for name in BATCHINGS:
+            width = self._width(name, states, configurations, MANY if seconds.get("loop", 0.0) < SHORT else FEW)
+            size = min(width * len(self.devices), len(configurations))
+            seconds[name] = self._seconds(name, width, states, configurations) / size
+        return seconds
 
     def run(self, choice: Choice, states: Tree, configurations: np.ndarray, done: int) -> tuple[Tree, np.ndarray]:
         """Train and score the next block.
@@ -170,6 +180,12 @@ class Blocks:
         rates = {name: column[configurations[index]] for name, column in self.rates.items()}
         block, rates = jax.device_put((take(states, index), rates), self.split)
         return block, data, Fixed(rates, given)
+
+
+@functools.lru_cache(maxsize=64)
+def _measured(train: Callable, alike: tuple[str, ...]) -> dict[tuple, dict[str, float]]:
+    """{(configurations, devices, memory): seconds by batching}: what was measured holds for the next sweep like it."""
+    return {}
 
 
 @functools.lru_cache(maxsize=64)

@@ -18,7 +18,7 @@ from jaxtl.losses import make_loss_fn
 from jaxtl.optimizers import Group, per_label
 from jaxtl.penalties import Term, l2, labelled
 from jaxtl.selection import sweep
-from jaxtl.selection.blocks import BATCHINGS, Blocks, common
+from jaxtl.selection.blocks import BATCHINGS, Blocks, _measured, common
 from jaxtl.step import Context, Fixed, compile_step, init_state, make_epoch, make_train_step, program_of, total_gradient
 
 STEPS = 5
@@ -202,7 +202,15 @@ def test_the_memory_counts_what_training_needs_beside_the_state(blocks_run):
     np.testing.assert_allclose(results[0].scores, results[1].scores, rtol=1e-5)
 
 
-def test_auto_takes_the_fastest_and_says_so(monkeypatch, single):
+@pytest.fixture
+def nothing_measured():
+    """ "auto" remembers what it measured in this process."""
+    _measured.cache_clear()
+    yield
+    _measured.cache_clear()
+
+
+def test_auto_takes_the_fastest_and_says_so(monkeypatch, single, nothing_measured):
     seconds = {"loop": 4.0, "map": 1.0, "vmap": 8.0}
 
     def of_a_block(self, batching, width, states, configurations):
@@ -216,13 +224,15 @@ def test_auto_takes_the_fastest_and_says_so(monkeypatch, single):
     np.testing.assert_allclose(result.scores, single[True, STEPS][0], rtol=1e-5)
 
 
-def test_auto_measures(single):
+def test_auto_measures_once(single, nothing_measured, monkeypatch):
     result = sweep(init, EPOCH, score, grid_of(7), DATA, GIVEN)
     assert result.seconds.keys() == set(BATCHINGS)
     assert all(0 < seconds < 60 for seconds in result.seconds.values())
     assert result.batching == min(result.seconds, key=result.seconds.get)
     np.testing.assert_allclose(result.scores, single[True, STEPS][0], rtol=1e-5)
     assert sweep(init, EPOCH, score, grid_of(1), DATA, GIVEN).batching == "loop"
+    monkeypatch.setattr(Blocks, "_seconds", lambda *_: pytest.fail("measured again"))
+    assert sweep(init, EPOCH, score, grid_of(7), DATA, GIVEN).seconds == result.seconds
 
 
 HOW = {"rungs": 2, "keep": 0.5, "batching": "vmap", "memory": 5000}  # two blocks, then one

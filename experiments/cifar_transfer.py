@@ -780,7 +780,7 @@ def check_examples(config: Config, task: DataSet) -> None:
     for n in config.n_per_class:
         try:
             subset, given = labelled_examples(config, task, held_out(config, task)[1], n, config.seed)
-            if config.honest:
+            if {"all", *methods_of(config)} & set(config.honest):
                 stratified_folds(given[subset], config.folds, config.seed)
         except InputError as error:
             raise InputError(error.what, where=f"--config.n_per_class={n}", todo=error.todo) from None

@@ -37,7 +37,7 @@ from jaxtl.transfer import transfer
 from jaxtl.writers import Writer
 
 ROOT = Path(__file__).resolve().parent.parent
-QUICK = ("--config.source_steps=2", "--config.widths=4", "--config.validation=20")
+QUICK = ("--config.source_steps=2", "--config.widths=4", "--config.validation=20", "--config.n_per_class=5")
 
 PARAMS = {"trunk": {"kernel": jnp.ones((4, 3))}, "head": {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}}
 LABELS = label_params(PARAMS, [("head/.*", "new"), (".*", "transferred")])

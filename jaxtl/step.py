@@ -223,10 +223,12 @@ def _check_per_example(name: str, values: jax.Array, mask: jax.Array) -> None:
         )
 
 
+@functools.lru_cache(maxsize=64)  # one epoch of a step is one function, and so one compiled program
 def make_epoch(step: Callable, length: int) -> Callable[[TrainState, Any, Fixed], tuple[TrainState, Metrics]]:
     """`length` steps in one dispatch, by `lax.scan`; metrics are stacked [length].
 
-    On CPU a convolution's kernel gradient inside a loop is about a hundred times slower: take single steps there.
+    On CPU the library's convolution has a kernel gradient that is about a hundred times slower inside a loop: take
+    `models.convolution.convolve` there, or single steps.
     """
 
     def epoch(state, data, fixed):
@@ -235,10 +237,14 @@ def make_epoch(step: Callable, length: int) -> Callable[[TrainState, Any, Fixed]
     return epoch
 
 
-@functools.lru_cache(maxsize=64)
 def program_of(step: Callable, chunk: int = 1) -> Callable[[TrainState, Any, Fixed], Any]:
     """`chunk` steps in one dispatch, compiled once for all who ask for the same step: single runs and sweeps."""
-    return compile_step(step if chunk == 1 else make_epoch(step, chunk))
+    return _compiled(step if chunk == 1 else make_epoch(step, chunk))
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(fn: Callable) -> Callable[[TrainState, Any, Fixed], Any]:
+    return compile_step(fn)
 
 
 def compile_step(fn: Callable, mesh: Mesh | None = None) -> Callable[[TrainState, Any, Fixed], Any]:

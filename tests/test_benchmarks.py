@@ -1,20 +1,26 @@
-"""The benchmark of a step: its variants train one problem, and what it writes holds every figure. Never a timing."""
+"""Benchmarks: variants of a step train one problem, and what is written holds every figure. Never a timing."""
 
+import importlib.util
 import json
 import math
+import sys
 
 import jax
 import numpy as np
 import pytest
 
+from experiments.benchmarks import machine
 from experiments.benchmarks import step as benchmark
+from experiments.benchmarks.memory import peak_memory
 from experiments.benchmarks.step import Config
 from experiments.benchmarks.variants import (
     BASE,
     LAMBDA,
     LEARNING_RATE,
     MOMENTUM,
+    RESIDUAL_ROWS,
     ROWS,
+    TORCH_ROWS,
     by_hand,
     looped,
     make_problem,
@@ -22,9 +28,9 @@ from experiments.benchmarks.variants import (
     make_variants,
 )
 from jaxtl import cli
+from jaxtl.models import initialise
 
-STEPS = {"mlp": 5, "cnn": 3}
-TORCH_ROWS = {"torch", "torch_one_thread"}
+STEPS = {"mlp": 5, "cnn": 3, "wrn": 1, "resnet": 1}
 
 
 def close(ours, theirs, rtol=1e-5, atol=1e-6):
@@ -47,10 +53,10 @@ def after_one(variants):
 
 
 def test_every_row_but_pytorch_is_a_variant(variants):
-    assert set(variants) == set(ROWS) - TORCH_ROWS
+    assert set(variants) == set(ROWS) - set(TORCH_ROWS)
 
 
-@pytest.mark.parametrize("name", ["plain", "fit", "again"])
+@pytest.mark.parametrize("name", ["plain", "fit", "dispatched", "again"])
 def test_without_a_penalty_training_ends_where_the_peer_ends(name, variants, problem):
     end = variants[name].run(variants[name].begin(), 5).params
     peer = variants[BASE].run(variants[BASE].begin(), 5).params
@@ -62,6 +68,28 @@ def test_the_cnn_is_trained_as_by_hand():
     problem = make_problem("cnn_2", STEPS)
     ours, theirs = looped(problem, make_program(problem)), by_hand(problem)
     close(ours.run(ours.begin(), 3).params, theirs.run(theirs.begin(), 3).params, rtol=1e-4)
+
+
+def test_residual_networks_are_measured_in_fewer_rows(monkeypatch):
+    def shapes(model, rng, shape):
+        return jax.eval_shape(lambda: initialise(model, rng, shape))
+
+    monkeypatch.setattr("experiments.benchmarks.variants.initialise", shapes)  # their numbers take seconds to make
+    problem = make_problem("wrn_2", STEPS)
+    assert set(make_variants(problem)) == set(RESIDUAL_ROWS) - set(TORCH_ROWS)
+    assert problem.title == "WRN-16-4, batch 2"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mlp_2", "cnn_2", "wrn_2", "resnet_2"])
+def test_pytorch_trains_the_same_problem(name):
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip("needs torch: pip install '.[oracles]'")
+    problem = make_problem(name, STEPS)
+    end = by_hand(problem).run(by_hand(problem).begin(), problem.steps)
+    with benchmark.pytorch(problem) as block:
+        _, loss = block(1)
+    assert loss == pytest.approx(float(benchmark.task_loss(problem, end.params)), rel=1e-3)
 
 
 def pull(end, peer):
@@ -98,7 +126,7 @@ def test_main_writes_every_figure(tmp_path, monkeypatch, capsys):
     assert jax.config.jax_compilation_cache_dir == cache
     summary = json.loads((tmp_path / "summary.json").read_text())
     (result,) = summary["problems"].values()
-    assert set(result["variants"]) == set(ROWS) - TORCH_ROWS
+    assert set(result["variants"]) == set(ROWS) - set(TORCH_ROWS)
     for figures in result["variants"].values():
         assert len(figures["seconds"]) == 2
         assert 0 < figures["low"] <= figures["ratio"] <= figures["high"] < math.inf
@@ -108,10 +136,51 @@ def test_main_writes_every_figure(tmp_path, monkeypatch, capsys):
     assert result["starts"]["compilations"] == 1  # λ changed at every other step
     assert summary["command"].startswith("python -m experiments.benchmarks.step --config.problems=mlp_4")
     said, table = capsys.readouterr().out, (tmp_path / "summary.md").read_text()
-    for name in set(ROWS) - TORCH_ROWS:
+    for name in set(ROWS) - set(TORCH_ROWS):
         assert f"| {ROWS[name]} " in table
         assert ROWS[name] in said
     assert "PyTorch is not installed here" in table
+
+
+def test_starts_memory_and_images_are_all_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(machine, "torch_is_here", lambda: False)
+    machine.main(machine.Config(problems=("mlp_4",), rounds=1, images=64, batch_size=8), tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert set(summary["starts"]["mlp_4"]) == {"first", "second"}
+    for figures in summary["starts"]["mlp_4"].values():
+        assert 0 < figures["seconds"] < math.inf
+        assert figures["peak"] > 2**20
+    assert set(summary["images_per_second"]) == {"jaxtl"}
+    table = (tmp_path / "summary.md").read_text()
+    assert table.count("| jaxtl ") == 2
+    assert "PyTorch is not installed here" in table
+    assert "first start, all compiled" in capsys.readouterr().out
+
+
+def test_a_start_that_fails_is_not_a_figure(tmp_path):
+    with pytest.raises(RuntimeError, match="ended with 3"):
+        machine.start([sys.executable, "-c", "print({}); raise SystemExit(3)"])
+
+
+def test_peak_memory_grows_with_what_is_used():
+    before = peak_memory()
+    held = np.ones(2**25)
+    assert peak_memory() - before > 0.5 * held.nbytes
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--config.problems=rnn_4", "unknown problem 'rnn_4'"),
+        ("--config.problems=", "unknown problem ''"),
+        ("--config.batch_size=20000", "20000 is more than 10000 images"),
+        ("--config.rounds=0", "--config.rounds: 0 is less than 1"),
+    ],
+)
+def test_a_mistake_about_the_machine_is_said_before_anything_is_measured(flag, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("jaxtl.backend.use_compilation_cache", lambda: None)
+    assert cli.execute(machine.main, machine.Config, [f"--workdir={tmp_path}/run", flag]) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

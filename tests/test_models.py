@@ -1,35 +1,36 @@
-"""Pooling, parameter names, normalisation."""
+"""Parameter names and counts, normalisation, residual networks against PyTorch, bfloat16."""
+
+import functools
+import importlib.util
+import re
+import subprocess
+import sys
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from oracles import torch_residual_networks as oracle
 
+from jaxtl.data import channel_statistics, image_batches, load, normalise, on_device
 from jaxtl.errors import InputError
-from jaxtl.models import Classifier, Cnn, Mlp, as_forward, initialise, max_pool, mean_pool
-from jaxtl.step import Context
-from jaxtl.trees import named_leaves
-
-
-@pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 9), (2, 3)])
-def test_pooling_is_the_windowed_one(height, width):
-    images = jax.random.normal(jax.random.key(0), (3, height, width, 5))
-    np.testing.assert_array_equal(max_pool(images), nn.max_pool(images, (2, 2), (2, 2)))
-    np.testing.assert_allclose(mean_pool(images), nn.avg_pool(images, (2, 2), (2, 2)), rtol=1e-6)
-
-
-def test_the_gradient_of_max_pool_is_the_windowed_one_without_ties():
-    images = jax.random.normal(jax.random.key(0), (2, 6, 6, 3))
-    weights = jax.random.normal(jax.random.key(1), (2, 3, 3, 3))
-    ours = jax.grad(lambda x: jnp.sum(max_pool(x) * weights))(images)
-    theirs = jax.grad(lambda x: jnp.sum(nn.max_pool(x, (2, 2), (2, 2)) * weights))(images)
-    np.testing.assert_array_equal(ours, theirs)
-
-
-def test_an_image_smaller_than_a_block_is_refused():
-    with pytest.raises(InputError, match="1×4 are smaller than a 2×2 block"):
-        max_pool(jnp.zeros((1, 1, 4, 1)))
+from jaxtl.losses import make_loss_fn, mean_of, softmax_cross_entropy
+from jaxtl.models import (
+    Classifier,
+    Cnn,
+    Mlp,
+    ResidualNetwork,
+    as_forward,
+    initial_model_state,
+    initialise,
+    resnet18,
+    wide_resnet,
+)
+from jaxtl.penalties import Term, l2, labelled
+from jaxtl.step import Context, Fixed, compile_step, init_state, make_epoch, make_train_step, total_gradient
+from jaxtl.trees import map_named, named_leaves
 
 
 def test_trunk_and_heads_are_separate_subtrees_with_the_same_names_everywhere():
@@ -87,3 +88,137 @@ def test_model_state_is_carried_and_frozen_in_evaluation():
     _, evaluated = as_forward(model)(params, model_state, batch, Context(0, None, {}, {}, train=False))
     assert float(trained["batch_stats"]["norm"]["mean"][0]) > 0
     assert float(evaluated["batch_stats"]["norm"]["mean"][0]) == 0
+
+
+# --- residual networks ---
+
+
+@pytest.mark.parametrize(
+    ("trunk", "published"),
+    [
+        (wide_resnet(16, 4), 2_748_890),  # 2.7 M
+        (wide_resnet(28, 10), 36_479_194),  # 36.5 M
+        (resnet18(), 11_173_962),  # 11.2 M
+        (resnet18("batch"), 11_173_962),
+    ],
+)
+def test_parameters_and_features_are_those_published(trunk, published):
+    model = Classifier(trunk, (("head", 10),))
+    params = jax.eval_shape(lambda: initialise(model, jax.random.key(0), (32, 32, 3)))
+    state = jax.eval_shape(lambda: initial_model_state(model, (32, 32, 3)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == published
+    assert set(state) == ({"batch_stats"} if trunk.normalisation == "batch" else set())
+    forward, ctx = as_forward(model), Context(0, None, {}, {})
+    images = jnp.zeros((2, 32, 32, 3))
+    outputs, _ = jax.eval_shape(lambda p, s: forward(p, s, {"image": images}, ctx), params, state)
+    assert outputs["features"].shape == (2, trunk.widths[-1])
+    assert outputs["head"].shape == (2, 10)
+    edges = [32 // 2**i for i in range(len(trunk.widths))]
+    assert [tap.shape for tap in outputs["taps"].values()] == [
+        (2, edge, edge, width) for edge, width in zip(edges, trunk.widths, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("depth", [4, 15, 18])
+def test_a_depth_that_no_wide_resnet_has_is_refused(depth):
+    with pytest.raises(InputError, match=f"wide_resnet: depth {depth} is not 6n"):
+        wide_resnet(depth, 4)
+
+
+def test_a_width_below_one_and_an_unknown_normalisation_are_refused():
+    with pytest.raises(InputError, match="width 0 is less than 1"):
+        wide_resnet(16, 0)
+    with pytest.raises(InputError, match="did you mean 'group'"):
+        initialise(Classifier(wide_resnet(10, 1, "groups"), ()), jax.random.key(0), (8, 8, 3))
+
+
+@pytest.fixture(scope="module")
+def stored():
+    with np.load(oracle.STORED, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+@pytest.mark.parametrize("case", oracle.NETWORKS)
+def test_outputs_gradients_and_running_means_are_those_of_pytorch(case, stored):
+    model = Classifier(ResidualNetwork(*oracle.NETWORKS[case]), (("head", oracle.CLASSES),))
+    images, labels = oracle.examples()
+    shapes = jax.eval_shape(lambda: initialise(model, jax.random.key(0), images.shape[1:]))
+    params = map_named(lambda path, leaf: jnp.asarray(oracle.weights(path, leaf.shape)), shapes)
+    state = initial_model_state(model, images.shape[1:])
+    forward, batch = as_forward(model), {"image": jnp.asarray(images), "label": jnp.asarray(labels)}
+
+    def loss_fn(params, train):
+        outputs, after = forward(params, state, batch, Context(0, None, {}, {}, train=train))
+        return jnp.mean(softmax_cross_entropy(outputs["head"], batch["label"])), (outputs["head"], after)
+
+    compiled = jax.jit(jax.value_and_grad(loss_fn, has_aux=True), static_argnums=1)
+    (loss, (logits, after)), gradients = compiled(params, True)
+    evaluated = compiled(params, False)[0][1][0]
+    expected = {name.removeprefix(f"{case}/"): a for name, a in stored.items() if name.startswith(f"{case}/")}
+    np.testing.assert_allclose(loss, expected["loss"], rtol=1e-5)
+    np.testing.assert_allclose(logits, expected["logits"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(evaluated, expected["evaluated"], rtol=1e-4, atol=1e-4)
+    leaves = named_leaves(gradients)
+    assert sorted(leaves) == expected["names"].tolist()
+    found = [(np.linalg.norm(leaves[n]), np.sum(leaves[n] * oracle.wave(n, leaves[n].shape))) for n in sorted(leaves)]
+    scale = expected["gradients"][:, :1]
+    np.testing.assert_allclose(np.array(found) / scale, expected["gradients"] / scale, rtol=0, atol=1e-3)
+    means = {name.removeprefix("batch_stats/"): mean for name, mean in named_leaves(after).items()}
+    running = [means[name] for name in sorted(means) if name.endswith("/mean")]
+    np.testing.assert_allclose(np.concatenate([np.zeros(0), *running]), expected["means"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_pytorch_still_gives_the_stored_figures(tmp_path, stored):
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip("needs torch: pip install '.[oracles]'")
+    subprocess.run([sys.executable, oracle.__file__, tmp_path / "again.npz"], check=True, timeout=300)
+    with np.load(tmp_path / "again.npz", allow_pickle=False) as again:
+        assert set(again.files) == set(stored)
+        for name in set(again.files) - {f"{case}/names" for case in oracle.NETWORKS}:
+            np.testing.assert_allclose(again[name], stored[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+# --- bfloat16 ---
+
+
+@pytest.mark.parametrize("trunk", [Mlp, Cnn, functools.partial(wide_resnet, 10, 1), resnet18])
+def test_in_bfloat16_only_what_is_between_parameters_and_outputs_is_bfloat16(trunk):
+    images = jnp.zeros((2, 8, 8, 3))
+    for dtype in (None, "bfloat16"):
+        model = Classifier(trunk(dtype=dtype), (("head", 3),))
+        params = jax.eval_shape(lambda model=model: initialise(model, jax.random.key(0), (8, 8, 3)))
+        jaxpr, outputs = jax.make_jaxpr(
+            lambda params, model=model: model.apply({"params": params}, images, True), return_shape=True
+        )(params)
+        assert {leaf.dtype for leaf in jax.tree.leaves((params, outputs))} == {jnp.dtype("float32")}
+        products = re.findall(r":(\w+)\[.*= (?:dot_general|image_convolution)", str(jaxpr))
+        assert len(products) > 1
+        assert set(products[:-1]) == {"f32" if dtype is None else "bf16"}
+        assert products[-1] == "f32"  # the head
+
+
+def accuracy_on_digits(dtype):
+    """Of a small convolutional network after 200 steps, and its state."""
+    data, steps = load("digits"), 200
+    mean, std = channel_statistics(data.train.images)
+    prepare = image_batches(50, mean, std)
+    model = Classifier(Cnn((16, 32), dtype=dtype), (("head", 10),))
+    params = initialise(model, jax.random.key(0), (8, 8, 1))
+    penalty = labelled(jax.tree.map(lambda _: "all", params), {"all": Term(1e-4, l2)})
+    loss_fn = make_loss_fn(as_forward(model), {"task": Term(1.0, mean_of(softmax_cross_entropy))}, penalty)
+    tx = optax.sgd(optax.cosine_decay_schedule(0.1, steps), 0.9)
+    train = compile_step(make_epoch(make_train_step(total_gradient(loss_fn), tx, prepare), steps))
+    key = jax.random.key(1)
+    state, metrics = train(init_state(params, tx, key), on_device(data.train, key), Fixed())
+    images = normalise(jnp.asarray(data.test.images), mean, std)
+    logits = jax.jit(lambda params: model.apply({"params": params}, images, False)["head"])(state.params)
+    return float(np.mean(np.argmax(logits, -1) == data.test.labels)), (state.params, state.opt_state, metrics)
+
+
+def test_bfloat16_learns_digits_as_well_as_float32():
+    (exact, _), (short, state) = accuracy_on_digits(None), accuracy_on_digits("bfloat16")
+    assert exact > 0.95
+    assert abs(short - exact) < 0.02  # of 359 images; seeds differ by 0.01
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(state)}
+    assert dtypes == {jnp.dtype("float32"), jnp.dtype("int32")}  # the schedule counts steps

@@ -1,6 +1,6 @@
 """What do labels, penalties and freezing cost per training step?
 
-    make bench                                                                    # a minute and a half on 2 CPU cores
+    make bench                                                                    # minutes on 2 CPU cores
     python -m experiments.benchmarks.step --config.problems=cnn_256 --config.rounds=51
 
 Figures are ratios to a step written by hand without jaxtl, with one learning rate and no penalty, that ran in between;
@@ -40,6 +40,7 @@ import dataclasses
 import functools
 import importlib.util
 import json
+import math
 import os
 import random
 import subprocess
@@ -62,6 +63,8 @@ from experiments.benchmarks.variants import (
     LAMBDA,
     LEARNING_RATE,
     MOMENTUM,
+    RESIDUAL,
+    RESIDUAL_ROWS,
     ROWS,
     Problem,
     Variant,
@@ -84,10 +87,11 @@ from jaxtl.trees import Tree, named_leaves
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    problems: tuple[str, ...] = ("mlp_64", "cnn_50", "cnn_128")  # mlp or cnn, and the size of its batches
-    rounds: int = 21  # blocks of every variant, taken in turns
+    problems: tuple[str, ...] = ("mlp_64", "cnn_50", "cnn_128", "wrn_16", "resnet_16")  # and the size of batches
+    rounds: int = 21  # blocks of every variant, taken in turns; of residual networks a third
     mlp_steps: int = 300  # steps in a block
     cnn_steps: int = 10
+    residual_steps: int = 1
 
 
 CACHE_OPTIONS = (
@@ -254,7 +258,8 @@ def notes(header: dict[str, Any], results: dict[str, dict[str, Any]]) -> list[st
         f"Device: {header['device']}",
         f"Versions: {', '.join(f'{name} {version}' for name, version in versions.items())}",
         f"Huge pages: {header['malloc'] or 'not asked for; make bench does'}",
-        f"Ratios: medians over {header['config']['rounds']} rounds, each against its own round; quartiles in brackets",
+        f"Ratios: medians over {header['config']['rounds']} rounds, of residual networks a third of them, each against "
+        "its own round; quartiles in brackets",
         "Both pulls: the program of experiments.cifar_transfer, every rate an argument of the compiled step",
     ]
     if "torch" not in versions:
@@ -282,12 +287,13 @@ def main(config: Config, workdir: Path) -> None:
     started = time.perf_counter()
     check(config)
     console, torch = Console(highlight=False), torch_is_here()
-    steps = {"mlp": config.mlp_steps, "cnn": config.cnn_steps}
+    steps = {"mlp": config.mlp_steps, "cnn": config.cnn_steps, **dict.fromkeys(RESIDUAL, config.residual_steps)}
     results: dict[str, dict[str, Any]] = {}
     for problem in [make_problem(name, steps) for name in config.problems]:
         console.print(f"measuring {problem.title}")  # no progress bar: drawing it would take time from what is timed
-        variants = measure(problem, config.rounds, torch)
-        starts = measure_starts(problem, config.rounds)
+        residual = problem.rows == RESIDUAL_ROWS
+        variants = measure(problem, math.ceil(config.rounds / 3) if residual else config.rounds, torch)
+        starts = measure_starts(problem, 1 if residual else config.rounds)
         results[problem.title] = {"steps": problem.steps, "variants": variants, "starts": starts}
     header = {
         "experiment": "benchmarks.step",
@@ -302,7 +308,7 @@ def main(config: Config, workdir: Path) -> None:
 
 
 def check(config: Config) -> None:
-    for flag in ("rounds", "mlp_steps", "cnn_steps"):
+    for flag in ("rounds", "mlp_steps", "cnn_steps", "residual_steps"):
         if getattr(config, flag) < 1:
             raise InputError(f"{getattr(config, flag)} is less than 1", where=f"--config.{flag}")
     if not config.problems:

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxtl import backend
 from jaxtl.errors import InputError
 from jaxtl.labels import NEW, TRANSFERRED, having, label_params
 from jaxtl.loop import fit
 from jaxtl.losses import make_loss_fn, mean_of, softmax_cross_entropy
-from jaxtl.models import Classifier, Cnn, Mlp, as_forward, initialise
+from jaxtl.models import Classifier, Cnn, Mlp, as_forward, initialise, resnet18, wide_resnet
 from jaxtl.optimizers import Group, per_label
 from jaxtl.penalties import Term, l2, labelled
 from jaxtl.step import Fixed, compile_step, init_state, make_train_step, total_gradient
@@ -22,6 +23,10 @@ from jaxtl.trees import Tree
 NETWORKS = {
     "mlp": ("MLP 784-128-10", (28, 28, 1), Mlp((128,))),
     "cnn": ("CNN 16-32-64", (16, 16, 3), Cnn((16, 32, 64))),
+}
+RESIDUAL = {
+    "wrn": ("WRN-16-4", (32, 32, 3), wide_resnet(16, 4)),
+    "resnet": ("ResNet-18", (32, 32, 3), resnet18()),
 }
 LEARNING_RATE, MOMENTUM, LAMBDA = 0.01, 0.9, 1e-3
 BASE = "by_hand"
@@ -35,15 +40,19 @@ ROWS = {
     "both_pulls": "jaxtl, both pulls on one label",
     "frozen": "jaxtl, frozen trunk",
     "fit": "jaxtl, no penalty, by fit",
+    "dispatched": "jaxtl, no penalty, by fit as it is",
     "torch": "PyTorch, eager",
     "torch_one_thread": "PyTorch, eager, one thread",
 }
+TORCH_ROWS = ("torch", "torch_one_thread")
+RESIDUAL_ROWS = (BASE, "again", "plain", "both_pulls", "frozen", *TORCH_ROWS)  # their steps are long
 
 
 class Problem(NamedTuple):
     """A network and one batch of random images; every variant trains it from the same parameters."""
 
     title: str
+    rows: tuple[str, ...]  # of `ROWS`, that are measured
     model: Classifier
     params: Tree
     batch: dict[str, jax.Array]
@@ -55,16 +64,19 @@ class Problem(NamedTuple):
 
 
 def make_problem(name: str, steps: Mapping[str, int]) -> Problem:
-    """The problem called "mlp_64" or "cnn_50": a network and the size of its batch; `steps` in a block, by network."""
+    """The problem called "mlp_64" or "wrn_16": a network and the size of its batch; `steps` in a block, by network."""
     kind, _, size = name.partition("_")
-    if kind not in NETWORKS or not size.isdigit() or int(size) < 1:
-        raise InputError(f"unknown problem '{name}'", where="--config.problems", todo="for example mlp_64 or cnn_50")
-    title, shape, trunk = NETWORKS[kind]
+    networks: dict[str, tuple[str, tuple[int, ...], Any]] = {**NETWORKS, **RESIDUAL}
+    if kind not in networks or not size.isdigit() or int(size) < 1:
+        todo = f"a network ({', '.join(networks)}) and the size of its batch: mlp_64"
+        raise InputError(f"unknown problem '{name}'", where="--config.problems", todo=todo)
+    title, shape, trunk = networks[kind]
+    rows = RESIDUAL_ROWS if kind in RESIDUAL else tuple(ROWS)
     model = Classifier(trunk, (("head", 10),))
     of_params, of_images, of_labels = jax.random.split(jax.random.key(0), 3)
     images = jax.random.normal(of_images, (int(size), *shape))
     batch = {"image": images, "label": jax.random.randint(of_labels, (int(size),), 0, 10)}
-    return Problem(f"{title}, batch {size}", model, initialise(model, of_params, shape), batch, steps[kind])
+    return Problem(f"{title}, batch {size}", rows, model, initialise(model, of_params, shape), batch, steps[kind])
 
 
 def logits_of(model: Classifier, params: Tree, batch: Mapping[str, jax.Array]) -> jax.Array:
@@ -161,15 +173,16 @@ def looped(problem: Problem, program: Program) -> Variant:
     return Variant(lambda: init_state(problem.params, program.tx, jax.random.key(1)), run)
 
 
-def fitted(problem: Problem, program: Program) -> Variant:
+def fitted(problem: Problem, program: Program, steps_per_dispatch: int) -> Variant:
     def run(state, steps):
-        return fit(program.step, state, problem.batch, program.fixed, steps=steps)[0]
+        chunk = backend.steps_per_dispatch(steps_per_dispatch, steps)
+        return fit(program.step, state, problem.batch, program.fixed, steps=steps, chunk=chunk)[0]
 
     return Variant(lambda: init_state(problem.params, program.tx, jax.random.key(1)), run)
 
 
 def make_variants(problem: Problem) -> dict[str, Variant]:
-    """All variants by their names in `ROWS`, in the order in which they take turns."""
+    """The problem's variants by their names in `ROWS`; all of them but PyTorch's."""
     hand, plain = by_hand(problem), make_program(problem)
     to_zero, to_source = Term(LAMBDA, l2), Term(LAMBDA, l2, ("anchor",))
     anchor = Fixed(given={"anchor": problem.params})
@@ -185,4 +198,6 @@ def make_variants(problem: Problem) -> dict[str, Variant]:
         "frozen": make_program(problem, groups=still, frozen=trunk),
     }
     looping = {name: looped(problem, program) for name, program in programs.items()}
-    return {BASE: hand, **looping, "fit": fitted(problem, plain), "again": hand}
+    fits = {"fit": fitted(problem, plain, 1), "dispatched": fitted(problem, plain, 0)}
+    variants = {BASE: hand, **looping, **fits, "again": hand}
+    return {name: variant for name, variant in variants.items() if name in problem.rows}

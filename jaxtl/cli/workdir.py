@@ -45,8 +45,9 @@ class Record:
         """The record of a run that starts now; `experiment` is its source file."""
         package = Path(jaxtl.__file__).parent
         files = {str(file.relative_to(package.parent)): file for file in sorted(package.rglob("*.py"))}
-        loaded = {Path(module.__file__) for module in list(sys.modules.values()) if getattr(module, "__file__", None)}
-        for file in {experiment} | {file for file in loaded if file.parent == experiment.parent}:
+        modules = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+        beside = {Path(name) for name in modules if name and Path(name).parent == experiment.parent}
+        for file in {experiment} | beside:
             files[f"{file.parent.name}/{file.name}"] = file
         digests = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
         as_json = json.loads(json.dumps(dataclasses.asdict(config)))

@@ -1,6 +1,19 @@
 """Flax modules; the only room that imports Flax."""
 
-from jaxtl.models.classifiers import Classifier, Cnn, Mlp, as_forward, initialise
+from jaxtl.models.classifiers import Classifier, Cnn, Mlp, as_forward, initial_model_state, initialise
 from jaxtl.models.layers import max_pool, mean_pool
+from jaxtl.models.residual import ResidualNetwork, resnet18, wide_resnet
 
-__all__ = ["Classifier", "Cnn", "Mlp", "as_forward", "initialise", "max_pool", "mean_pool"]
+__all__ = [
+    "Classifier",
+    "Cnn",
+    "Mlp",
+    "ResidualNetwork",
+    "as_forward",
+    "initial_model_state",
+    "initialise",
+    "max_pool",
+    "mean_pool",
+    "resnet18",
+    "wide_resnet",
+]

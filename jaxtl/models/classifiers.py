@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxtl.models.layers import max_pool, mean_pool
+from jaxtl.models.layers import Convolution, at_least_float32, max_pool, mean_pool, normalised
 from jaxtl.trees import Tree
 
 
@@ -19,17 +19,20 @@ class Mlp(nn.Module):
 
     Attributes:
         widths: units of each layer.
+        dtype: to compute in, such as "bfloat16"; None is that of the parameters, float32. What comes out is float32.
     """
 
     widths: Sequence[int] = (128,)
+    dtype: str | None = None
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
         """images [B, ...] float32 -> (features [B, widths[-1]], taps)."""
         x, taps = images.reshape(images.shape[0], -1), {}
         for i, width in enumerate(self.widths):
-            x = taps[f"dense_{i}"] = nn.relu(nn.Dense(width, name=f"dense_{i}")(x))
-        return x, taps
+            x = nn.relu(nn.Dense(width, dtype=self.dtype, name=f"dense_{i}")(x))
+            taps[f"dense_{i}"] = at_least_float32(x)
+        return at_least_float32(x), taps
 
 
 class Cnn(nn.Module):
@@ -37,25 +40,26 @@ class Cnn(nn.Module):
 
     Attributes:
         widths: channels of each block.
-        normalisation: "group" (8 channels a group; batches do not mix) or "none" (the convolutions then have biases).
+        normalisation: see `layers.normalised`; with "none" the convolutions have biases.
         input_pooling: images are first averaged over blocks of this edge; 1 leaves them.
+        dtype: as for `Mlp`.
     """
 
     widths: Sequence[int] = (16, 32, 64)
     normalisation: str = "group"
     input_pooling: int = 1
+    dtype: str | None = None
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
         """images [B, H, W, C] float32 -> (features [B, widths[-1]], taps)."""
         x, taps = images if self.input_pooling == 1 else mean_pool(images, self.input_pooling), {}
-        grouped = self.normalisation == "group"
+        bare = self.normalisation == "none"
         for i, width in enumerate(self.widths):
-            x = nn.Conv(width, (3, 3), use_bias=not grouped, name=f"conv_{i}")(x)
-            x = nn.GroupNorm(num_groups=None, group_size=min(8, width), name=f"norm_{i}")(x) if grouped else x
-            x = taps[f"conv_{i}"] = nn.relu(x)
-            last = i == len(self.widths) - 1
-            x = jnp.mean(x, axis=(1, 2)) if last else max_pool(x)
+            x = Convolution(width, use_bias=bare, dtype=self.dtype, name=f"conv_{i}")(x)
+            x = nn.relu(normalised(x, self.normalisation, train, f"norm_{i}", self.dtype))
+            taps[f"conv_{i}"] = at_least_float32(x)
+            x = jnp.mean(at_least_float32(x), axis=(1, 2)) if i == len(self.widths) - 1 else max_pool(x)
         return x, taps
 
 
@@ -106,3 +110,14 @@ def initialise(model: nn.Module, rng: jax.Array, shape: tuple[int, ...]) -> Tree
         Tree of float32 arrays.
     """
     return model.init(rng, jnp.zeros((1, *shape)), train=False)["params"]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def initial_model_state(model: nn.Module, shape: tuple[int, ...]) -> dict[str, Tree]:
+    """What a model carries along beside its parameters, for `step.init_state`: {"batch_stats": …}, or {} without any.
+
+    Args:
+        model, shape: as for `initialise`.
+    """
+    variables = model.init(jax.random.key(0), jnp.zeros((1, *shape)), train=False)
+    return {name: tree for name, tree in variables.items() if name != "params"}

@@ -1,13 +1,73 @@
-"""Operators whose plain form is slow somewhere, behind one name each."""
+"""Layers: convolution, normalisation, and pooling whose plain form is slow on a CPU."""
 
 from __future__ import annotations
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxtl.errors import InputError
+from jaxtl.errors import InputError, suggest
+from jaxtl.models.convolution import convolve
+
+NORMALISATIONS = ("group", "batch", "none")
+
+
+class Convolution(nn.Module):
+    """`convolution.convolve` with a kernel of its own, called and initialised as `flax.linen.Conv` does.
+
+    Attributes:
+        channels: D, of the output.
+        edge: of the kernel, odd.
+        stride: in pixels.
+        use_bias: add a number for each channel.
+        dtype: to compute in; None is that of the parameters, float32.
+    """
+
+    channels: int
+    edge: int = 3
+    stride: int = 1
+    use_bias: bool = False
+    dtype: str | None = None
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, ⌈H / stride⌉, ⌈W / stride⌉, D]."""
+        shape = (self.edge, self.edge, images.shape[-1], self.channels)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,)) if self.use_bias else None
+        images, kernel, bias = nn.dtypes.promote_dtype(images, kernel, bias, dtype=self.dtype)
+        out = convolve(images, kernel, self.stride)
+        return out if bias is None else out + jnp.reshape(bias, (1, 1, 1, -1))
+
+
+def normalised(images: jax.Array, kind: str, train: bool, name: str, dtype: str | None = None) -> jax.Array:
+    """Images with each group of channels at mean 0 and variance 1, then scaled and shifted; inside a Flax module only.
+
+    Args:
+        images: [B, H, W, C].
+        kind: "group": 8 neighbouring channels of one example, whose neighbours in the batch do not matter. "batch": one
+            channel of the whole batch, and in evaluation running averages, which `model_state` holds. "none": as is.
+        train: whether "batch" takes the statistics of this batch, and averages them.
+        name: of the layer; "scale" and "bias" live under it.
+        dtype: as for `Convolution`; statistics are float32.
+
+    Raises:
+        InputError: unknown kind.
+    """
+    if kind not in NORMALISATIONS:
+        raise InputError(f"unknown: '{kind}'", where="normalisation", todo=suggest(kind, NORMALISATIONS))
+    if kind == "none":
+        return images
+    if kind == "batch":
+        return nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)(images)
+    return nn.GroupNorm(None, group_size=min(8, images.shape[-1]), dtype=dtype, name=name)(images)
+
+
+def at_least_float32(x: jax.Array) -> jax.Array:
+    """`x` in float32, or in float64 if it is: what sums and penalties are computed in, whatever a layer's dtype."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _corners(images: jax.Array, size: int) -> list[jax.Array]:

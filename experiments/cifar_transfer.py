@@ -21,6 +21,7 @@ import dataclasses
 import functools
 import math
 import time
+from collections.abc import Callable
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -57,7 +58,7 @@ from jaxtl.labels import NEW, TRANSFERRED, label_params, norm_by_label, some
 from jaxtl.loop import Stoppable, fit, refuse_stop
 from jaxtl.loop.finite import not_finite
 from jaxtl.losses import make_loss_fn, mean_of, softmax_cross_entropy
-from jaxtl.models import Classifier, Cnn, Mlp, as_forward, initialise
+from jaxtl.models import Classifier, Cnn, Mlp, as_forward, initialise, resnet18, wide_resnet
 from jaxtl.optimizers import Group, per_label, pull_per_rate
 from jaxtl.penalties import Term, l2, labelled
 from jaxtl.selection import Draw, Method, Range, RunStore, Setting, compare, planned_runs, sweep
@@ -83,10 +84,10 @@ class Config:
     methods: tuple[str, ...] = ()  # some of the eleven; all when empty
     decay: Literal["loss", "coupled", "decoupled"] = "loss"  # how parameters are pulled towards 0
     head: Literal["fresh", "shared"] = "fresh"  # shared: copy the head's columns of classes both tasks name
-    model: Literal["cnn", "mlp"] = "cnn"
-    widths: tuple[int, ...] = (16, 32, 64)
+    model: Literal["cnn", "mlp", "wide_resnet", "resnet18"] = "cnn"  # WRN-16-4, and ResNet-18 in its form for CIFAR
+    widths: tuple[int, ...] = (16, 32, 64)  # of cnn and mlp
     normalisation: Literal["group", "none"] = "group"  # none: the control, where decay changes the function itself
-    input_size: int = 16  # larger images are averaged down towards this edge
+    input_size: int = 16  # larger images are averaged down towards this edge, for cnn
     source_steps: int = 2500
     source_batch_size: int = 128
     source_learning_rate: float = 0.1
@@ -202,8 +203,13 @@ class Images(NamedTuple):
 
 
 def make_model(config: Config, shape: tuple[int, ...], **heads: int) -> Classifier:
-    if config.model == "mlp":
-        return Classifier(Mlp(config.widths), tuple(heads.items()))
+    if config.model != "cnn":
+        trunks: dict[str, Callable] = {
+            "mlp": functools.partial(Mlp, config.widths),
+            "wide_resnet": functools.partial(wide_resnet, 16, 4, config.normalisation),
+            "resnet18": functools.partial(resnet18, config.normalisation),
+        }
+        return Classifier(trunks[config.model](), tuple(heads.items()))
     pooling = max(1, shape[0] // config.input_size)
     return Classifier(Cnn(config.widths, config.normalisation, pooling), tuple(heads.items()))
 
@@ -433,7 +439,7 @@ class Problem:
         """The source's trunk under a fresh head."""
         adapt: list[tuple[str, Adaptation]] = []
         if self.source.images.shape[-1] == 3 and self.images.shape[-1] == 1:
-            adapt.append(("trunk/conv_0/kernel", sum_channels))
+            adapt.append(("trunk/(conv_0|stem)/kernel", sum_channels))
         if self.config.head == "fresh":
             return transfer(self.source.params, self.fresh(draw), reinit=["head/.*"], adapt=adapt)
         adapt.append(("head/.*", matching_classes(self.source.task.classes, self.task.classes)))

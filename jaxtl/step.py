@@ -227,7 +227,7 @@ def _check_per_example(name: str, values: jax.Array, mask: jax.Array) -> None:
 def make_epoch(step: Callable, length: int) -> Callable[[TrainState, Any, Fixed], tuple[TrainState, Metrics]]:
     """`length` steps in one dispatch, by `lax.scan`; metrics are stacked [length].
 
-    On CPU `lax.conv` has a kernel gradient that is many times slower inside a loop: `models.convolution.convolve` has not.
+    On CPU the gradient of a `lax.conv` kernel is many times slower inside a loop; `models.convolution` avoids that.
     """
 
     def epoch(state, data, fixed):

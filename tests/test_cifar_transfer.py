@@ -288,6 +288,13 @@ def test_a_colour_trunk_meets_grey_images_by_summing_its_first_kernel(config, tm
         Problem(config, experiment.make_source(config, *[task] * 1, 0, tmp_path / "g"), source_task, 4)
 
 
+@pytest.mark.parametrize(("model", "parameters"), [("wide_resnet", 2_748_890), ("resnet18", 11_173_962)])
+def test_larger_models_are_those_that_are_published(config, model, parameters):
+    made = experiment.make_model(dataclasses.replace(config, model=model), (32, 32, 3), head=10)
+    shapes = jax.eval_shape(lambda: experiment.initialise(made, jax.random.key(0), (32, 32, 3)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == parameters
+
+
 def test_head_columns_of_shared_classes_are_copied_when_asked(config, tmp_path):
     data = load(config.data)
     source_task, task = source_and_target("0-6:5-9", data, data)

@@ -50,7 +50,7 @@ from rich.console import Console
 from experiments import cifar_transfer
 from experiments.cifar_transfer import LEARNING_RATES, TASK, Problem, accuracy, make_source, outputs, predict
 from jaxtl import backend, cli, report
-from jaxtl.data import DataSet, Split, load, normalise, source_and_target
+from jaxtl.data import DataSet, Split, keep_to_data, load, normalise, source_and_target
 from jaxtl.errors import InputError, suggest
 from jaxtl.labels import NEW, TRANSFERRED, label_params, some
 from jaxtl.loop import fit, refuse_stop
@@ -709,7 +709,7 @@ def main(config: Config, workdir: Path) -> None:
     shared, small = as_transfer(config), as_small(config)
     cifar_transfer.check_examples(shared, task)
     cifar_transfer.check_examples(small, task)
-    cifar_transfer.keep_to_data(workdir, task)
+    keep_to_data(workdir, task.origin)
     source = make_source(shared, source_task, 0, workdir / "source")
     console.print(f"source model: {source.accuracy:.1%} of its {len(source_task.test)} test images are right")
     console.print(f"target: {config.n_per_class} labelled examples of each of {some(task.classes)}")

@@ -44,6 +44,7 @@ from jaxtl.data import (
     hold_out,
     image_batches,
     imbalanced,
+    keep_to_data,
     label_noise,
     load,
     normalise,
@@ -289,7 +290,7 @@ def train_source(
     order, run = jax.random.split(jax.random.key(config.seed))
     index = hold_out(task.train.labels, examples, config.seed)[0] if examples else None
     chunk = backend.steps_per_dispatch(config.chunk, config.source_steps)
-    keep_to_data(workdir, task)
+    keep_to_data(workdir, task.origin)
     with Writer(workdir) as writer:
         state, _ = fit(
             step,
@@ -728,7 +729,7 @@ def run(config: Config, problem: Problem, split: str, examples: int, workdir: Pa
     honest = [name for name in honest if RECIPES[name].search]
     tuning = range(config.tuning_draws)
     reporting = range(config.tuning_draws, config.tuning_draws + config.report_draws)
-    keep_to_data(workdir, problem.task)
+    keep_to_data(workdir, problem.task.origin)
     store = RunStore(workdir)
     total = planned_runs(methods, config.trials, tuning, reporting, honest, config.folds)
     with Progress(total, "comparing") as progress:
@@ -790,17 +791,6 @@ def check_examples(config: Config, task: DataSet) -> None:
                 stratified_folds(given[subset], config.folds, config.seed)
         except InputError as error:
             raise InputError(error.what, where=f"--config.n_per_class={n}", todo=error.todo) from None
-
-
-def keep_to_data(workdir: Path, task: DataSet) -> None:
-    """What "auto" stands for may change from one day to the next; a run stays with the data it began with."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    file = workdir / "data.txt"
-    began = file.read_text(encoding="utf-8") if file.exists() else task.origin
-    if began != task.origin:
-        todo = "name its data with --config.data=..., or choose another --workdir"
-        raise InputError(f"began with {began}; now it would be {task.origin}", where=workdir, todo=todo)
-    file.write_text(began, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from rich.console import Console
 from experiments import cifar_transfer
 from experiments.cifar_transfer import TOWARDS, Problem, Trained, accuracy, make_source, outputs
 from jaxtl import backend, cli, report
-from jaxtl.data import load, normalise, source_and_target
+from jaxtl.data import keep_to_data, load, normalise, source_and_target
 from jaxtl.errors import InputError
 from jaxtl.labels import NEW, TRANSFERRED, kernels, some
 from jaxtl.loop import Stoppable, refuse_stop
@@ -387,7 +387,7 @@ def main(config: Config, workdir: Path) -> None:
     source_task, task = source_and_target(config.split, data, data)
     shared = as_transfer(config)
     cifar_transfer.check_examples(shared, task)
-    cifar_transfer.keep_to_data(workdir, task)
+    keep_to_data(workdir, task.origin)
     source = make_source(shared, source_task, 0, workdir / "source")
     console.print(f"source model: {source.accuracy:.1%} of its {len(source_task.test)} test images are right")
     sections: list[Section] = []

@@ -130,14 +130,6 @@ def test_an_interrupted_comparison_goes_on_and_ends_with_the_same_figures(finish
     assert before["contrasts"] == after["contrasts"]
 
 
-def test_a_run_stays_with_the_data_it_began_with(config, tmp_path):
-    data = load(config.data)
-    for _ in range(2):
-        experiment.keep_to_data(tmp_path / "room", data)
-    with pytest.raises(InputError, match=r"began with .*digits.npz; now it would be a box"):
-        experiment.keep_to_data(tmp_path / "room", dataclasses.replace(data, origin="a box"))
-
-
 def _lines(workdir):
     return next(workdir.rglob("runs.jsonl")).read_text().splitlines()
 

@@ -9,6 +9,7 @@ from jaxtl.data.augment import channel_statistics, normalise, random_crop, rando
 from jaxtl.data.batches import image_batches, on_device
 from jaxtl.data.corruptions import contrast, gaussian_blur, gaussian_noise, pixelate
 from jaxtl.data.dataset import DataSet, Split, from_arrays
+from jaxtl.data.places import keep_to_data
 from jaxtl.data.sampling import epoch_batch
 from jaxtl.data.sources import load
 from jaxtl.data.splits import by_class, hold_out, imbalanced, label_noise, per_class, stratified_folds
@@ -32,6 +33,7 @@ __all__ = [
     "hold_out",
     "image_batches",
     "imbalanced",
+    "keep_to_data",
     "label_noise",
     "load",
     "memory_budget",

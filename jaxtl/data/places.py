@@ -1,4 +1,4 @@
-"""Where data sets lie: the directories that are searched, and the one that is written to."""
+"""Where data sets lie: the directories that are searched, the one that is written to, and what a run began with."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from jaxtl.data.prepared import newest_version
+from jaxtl.errors import InputError
 
 
 def default_directory() -> Path:
@@ -37,3 +38,22 @@ def destination(version: str, data_dir: Path | None) -> Path:
     roots = [*(Path(root).expanduser() for root in named if root), default_directory()]
     usable = (root for root in roots if not (root / version).exists() or newest_version(root / version))
     return next(usable, roots[-1])
+
+
+def keep_to_data(workdir: Path, origin: str) -> None:
+    """Refuse to go on with other data: what "auto" stands for may change from one day to the next.
+
+    Args:
+        workdir: of the run; created if need be. It remembers the data in data.txt.
+        origin: of the data, in words, see `DataSet.origin`.
+
+    Raises:
+        InputError: the run began with data of another origin.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    file = workdir / "data.txt"
+    began = file.read_text(encoding="utf-8") if file.exists() else origin
+    if began != origin:
+        todo = "name its data with --config.data=..., or choose another --workdir"
+        raise InputError(f"began with {began}; now it would be {origin}", where=workdir, todo=todo)
+    file.write_text(began, encoding="utf-8")

@@ -1,12 +1,12 @@
 """Choosing how hard to pull, and comparing methods honestly.
 
-    the protocol      compare, design, runs, statistics    equal budgets, paired draws, verdicts
-    a grid            sweep, blocks                        every configuration in one program
-    closed forms      ridge, logistic, inputs              all λ at once, with every criterion
-    criteria          criteria, curvature, lanczos         df, AIC, BIC and evidence of any net
-                      validation                           held-out and k-fold validation, regret
-    by gradient       learning, gradient, implicit, meta   rates and starts that are learned
-    by search         label_search                         which blocks are frozen, transferred, new
+the protocol      compare, design, runs, statistics    equal budgets, paired draws, verdicts
+a grid            sweep, blocks                        every configuration in one program
+closed forms      ridge, logistic, inputs              all λ at once, with every criterion
+criteria          criteria, curvature, lanczos         df, AIC, BIC and evidence of any net
+                  validation                           held-out and k-fold validation, regret
+by gradient       learning, gradient, implicit, meta   rates and starts that are learned
+by search         label_search                         which blocks are frozen, transferred, new
 """
 
 from jaxtl.selection.compare import Comparison, compare

@@ -1,0 +1,587 @@
+"""Do methods that weigh tasks beat the plain sum of their losses, once its regularisation is tuned as well?
+
+And what does a shared trunk buy beside a model for each task? Two digits side by side, 500 labelled images: which is on
+the left, which on the right, is the left one larger. Single-task models, the plain sum and eleven weightings, each with
+and without a tuned L2 pull on the shared trunk and on the heads, under one protocol with equal budgets.
+
+    python -m experiments.multitask                            # MNIST where it is found, otherwise digits
+    python -m experiments.multitask --smoke
+    python -m experiments.multitask --config.preset=low_rank   # a known answer: 64 shared units, heads of 32
+    python -m experiments.multitask --config.preset=linnerud   # 20 men
+    python -m experiments.multitask --config.preset=cifar      # CIFAR-10: its class, and animal or vehicle
+
+Measured on MNIST with --config.seed=1, in 4.1 minutes of CPU time (10 minutes on 2 busy CPU cores) with jax 0.10.2.
+Mean accuracy over the three tasks in %, mean ± sd of 10 draws (2-11), without and with L2: a model for each task
+81.3 ± 0.5, 81.9 ± 0.6; the plain sum 80.4 ± 0.6, 81.6 ± 0.5; PCGrad 80.5 ± 0.6, 81.6 ± 0.5; MGDA 79.6 ± 0.6,
+81.3 ± 0.5; Nash 81.0 ± 0.6, 82.0 ± 0.5; the others, uncertainty aside, 80.3 to 80.6 and 81.2 to 81.9. Differences that
+were fixed beforehand, in points with 95 % intervals: equal_l2 − equal +1.22 [0.99, 1.46], equal_l2 − single_l2 −0.25
+[−0.47, −0.04]; pcgrad, mgda, nash − equal_l2 −1.11 [−1.40, −0.82], −2.01 [−2.39, −1.63], −0.63 [−1.00, −0.27]; with L2
+as well −0.02 [−0.10, 0.06], −0.31 [−0.62, −0.01], +0.41 [0.21, 0.61].
+
+So the plain sum with L2 is ahead of every weighting without, and most are level with it once they have L2; Nash stays
+0.4 points ahead. Left and right lose by sharing what larger gains. Uncertainty weighting broke down on some draws.
+Ranges and the number of trials had been changed twice after runs with seed 0, and the last three contrasts were added
+then: hence the fresh seed. With 8 or 10 trials, too few for three numbers, differences were up to half a point others.
+
+The sum of both digits from 200 labels: a trunk from all three tasks 22.2 ± 0.7, from left 18.1 ± 0.8, right 17.9 ± 0.6,
+larger 15.4 ± 0.8, from none 15.4 ± 0.6; from_all − from_left +4.15 [3.60, 4.71], − scratch +6.85 [6.25, 7.46].
+
+low_rank (three tasks along one direction): equal_l2 − single_l2 +1.81 [1.61, 2.01], R² 37.6 of the 49.8 that are there.
+cifar (8 draws): equal_l2 − single_l2 −1.36 [−1.72, −1.00], − equal −0.46 [−0.91, 0.00]; pcgrad and mgda are within 1.
+linnerud: from 6 men no method predicts 8 others better than by the mean (equal_l2 46.8 ± 1.9, where the mean has 50).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from experiments.multitask_problem import METHODS, PULLED, ROWS, Problem, Program, Trained, fraction, make_net, quality
+from jaxtl import backend, cli, report
+from jaxtl.data import keep_to_data, load
+from jaxtl.data.composed import TaskSet, TaskSplit, class_and_group, linnerud, low_rank, two_digits
+from jaxtl.errors import InputError, NotFinite, suggest
+from jaxtl.labels import NEW, TRANSFERRED, count_by_label, label_params
+from jaxtl.loop import refuse_stop
+from jaxtl.losses import make_loss_fn, mean_of, softmax_cross_entropy, squared_error
+from jaxtl.optimizers import Group, per_label
+from jaxtl.penalties import Term, l2, labelled
+from jaxtl.report import Plot, Section, Table
+from jaxtl.report.results import Result, compact, number, points
+from jaxtl.report.tables import setting_table
+from jaxtl.report.tasks import (
+    contrasts,
+    cosine_maps,
+    mean_cosines,
+    per_task,
+    percent,
+    sentences,
+    task_table,
+    weighing,
+    weights_and_cosines,
+    with_gains,
+)
+from jaxtl.selection import (
+    Draw,
+    Method,
+    Range,
+    RunStore,
+    Setting,
+    compare,
+    net_criteria,
+    paired,
+    planned_runs,
+    regret,
+    to_csv,
+)
+from jaxtl.step import Context, Fixed, total_gradient
+from jaxtl.transfer import transfer
+from jaxtl.trees import Tree
+from jaxtl.writers import Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    preset: str = ""  # smoke, cifar, low_rank, linnerud: fills what is not given
+    data: Literal["two_digits", "cifar", "low_rank", "linnerud"] = "two_digits"
+    images: str = "auto"  # a name or a path; auto: MNIST for two_digits, CIFAR-10 for cifar; digits if it is not found
+    data_dir: str = ""  # where named data sets are looked for
+    tasks: tuple[str, ...] = ("left", "right", "larger")
+    new_task: str = "sum"  # what the trunks are moved to afterwards; none when empty
+    n: int = 500  # labelled images
+    missing: float = 0.0  # the share of the labels of each task that are not there
+    methods: tuple[str, ...] = ()  # some of them, as in the table; all when empty
+    model: Literal["mlp", "cnn"] = "mlp"
+    widths: tuple[int, ...] = (128,)  # of the shared trunk
+    head_widths: tuple[int, ...] = ()  # hidden layers of each head
+    input_size: int = 14  # images of larger height are averaged down towards it
+    steps: int = 300
+    batch_size: int = 50
+    momentum: float = 0.9
+    trials: int = 20  # settings tried for every method
+    tuning_draws: int = 2
+    report_draws: int = 10
+    validation: int = 1000  # training images outside every labelled set, which choose the settings
+    honest: tuple[str, ...] = ("equal_l2",)  # methods that also choose from their labelled images alone; or all
+    folds: int = 5
+    learning_rate: tuple[float, ...] = (0.005, 0.5)  # ranges, searched log-uniformly
+    pull: tuple[float, ...] = (0.03, 100.0)  # λ · Σ learning rates / (1 − momentum), without unit
+    weight: tuple[float, ...] = (0.33, 3.0)  # of a task against another, for fixed weights
+    path_points: int = 9  # pulls on the shared trunk, from a tenth of the range's low end, that criteria choose among
+    path_draws: int = 4  # on so many report draws; 0 leaves the criteria out
+    n_new: int = 200  # labelled images of the new task
+    noise: float = 1.0  # of the low-rank tasks, whose signal has variance 1
+    rank: int = 1
+    seed: int = 0
+
+    may_change: ClassVar = ("methods", "honest")  # they only add runs
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "smoke": {
+            "images": "digits",
+            "n": 100,
+            "input_size": 8,
+            "widths": (32,),
+            "steps": 60,
+            "trials": 4,
+            "tuning_draws": 1,
+            "report_draws": 3,
+            "validation": 150,
+            "folds": 2,
+            "path_draws": 1,
+            "n_new": 100,
+            "methods": ("single_l2", "equal", "equal_l2", "fixed_l2", "uncertainty", "mgda", "nash"),
+            "honest": (),
+        },
+        "cifar": {
+            "data": "cifar",
+            "tasks": ("class", "group"),
+            "new_task": "",
+            "n": 1000,
+            "model": "cnn",
+            "widths": (16, 32, 64),
+            "input_size": 16,
+            "steps": 200,
+            "trials": 12,
+            "methods": ("single_l2", "equal", "equal_l2", "pcgrad", "mgda"),
+            "honest": (),
+            "report_draws": 8,
+            "path_draws": 0,
+        },
+        "low_rank": {
+            "data": "low_rank",
+            "tasks": ("task_0", "task_1", "task_2"),
+            "new_task": "task_3",
+            "n": 100,
+            "n_new": 30,
+            "widths": (64,),
+            "head_widths": (32,),
+            "validation": 500,
+        },
+        "linnerud": {
+            "data": "linnerud",
+            "tasks": ("weight", "waist", "pulse"),
+            "new_task": "",
+            "n": 6,
+            "widths": (64,),
+            "head_widths": (32,),
+            "batch_size": 6,
+            "validation": 4,
+            "honest": (),
+            "path_draws": 0,
+        },
+    }
+
+
+VEHICLES = ("airplane", "automobile", "ship", "truck")
+BASELINE, SINGLE = "equal_l2", "single_l2"
+CONTRASTS = (
+    ("equal_l2", "equal"),
+    ("equal_l2", "single_l2"),
+    ("pcgrad", "equal_l2"),
+    ("mgda", "equal_l2"),
+    ("nash", "equal_l2"),
+    ("pcgrad_l2", "equal_l2"),
+    ("mgda_l2", "equal_l2"),
+    ("nash_l2", "equal_l2"),
+)
+FROM_ALL = "from_all"
+CRITERIA = {"validation": 1, "folds": 1, "aic": -1, "bic": -1, "log_evidence": 1}  # 1: larger is better
+EXACT, PROBES = 1000, 8  # numbers observed, above which degrees of freedom are estimated, by so many probes
+COSINES = f"Cosines between the tasks' gradients on the trunk, {BASELINE}"
+WEIGHTS = "How much each task counts, and how gradients agree"
+TEN_CLASSES = {"two_digits": "mnist", "cifar": "cifar10"}
+LEAST = dict.fromkeys(("n", "n_new", "widths", "steps", "batch_size", "trials", "tuning_draws", "report_draws"), 1)
+LEAST |= {"validation": 1, "folds": 2, "path_points": 2, "path_draws": 0, "noise": 0, "rank": 1, "input_size": 1}
+
+
+# ---------------------------------------------------------------- data
+
+
+def make_tasks(config: Config) -> TaskSet:
+    if config.data == "low_rank":
+        return low_rank(4, config.rank, noise=config.noise, seed=config.seed)
+    if config.data == "linnerud":
+        return linnerud(seed=config.seed)
+    name, notice = config.images, ""
+    if name == "auto":
+        name = TEN_CLASSES[config.data]
+        try:
+            found = load(name, config.data_dir or None, progress=Progress)
+        except InputError as error:
+            found, notice = load("digits"), f"{name} was not found, so this is digits ({error.what})"
+    else:
+        found = load(name, config.data_dir or None, progress=Progress)
+    found = dataclasses.replace(found, notice=notice or found.notice)
+    if config.data == "two_digits":
+        return two_digits(found, config.seed)
+    if set(VEHICLES) <= set(found.classes):
+        groups = {"vehicle": VEHICLES, "animal": [name for name in found.classes if name not in VEHICLES]}
+    else:  # digits, where CIFAR-10 was not found
+        groups = {"even": found.classes[::2], "odd": found.classes[1::2]}
+    return class_and_group(found, groups)
+
+
+# ---------------------------------------------------------------- a new task
+
+
+class NewTask:
+    """A trunk learned on one task, or on all of them, moved to another task with labels of other examples."""
+
+    def __init__(self, problem: Problem, settings: Mapping[str, Setting]):
+        config, self.problem, self.settings = problem.config, problem, settings
+        self.name, self.is_number = config.new_task, config.new_task in problem.numbers
+        self.net = make_net(config, problem.shape, {self.name: problem.tasks.classes[self.name] or 1})
+        labels = label_params(self.net.init(jax.random.key(0)), [("trunk/.*", TRANSFERRED), (".*", NEW)])
+        loss = squared_error if self.is_number else softmax_cross_entropy
+        terms = {"task": Term(1.0, mean_of(loss, self.name, self.name))}
+        penalty = labelled(labels, {label: Term(0.0, l2) for label in (TRANSFERRED, NEW)})
+        groups = {label: Group(0.0) for label in (TRANSFERRED, NEW)}
+        tx = per_label(labels, groups, "nesterov", momentum=config.momentum, schedule=problem.schedule)
+        self.program = Program(config, total_gradient(make_loss_fn(self.net.forward, terms, penalty)), tx)
+        self.sources = functools.lru_cache(self._sources)
+
+    @property
+    def contrasts(self) -> list[tuple[str, str]]:
+        return [(FROM_ALL, other) for other in self.starts if other != FROM_ALL]
+
+    @property
+    def starts(self) -> list[str]:
+        return ["scratch", *(f"from_{task}" for task in self.problem.names), FROM_ALL]
+
+    def methods(self) -> list[Method]:
+        config = self.problem.config
+        search = {"learning_rate": Range(*config.learning_rate), "pull": Range(*config.pull)}
+        return [
+            Method(name, search, functools.partial(self.train, name), functools.partial(self.train_all, name))
+            for name in self.starts
+        ]
+
+    def _sources(self, seed: int) -> dict[str, Tree]:
+        """The trunks by where they come from, learned on the labelled examples of a draw by the settings chosen."""
+        trunks = {}
+        for method, setting in self.settings.items():
+            (trained,) = self.problem.train_all(method, [setting], Draw(seed))
+            if trained is None:
+                raise NotFinite(f"{method}, draw {seed}: a parameter is not finite")
+            trunks[method] = trained.params["trunk"]
+        apart = {f"from_{task}": trunk for task, trunk in trunks[SINGLE].items()}
+        return apart | {FROM_ALL: trunks[BASELINE]}
+
+    def start(self, name: str, draw: Draw) -> Tree:
+        fresh = self.net.init(self.problem.key(draw, "new net"))
+        if name == "scratch":
+            return fresh
+        return transfer({"trunk": self.sources(draw.seed)[name]}, fresh, reinit=[f"{self.name}/.*"]).params
+
+    def seen(self, draw: Draw) -> np.ndarray:
+        """Labelled examples of the new task: none of those that the trunks have learned from."""
+        return self.problem.labelled_order(draw)[self.problem.config.n :][: self.problem.config.n_new]
+
+    def train_all(self, name: str, settings: list[Setting], draw: Draw) -> list[Tree | None]:
+        problem, seen = self.problem, self.seen(draw)
+        part, order = problem.tasks.train, problem.key(draw, "new order")
+        data = {"image": part.inputs[seen], self.name: part.targets[self.name][seen], "order": order}
+        rates = []
+        for setting in settings:
+            lam = setting["pull"] / (setting["learning_rate"] * problem.reach)
+            rates.append({f"learning_rate/{label}": setting["learning_rate"] for label in (TRANSFERRED, NEW)})
+            rates[-1] |= {f"penalty/{label}": lam for label in (TRANSFERRED, NEW)}
+        return self.program.run_all([self.start(name, draw)] * len(settings), data, rates, problem.key(draw, "run"))
+
+    def train(self, name: str, setting: Setting, draw: Draw) -> Tree:
+        (params,) = self.train_all(name, [setting], draw)
+        if params is None:
+            raise NotFinite(f"{name}, draw {draw.seed}: a parameter is not finite")
+        return params
+
+    @functools.cached_property
+    def _outputs(self):
+        ctx = Context(0, None, {}, {}, train=False)
+        return jax.jit(lambda params, image: self.net.forward(params, {}, {"image": image}, ctx)[0][self.name])
+
+    def measure(self, params: Tree, part: TaskSplit, index: np.ndarray) -> float:
+        found = np.asarray(self._outputs(params, part.inputs[index]))
+        return fraction(quality(found, part.targets[self.name][index]), self.is_number)
+
+    def validate(self, params: Tree, draw: Draw) -> float:
+        return self.measure(params, self.problem.tasks.train, self.problem.held)
+
+    def test(self, params: Tree, draw: Draw) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        tasks = self.problem.tasks
+        tested = self.measure(params, tasks.test, np.arange(len(tasks.test)))
+        return {"test": tested, "train": self.measure(params, tasks.train, self.seen(draw))}, {}
+
+
+# ---------------------------------------------------------------- the pull on the trunk
+
+
+def price(problem: Problem, trained: Trained) -> dict[str, float]:
+    """What a net of numbers says of itself: all tasks are one output of as many numbers, their losses its loss."""
+    seen, part = trained.examples.seen, problem.tasks.train
+    batch = {"image": jnp.asarray(part.inputs[seen])}
+    batch["label"] = jnp.concatenate([part.targets[task][seen] for task in problem.names], axis=1)
+
+    def forward(params, model_state, batch, ctx):
+        found, model_state = problem.net.forward(params, model_state, batch, ctx)
+        return {"head": jnp.concatenate([found[task] for task in problem.names], axis=1)}, model_state
+
+    penalty = problem.penalty(label_params(trained.params, problem.net.rules))
+    fixed = Fixed({name: rate for name, rate in trained.rates.items() if name.startswith("penalty/")})
+    probes = 0 if batch["label"].size <= EXACT else PROBES
+    found = net_criteria(forward, trained.params, batch, penalty, fixed, loss=squared_error, probes=probes)
+    return {name: getattr(found, name) for name in ("df", "aic", "bic", "log_evidence")}
+
+
+def path(config: Config, problem: Problem, setting: Setting) -> tuple[Section, dict[str, Any]]:
+    """Pulls on the shared trunk beside the chosen learning rate and pull on the heads: what each criterion chooses."""
+    pulls = np.geomspace(config.pull[0] / 10, config.pull[1], config.path_points)
+    settings = [setting | {"pull/shared": float(pull)} for pull in pulls]
+    draws = [Draw(config.tuning_draws + k) for k in range(config.path_draws)]
+    found: dict[str, list[np.ndarray]] = {name: [] for name in ("test", *CRITERIA, "df")}
+    with Progress(len(draws), "pulls on the trunk") as progress:
+        for draw in draws:
+            refuse_stop(f"before the pulls on draw {draw.seed}")
+            for name, column in along(config, problem, settings, draw).items():
+                found[name].append(column)
+            progress.advance()
+    columns = {name: np.array(rows) for name, rows in found.items() if rows}
+    test = columns["test"]
+    best = int(test.mean(axis=0).argmax())
+    picks = {name: sign * columns[name] for name, sign in CRITERIA.items() if name in columns}
+    picks = {name: np.where(np.isfinite(scores), scores, -np.inf).argmax(axis=1) for name, scores in picks.items()}
+    picks |= {"weakest pull": np.zeros(len(test), int), "best fixed pull": np.full(len(test), best)}
+    rows, figures = [], {}
+    for name, picked in picks.items():
+        difference = paired(name, "best fixed pull", -regret(np.eye(len(pulls))[picked], test))
+        at = test[np.arange(len(test)), picked]
+        chosen = np.unique(picked)
+        ends = " to ".join(dict.fromkeys(compact(pulls[k]) for k in (chosen[0], chosen[-1])))
+        compared = "" if name == "best fixed pull" else points(difference)
+        rows.append([name, ends, percent(at), compared])
+        figures[name] = {"pulls": pulls[picked], "test": at, "difference": difference.difference}
+    lines = [
+        f"{BASELINE} at its chosen setting, but {len(pulls)} pulls on the trunk from {compact(pulls[0])} to "
+        f"{compact(pulls[-1])}; {len(draws)} draws.",
+        "Folds: of the labelled examples. AIC, BIC and evidence, where there are any: of all tasks as one.",
+    ]
+    along_pulls = {name: columns[name].mean(axis=0) for name in columns}
+    table = Table(["λ_shared by", "pull", "mean over tasks", "− best fixed pull"], rows)
+    return Section("How hard to pull the shared trunk", [table], lines), {
+        "path": {"pulls": pulls, "choices": figures, "means": along_pulls}
+    }
+
+
+def along(config: Config, problem: Problem, settings: list[Setting], draw: Draw) -> dict[str, np.ndarray]:
+    """Every column of `path` on one draw, [P]; where a net diverged its test score is 0 and the others are NaN."""
+    priced = problem.numbers and not config.missing  # of classes it would take minutes
+    rows = []
+    for one in problem.train_all(BASELINE, settings, draw):
+        row = {"test": 0.0} if one is None else {"test": problem.test(one, draw)[0]["test"]}
+        if one is not None:
+            row |= {"validation": problem.validate(one, draw)} | (price(problem, one) if priced else {})
+        rows.append(row)
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: np.array([row.get(name, math.nan) for row in rows]) for name in names}
+    parts = []
+    for fold in range(config.folds):
+        part = Draw(draw.seed, fold, config.folds)
+        trained = problem.train_all(BASELINE, settings, part)
+        parts.append([math.nan if one is None else problem.validate(one, part) for one in trained])
+    return columns | {"folds": np.mean(parts, axis=0)}
+
+
+# ---------------------------------------------------------------- what is shown
+
+
+def together(problem: Problem, result: Result) -> Section:
+    config, names = problem.config, problem.names
+    unit = "R² on test data, %" if problem.numbers else "test accuracy, %"
+    lines = [
+        *sentences(result, BASELINE),
+        f"Tasks: {unit}, mean ± sd over {config.report_draws} draws of examples, network and order.",
+        f"− {BASELINE}: points, paired by draw, 95 % interval, not corrected for the number of rows.",
+        f"Δp: relative gain over {SINGLE}, a model for each task, on the same draw, mean over tasks, %.",
+        f"Intervals cover the draws, given one test set of {len(problem.tasks.test)} examples.",
+        "Train − test: points. Seconds: choosing + report runs.",
+    ]
+    if problem.numbers:
+        lines.append("Mean over tasks: v/(v + e) for variance v and squared error e, 50 % for predicting the mean.")
+    if problem.tasks.noise:
+        best = [1 - problem.tasks.noise[task] / np.var(problem.tasks.test.targets[task]) for task in names]
+        mean = np.mean([fraction(r2, is_number=True) for r2 in best])
+        lines.append(
+            f"Known: the best prediction there is reaches R² {100 * np.mean(best):.1f}, the mean {100 * mean:.1f}."
+        )
+    if any(summary.edges for summary in result.summaries.values()):
+        lines.append("▼ ▲: the lowest or highest value that was tried; a better one may lie beyond.")
+    title = f"Each method on each task: {result.title}"
+    draw = functools.partial(per_task, result, names, title, unit, BASELINE, PULLED)
+    plots = [Plot("tasks", "Each method on each task", draw)]
+    if result.contrasts:
+        plots.append(Plot("contrasts", "The contrasts fixed beforehand", functools.partial(contrasts, result)))
+    if maps := mean_cosines(result, BASELINE, names):
+        plots.append(Plot("cosines", COSINES, functools.partial(cosine_maps, COSINES, names, maps)))
+    if shown := weighing(result, PULLED):
+        plots.append(Plot("weights", WEIGHTS, functools.partial(weights_and_cosines, shown, WEIGHTS)))
+    tables = [task_table(result, names, BASELINE), setting_table(result)]
+    return Section(f"Together or apart: {config.n} labelled examples", tables, lines, plots)
+
+
+def moved(problem: Problem, result: Result) -> Section:
+    config, rows = problem.config, []
+    for (method, _), summary in result.summaries.items():
+        difference = result.difference(method, FROM_ALL)
+        gap = number(100 * result.gap(method, "tuned"), "+z.1f")
+        rows.append([method, percent(summary.accuracies), points(difference) if difference else "baseline", gap])
+    table = Table(["trunk", config.new_task, f"− {FROM_ALL}", "train − test"], rows)
+    lines = [
+        *sentences(result, FROM_ALL),
+        f"Every trunk has learned from the same {config.n} examples, at the setting chosen for {SINGLE} or {BASELINE}; "
+        f"then trunk and head are trained on {config.n_new} other examples of the new task.",
+    ]
+    title = f"A new task: {config.new_task}, {config.n_new} labelled examples"
+    plots = [Plot("new_task", title, functools.partial(contrasts, result))]
+    return Section(title, [table, setting_table(result)], lines, plots)
+
+
+# ---------------------------------------------------------------- the experiment
+
+
+def compared(config: Config, task, title: str, workdir: Path, honest: Sequence[str], contrasts) -> Result:
+    """All methods of a problem under the protocol of `compare`."""
+    methods = task.methods()
+    names = [method.name for method in methods]
+    chosen = [name for name in (names if "all" in honest else honest) if name in names]
+    tuning = range(config.tuning_draws)
+    reporting = range(config.tuning_draws, config.tuning_draws + config.report_draws)
+    store = RunStore(workdir)
+    total = planned_runs(methods, config.trials, tuning, reporting, chosen, config.folds)
+    with Progress(total, title) as progress:
+
+        def tell(description: str) -> None:
+            refuse_stop(f"before {description}")
+            progress.describe(description)
+            progress.advance(1)
+
+        runs, verdicts = compare(
+            methods,
+            config.trials,
+            tuning,
+            reporting,
+            validate=task.validate,
+            test=task.test,
+            honest=chosen,
+            folds=config.folds,
+            contrasts=[pair for pair in contrasts if set(pair) <= set(names)],
+            store=store,
+            progress=tell,
+        )
+    return Result(title, {}, runs, verdicts, store.arrays)
+
+
+def main(config: Config, workdir: Path) -> None:
+    started = time.perf_counter()
+    check(config)
+    console = Console(highlight=False)
+    tasks = make_tasks(config)
+    check_tasks(config, tasks)
+    keep_to_data(workdir, tasks.origin)
+    console.print(
+        f"data      {len(tasks.train)} training and {len(tasks.test)} test examples, {tasks.origin}", soft_wrap=True
+    )
+    if tasks.notice:
+        console.print(f"NOTE: {tasks.notice}", style="bold yellow", soft_wrap=True)
+    problem = Problem(config, tasks)
+    params = problem.net.init(jax.random.key(0))
+    for label, count in count_by_label(params, label_params(params, problem.net.rules)).items():
+        console.print(f"label     {label}: {count.leaves} leaves, {count.parameters:,} parameters")
+    title = f"{', '.join(config.tasks)}; {config.n} labelled examples"
+    result = compared(config, problem, title, workdir / "together", config.honest, CONTRASTS)
+    result = dataclasses.replace(result, runs=with_gains(result.runs, SINGLE, problem.numbers))
+    sections, results = [together(problem, result)], {"together": result}
+    figures: dict[str, Any] = {}
+    chosen = {method: result.reported(method, "tuned")[0].setting for method in result.methods}
+    if config.path_draws and BASELINE in chosen:
+        section, figures = path(config, problem, chosen[BASELINE])
+        sections.append(section)
+    if config.new_task and {SINGLE, BASELINE} <= chosen.keys():
+        task = NewTask(problem, {method: chosen[method] for method in (SINGLE, BASELINE)})
+        title = f"{config.new_task}; {config.n_new} labelled examples"
+        results["new_task"] = compared(config, task, title, workdir / "new_task", (), task.contrasts)
+        sections.append(moved(problem, results["new_task"]))
+    for section in sections:
+        report.print_section(console, section)
+    header = {
+        "experiment": "multitask",
+        "data": tasks.origin,
+        "notice": tasks.notice,
+        "command": cli.command("multitask", config),
+        "device": backend.describe_device(),
+        "versions": backend.versions(),
+        "minutes": (time.perf_counter() - started) / 60,
+        "config": dataclasses.asdict(config),
+    }
+    figures |= {name: numbers_of(result) for name, result in results.items()}
+    console.line()
+    for name, result in results.items():
+        to_csv(result.runs, workdir / f"{name}.csv")
+        console.print(f"wrote {workdir / name}.csv", soft_wrap=True)
+    for file in report.write_sections(workdir, header, figures, sections):
+        console.print(f"wrote {file}", soft_wrap=True)
+
+
+def numbers_of(result: Result) -> dict[str, Any]:
+    """What summary.json keeps of a comparison, accuracies and differences as fractions."""
+    return {
+        "methods": [dataclasses.asdict(summary) for summary in result.summaries.values()],
+        "contrasts": [dataclasses.asdict(contrast) for contrast in result.contrasts],
+    }
+
+
+def check(config: Config) -> None:
+    for flag, least in LEAST.items():
+        for value in np.atleast_1d(getattr(config, flag)):
+            if value < least:
+                raise InputError(f"{value} is less than {least}", where=f"--config.{flag}")
+    for flag, names in (("methods", config.methods), ("honest", set(config.honest) - {"all"})):
+        for name in names:
+            if name not in METHODS:
+                raise InputError(f"no method '{name}'", where=f"--config.{flag}", todo=suggest(name, METHODS))
+    if not 0 <= config.missing < 1:
+        raise InputError(f"{config.missing} is not in [0, 1)", where="--config.missing")
+    for flag in ("learning_rate", "pull", "weight"):
+        ends = getattr(config, flag)
+        if len(ends) != 2 or not 0 < ends[0] < ends[1]:
+            raise InputError(f"{ends} is no range", where=f"--config.{flag}", todo="give low,high with 0 < low < high")
+    if config.steps % ROWS:
+        what, todo = f"{config.steps} is no multiple of {ROWS}", "curves have so many points"
+        raise InputError(what, where="--config.steps", todo=todo)
+
+
+def check_tasks(config: Config, tasks: TaskSet) -> None:
+    for flag, names in (("tasks", config.tasks), ("new_task", [config.new_task] if config.new_task else [])):
+        for name in names:
+            if name not in tasks.classes:
+                raise InputError(f"no task '{name}'", where=f"--config.{flag}", todo=suggest(name, tasks.classes))
+    if not config.tasks or len(set(config.tasks)) < len(config.tasks) or config.new_task in config.tasks:
+        what = f"tasks are {', '.join(config.tasks) or 'none'}, the new one {config.new_task or 'none'}"
+        raise InputError(what, where="--config.tasks", todo="name each task once")
+    held = min(config.validation, len(tasks.train) // 3)
+    needed = config.n + (config.n_new if config.new_task else 0)
+    if needed > len(tasks.train) - held:
+        what = f"{needed} labelled examples of {len(tasks.train) - held}, {held} validate"
+        raise InputError(what, where="--config.n", todo="use fewer")
+
+
+if __name__ == "__main__":
+    cli.run(main, Config)

@@ -1,0 +1,239 @@
+"""Several tasks at once: what each method reaches on each, how their gradients agree, and how much each counts.
+
+A `Result` of several tasks has report runs with the metrics "test/TASK" and "delta_p", and, where they were followed,
+the arrays "curve/cosine/A/B" (between the gradients of two tasks) and "curve/weight/TASK", beside "curve/step".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxtl.report.curves import Quantity, draw
+from jaxtl.report.plots import forest
+from jaxtl.report.results import Result, interval_of_mean, number, points
+from jaxtl.report.style import BLUE, FAINT, INK, ORANGE, mark, name_rows, new_figure
+from jaxtl.report.tables import DASH, Table, notes
+from jaxtl.selection import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def with_gains(runs: Sequence[Run], single: str, numbers: Collection[str] = ()) -> list[Run]:
+    """Every report run with Δp against the single-task models of its draw, as the metric "delta_p".
+
+    Δp = mean over tasks of (ours − single)/single of an accuracy, or of −(ours − single)/single of an error.
+
+    Args:
+        runs: of `compare`, with the metrics "test/TASK".
+        single: the method that has a model for each task.
+        numbers: tasks whose metric is R²; their error is 1 − R².
+
+    Returns:
+        The runs in their order; without "delta_p" where a metric of the run or of its single-task models is missing.
+    """
+    alone = {run.seed: run.metrics for run in runs if (run.method, run.selection) == (single, "tuned")}
+
+    def gained(run: Run) -> Run:
+        tasks = [name.removeprefix("test/") for name in run.metrics if name.startswith("test/")]
+        theirs = alone.get(run.seed, {})
+        if run.stage != "report" or not tasks or any(f"test/{task}" not in theirs for task in tasks):
+            return run
+        pairs = {task: (run.metrics[f"test/{task}"], theirs[f"test/{task}"]) for task in tasks}
+        gains = [_gain(*pair, is_number=task in numbers) for task, pair in pairs.items()]
+        return dataclasses.replace(run, metrics={**run.metrics, "delta_p": float(np.mean(gains))})
+
+    return [gained(run) for run in runs]
+
+
+def _gain(ours: float, single: float, is_number: bool) -> float:
+    if is_number:  # −((1 − ours) − (1 − single)) / (1 − single)
+        return (ours - single) / (1 - single)
+    return (ours - single) / single if single else math.nan
+
+
+def task_table(result: Result, tasks: Sequence[str], baseline: str) -> Table:
+    """A row for every method: the mean over tasks, its difference to the baseline, each task, and Δp."""
+    rows = []
+    for (method, selection), summary in result.summaries.items():
+        difference = result.difference(method, baseline, selection)
+        is_baseline = (method, selection) == (baseline, "tuned")
+        rows.append(
+            [
+                method if selection == "tuned" else f"{method}, {selection}",
+                percent(summary.accuracies),
+                points(difference) if difference else "baseline" if is_baseline else DASH,
+                *(percent(metric_of(result, method, selection, f"test/{task}")) for task in tasks),
+                percent(metric_of(result, method, selection, "delta_p"), "+z.1f"),
+                number(100 * result.gap(method, selection), "+z.1f"),
+                f"{summary.choosing_seconds:.1f} + {summary.seconds:.1f}",
+            ]
+        )
+    return Table(["method", "mean over tasks", f"− {baseline}", *tasks, "Δp", "train − test", "seconds"], rows)
+
+
+def metric_of(result: Result, method: str, selection: str, name: str) -> list[float]:
+    """A metric by draw; NaN for a draw that diverged."""
+    return [run.metrics.get(name, math.nan) for run in result.reported(method, selection)]
+
+
+def percent(values: Sequence[float] | np.ndarray, pattern: str = ".1f") -> str:
+    """Mean ± sd of fractions, in percent; what is NaN is left out.
+
+    Example:
+        >>> percent([0.5, 0.75, math.nan])
+        '62.5 ± 17.7'
+    """
+    known = [value for value in values if math.isfinite(value)]
+    if not known:
+        return DASH
+    sd = f" ± {100 * np.std(known, ddof=1):.1f}" if len(known) > 1 else ""
+    return number(100 * float(np.mean(known)), pattern) + sd
+
+
+def sentences(result: Result, baseline: str) -> list[str]:
+    """The contrasts, what choosing costs, what diverged: a sentence each."""
+    found = [note for note in notes(result, baseline) if note.heading]
+    return [f"{note.heading}: {line}" for note in found for line in note.lines]
+
+
+def contrasts(result: Result) -> Figure:
+    """The contrasts fixed beforehand."""
+    figure = forest(result)
+    figure.axes[0].set_xlabel("difference on test data, points")
+    return figure
+
+
+def per_task(result: Result, tasks: Sequence[str], title: str, unit: str, baseline: str, suffix: str) -> Figure:
+    """A panel per task, a row per method: a point per draw, the mean and its 95 % interval.
+
+    Args:
+        result: with the metrics "test/TASK", fractions, shown in percent.
+        tasks: their names.
+        title: of the figure.
+        unit: what is measured, for the x axis.
+        baseline: its mean is dashed in every panel.
+        suffix: NAME and NAME + suffix share a row, the second in another colour.
+    """
+    rows = list(dict.fromkeys(method.removesuffix(suffix) for method in result.methods))
+    figure = new_figure(2.1 + 2.6 * len(tasks), 1.3 + 0.32 * len(rows), title)
+    panels = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
+    outside = 0
+    for axis, task in zip(panels, tasks, strict=True):
+        axis.set_title(task, loc="left", fontweight="bold")
+        name_rows(axis, rows)
+        shown: list[float] = []
+        for method in result.methods:
+            has = method.endswith(suffix)
+            values = metric_of(result, method, result.shown(method), f"test/{task}")
+            known = [value for value in values if math.isfinite(value)]
+            place = rows.index(method.removesuffix(suffix)) + (0.2 if has else -0.2)
+            _spread(axis, place, known, BLUE if has else ORANGE)
+            shown += known
+            if method == baseline:
+                axis.axvline(100 * float(np.mean(known)), color=FAINT, linewidth=0.9, linestyle="--", zorder=0)
+        low, high = _bulk(shown)
+        axis.set_xlim(100 * low, 100 * high)
+        outside += sum(not low <= value <= high for value in shown)
+        axis.locator_params(axis="x", nbins=5)
+    _explain(figure, {f"with {suffix}": BLUE, "without": ORANGE})
+    explained = f"{unit}; a point per draw, mean with 95 % interval"
+    explained += f"; dashed: {baseline}" if baseline in result.methods else ""
+    explained += f"; {outside} points lie outside the panels" if outside else ""
+    figure.supxlabel(explained, x=0.02, ha="left", fontsize=9)
+    return figure
+
+
+def _spread(axis: Axes, y: float, values: list[float], colour: str) -> None:
+    if values:
+        heights = y + np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else [y]
+        axis.scatter([100 * value for value in values], heights, s=5, color=INK, alpha=0.5, linewidths=0, zorder=3)
+        mark(axis, y, float(np.mean(values)), interval_of_mean(values), colour)
+
+
+def _bulk(values: Sequence[float]) -> tuple[float, float]:
+    """Limits of an axis that shows all but what lies far off, which would squeeze the rest."""
+    if not values:
+        return 0.0, 1.0
+    lower, upper = np.quantile(values, (0.25, 0.75))
+    reach = 3 * (upper - lower)
+    near = [value for value in values if lower - reach <= value <= upper + reach]
+    room = 0.05 * (max(near) - min(near)) + 0.002
+    return min(near) - room, max(near) + room
+
+
+def _explain(figure: Figure, colours: Mapping[str, str]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], color=colour, marker="o", label=label) for label, colour in colours.items()]
+    figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
+
+
+def mean_cosines(result: Result, method: str, tasks: Sequence[str]) -> dict[str, np.ndarray]:
+    """The cosines between tasks' gradients early, halfway and at the end, [T, T] each, mean over draws; {} without."""
+    kept = [result.arrays(run) for run in result.runs if run.method == method and "curve/step" in run.arrays]
+    pairs = list(itertools.combinations(range(len(tasks)), 2))
+    if not kept or not pairs or any(f"curve/cosine/{tasks[i]}/{tasks[j]}" not in kept[0] for i, j in pairs):
+        return {}
+    steps, found = kept[0]["curve/step"], {}
+    for at in dict.fromkeys((0, len(steps) // 2, len(steps) - 1)):
+        matrix = np.eye(len(tasks))
+        for i, j in pairs:
+            name = f"curve/cosine/{tasks[i]}/{tasks[j]}"
+            matrix[i, j] = matrix[j, i] = np.mean([arrays[name][at] for arrays in kept])
+        found[f"step {int(steps[at])}"] = matrix
+    return found
+
+
+def cosine_maps(title: str, tasks: Sequence[str], maps: Mapping[str, np.ndarray]) -> Figure:
+    """A panel per moment: the cosines between the tasks' gradients, as colour and number.
+
+    Args:
+        title: of the figure.
+        tasks: T names.
+        maps: panel -> [T, T], symmetric; the diagonal is left out.
+    """
+    size = 0.9 + 0.62 * len(tasks)
+    figure = new_figure(1.6 + size * len(maps), 0.9 + size, title)
+    panels = figure.subplots(1, len(maps), sharey=True, squeeze=False)[0]
+    others = ~np.eye(len(tasks), dtype=bool)
+    largest = max([0.1, *(float(np.abs(matrix[others]).max()) for matrix in maps.values())])
+    for axis, (name, matrix) in zip(panels, maps.items(), strict=True):
+        image = axis.imshow(np.where(others, matrix, np.nan), cmap="PuOr_r", vmin=-largest, vmax=largest)
+        axis.grid(visible=False)
+        for row, column in zip(*np.nonzero(others), strict=True):
+            value = matrix[row, column]
+            colour = "white" if abs(value) > 0.7 * largest else INK
+            axis.text(column, row, number(value, "+z.2f"), ha="center", va="center", fontsize=8, color=colour)
+        axis.set_title(name, loc="left")
+        axis.set_xticks(range(len(tasks)), tasks)
+        axis.set_yticks(range(len(tasks)), tasks)
+        axis.tick_params(length=0)
+    figure.colorbar(image, ax=list(panels), label="cosine", shrink=0.8)
+    return figure
+
+
+def weighing(result: Result, suffix: str) -> Result | None:
+    """The runs whose methods weigh tasks; of NAME and NAME + suffix the second. None where there are none."""
+    runs = [run for run in result.runs if any(name.startswith("curve/weight/") for name in run.arrays)]
+    methods = {run.method for run in runs}
+    shown = [run for run in runs if f"{run.method}{suffix}" not in methods]
+    return dataclasses.replace(result, runs=shown, contrasts=[]) if shown else None
+
+
+def weights_and_cosines(result: Result, title: str) -> Figure:
+    """A column of panels per method: the weights of the tasks, and the cosines of their gradients, by step."""
+
+    def kept(prefix: str) -> dict[str, str]:
+        names = dict.fromkeys(name for run in result.runs for name in run.arrays if name.startswith(prefix))
+        return {name.removeprefix(prefix).replace("/", " · "): name for name in names}
+
+    weights = Quantity("weight / their mean", kept("curve/weight/"))
+    return draw(result, "", title, [weights, Quantity("cosine", kept("curve/cosine/"))])

@@ -5,6 +5,23 @@
 
 A grid of K configurations by `sweep` against the same runs one after another in one process, and against a fresh
 process for each; ridge and logistic paths against scikit-learn. Ratios are seconds of the other over ours.
+
+    sweep                        K = 1   K = 4   K = 16   K = 64   32 fresh processes
+    linear head 512-10, 400 steps 0.97    4.04     6.10    11.29                 17.2
+    MLP 784-128-10, 400 steps     1.07    1.34     1.43     1.31                 14.0
+    CNN 16-32-64, 40 steps        1.06    1.07     1.04     1.08                 23.7
+
+    ridge, 50,000 × 512, 10 targets, 100 λ with LOO     scales alike    over 3 decades
+    ridge_path                                         1.00 = 0.74 s     1.00 = 0.84 s
+    RidgeCV; its svd mode                                 43.7; 13.9        37.8; 12.9
+    a Ridge for every λ, no LOO                                 37.2              34.9
+
+    logistic, 10,000 × 512, 10 classes, 10 λ × 5 folds: logistic_path 1.00 = 2.4 s, LogisticRegressionCV at its default
+    tolerance 45, where its folds' losses are up to 4e-3 above the minima
+
+LOO errors agree to 1e-13, and the same λ is chosen. By `--config.tolerances=1e-4` in 7 minutes on 2 CPU cores, quiet,
+Python 3.11, jax 0.10.2, scikit-learn 1.9.1; medians of 3 rounds, the others' paths once. Side by side gains for the head
+alone: runs of an MLP or a CNN keep both cores busy by themselves, and 2 and 1.75 times as fast were hoped for.
 """
 
 from __future__ import annotations

@@ -17,11 +17,11 @@ process for each; ridge and logistic paths against scikit-learn. Ratios are seco
     a Ridge for every λ, no LOO                                 37.2              34.9
 
     logistic, 10,000 × 512, 10 classes, 10 λ × 5 folds: logistic_path 1.00 = 2.4 s, LogisticRegressionCV at its default
-    tolerance 45, where its folds' losses are up to 4e-3 above the minima
+    tolerance 45; the folds' losses differ by up to 4e-3
 
 LOO errors agree to 1e-13, and the same λ is chosen. By `--config.tolerances=1e-4` in 7 minutes on 2 CPU cores, quiet,
-Python 3.11, jax 0.10.2, scikit-learn 1.9.1; medians of 3 rounds, the others' paths once. Side by side gains for the head
-alone: runs of an MLP or a CNN keep both cores busy by themselves, and 2 and 1.75 times as fast were hoped for.
+Python 3.11, jax 0.10.2, scikit-learn 1.9.1; medians of 3 rounds, the others' paths once. Side by side only the head
+gains much: a run of an MLP or a CNN keeps both cores busy by itself, where 2 and 1.75 were the goals.
 """
 
 from __future__ import annotations

@@ -377,7 +377,7 @@ def overfitting_plot(config: Config, mapped: Mapped) -> Plot:
     diagonal = np.arange(config.points) * (config.points + 1)
 
     def column(name: str) -> np.ndarray:
-        return np.mean([[runs[k].metrics[name] for k in diagonal] for runs in mapped.report], axis=0)
+        return np.mean([[runs[k].metrics.get(name, np.nan) for k in diagonal] for runs in mapped.report], axis=0)
 
     losses = {"train": column("train_loss"), "test": column("test_loss")}
     norms = {label: column(f"norm/{label}") for label in (TRANSFERRED, NEW)}

@@ -102,7 +102,7 @@ def accuracy_table(result: Result, baseline: str) -> Table:
         summary = result.summaries[method, selection]
         row.append(number(100 * summary.metrics.get("source", math.nan), ".1f"))
         if worse:
-            row.append(number(100 * sum(summary.metrics[name] for name in worse) / len(worse), ".1f"))
+            row.append(number(100 * sum(summary.metrics.get(name, math.nan) for name in worse) / len(worse), ".1f"))
         row.append(number(100 * result.gap(method, selection), "+z.1f"))
         rows.append([method, *row, f"{_seconds(summary.choosing_seconds)} + {_seconds(summary.seconds)}"])
     return Table(["method", *shown, *against, *rest], rows)

@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import tempfile
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jaxtl
+from jaxtl import processes
 from jaxtl.errors import InputError
-from jaxtl.trees import named_leaves
 
 
 def use_compilation_cache(directory: str | Path | None = None) -> Path | None:
@@ -46,14 +44,15 @@ def use_compilation_cache(directory: str | Path | None = None) -> Path | None:
 
 
 def describe_device() -> str:
-    """What jax computes on, in words: "2 CPU cores (x86_64), 1 jax device", "NVIDIA H200", "8 x TPU v4"."""
+    """What jax computes on, in words: "2 CPU cores (x86_64), 1 jax device", "8 x TPU v4 in 2 processes"."""
     devices = jax.devices()
+    together = f" in {processes.count()} processes" if processes.count() > 1 else ""
     if devices[0].platform == "cpu":
         affinity = getattr(os, "sched_getaffinity", None)  # Linux only; what a container leaves us
         cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-        return f"{_count(cores, 'CPU core')} ({platform.machine()}), {_count(len(devices), 'jax device')}"
+        return f"{_count(cores, 'CPU core')} ({platform.machine()}), {_count(len(devices), 'jax device')}{together}"
     kind = devices[0].device_kind
-    return kind if len(devices) == 1 else f"{len(devices)} x {kind}"
+    return (kind if len(devices) == 1 else f"{len(devices)} x {kind}") + together
 
 
 def versions() -> dict[str, str]:
@@ -96,41 +95,6 @@ def batching() -> str:
     """How a sweep of a network runs its configurations: "loop" on a CPU, where none is faster once ten steps go in one
     dispatch (`vmap` too computes convolutions one after another), and "vmap" elsewhere."""
     return "loop" if jax.default_backend() == "cpu" else "vmap"
-
-
-def data_mesh() -> Mesh:
-    """All devices in a row, the axis "data": what `split_batches` and `step.compile_step` take."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
-
-
-def split_batches(prepare: Callable, mesh: Mesh) -> Callable:
-    """A `prepare` for `step.make_train_step` whose batches are divided over devices.
-
-    Nothing else changes: the step computes what it computes on one device, with means, statistics and penalties over
-    the whole batch. Data and parameters are on every device; each works on its part of the batch.
-
-    Args:
-        prepare: (data, rng, step) -> batch, a tree of arrays [B, ...].
-        mesh: see `data_mesh`; compile the step with it.
-
-    Returns:
-        The same with a sharding.
-
-    Raises:
-        InputError: when traced, for a batch that the devices cannot share equally.
-    """
-    parts = mesh.shape["data"]
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
-
-    def split(data, rng, step):
-        batch = prepare(data, rng, step)
-        for path, leaf in named_leaves(batch).items():
-            if len(leaf) % parts:
-                what = f"{len(leaf)} examples on {parts} devices"
-                raise InputError(what, where=f"batch '{path}'", todo=f"use a batch size that {parts} divides")
-        return jax.lax.with_sharding_constraint(batch, sharding)
-
-    return split
 
 
 def _count(number: int, name: str) -> str:

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from jaxtl.errors import InputError, suggest
+from jaxtl.placement import keep, share
 from jaxtl.trees import Tree
 
 Metrics = dict[str, jax.Array]
@@ -172,12 +173,12 @@ def make_train_step(
         rates = fixed.rates if isinstance(fixed.rates, Rates) else Rates(fixed.rates)
         prepare_rng, model_rng = jax.random.split(jax.random.fold_in(state.rng, state.step))
         ctx = Context(state.step, model_rng, rates, fixed.given)
-        batch = prepare(data, prepare_rng, state.step)
+        batch = share(prepare(data, prepare_rng, state.step))
         gradients, metrics, model_state = grad_fn(state.params, state.model_state, batch, ctx)
         updates, opt_state = tx.update(gradients, state.opt_state, state.params, rates=rates, given=fixed.given)
         rates.refuse_unread()
         params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, model_state, opt_state, state.rng), metrics
+        return keep(TrainState(state.step + 1, params, model_state, opt_state, state.rng)), metrics
 
     return step
 
@@ -236,14 +237,14 @@ def make_epoch(step: Callable, length: int) -> Callable[[TrainState, Any, Fixed]
     return epoch
 
 
-def program_of(step: Callable, chunk: int = 1) -> Callable[[TrainState, Any, Fixed], Any]:
+def program_of(step: Callable, chunk: int = 1, mesh: Mesh | None = None) -> Callable[[TrainState, Any, Fixed], Any]:
     """`chunk` steps in one dispatch, compiled once for all who ask for the same step: single runs and sweeps."""
-    return _compiled(step if chunk == 1 else make_epoch(step, chunk))
+    return _compiled(step if chunk == 1 else make_epoch(step, chunk), mesh)
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(fn: Callable) -> Callable[[TrainState, Any, Fixed], Any]:
-    return compile_step(fn)
+def _compiled(fn: Callable, mesh: Mesh | None) -> Callable[[TrainState, Any, Fixed], Any]:
+    return compile_step(fn, mesh)
 
 
 def compile_step(fn: Callable, mesh: Mesh | None = None) -> Callable[[TrainState, Any, Fixed], Any]:
@@ -251,12 +252,34 @@ def compile_step(fn: Callable, mesh: Mesh | None = None) -> Callable[[TrainState
 
     Args:
         fn: (state, data, fixed) -> (state, metrics).
-        mesh: devices to run on with global semantics: state and fixed on all of them, data as the caller placed them.
+        mesh: devices that share the work, see `placement`; the state and `fixed.given` are placed on it.
 
     Returns:
         The compiled function.
     """
+    program = jax.jit(fn, donate_argnums=0, compiler_options=compiler_options())
     if mesh is None:
-        return jax.jit(fn, donate_argnums=0)
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    return jax.jit(fn, donate_argnums=0, in_shardings=(everywhere, None, everywhere), out_shardings=everywhere)
+        return program
+
+    @functools.wraps(program)
+    def on_mesh(*arguments):
+        with jax.set_mesh(mesh):
+            return program(*arguments)
+
+    return on_mesh
+
+
+# YNNPACK only where it is faster, which is in sums: convolutions and matrix products are left to Eigen.
+CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+
+
+@functools.cache
+def compiler_options() -> dict[str, str]:
+    """What XLA is told when it compiles for this backend: on a CPU `CPU_OPTIONS`, if this version knows them."""
+    if jax.default_backend() != "cpu":
+        return {}
+    try:
+        jax.jit(lambda x: x, compiler_options=CPU_OPTIONS).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return CPU_OPTIONS

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -86,22 +83,3 @@ def test_steps_per_dispatch(monkeypatch):
     assert backend.steps_per_dispatch(0, 7, most=0) == 1
     with pytest.raises(InputError, match="-1 steps"):
         backend.steps_per_dispatch(-1, 150)
-
-
-def test_eight_devices_end_where_one_does():
-    """Parameters, batch statistics and metrics to 1e-5, also for a loss that is no mean over examples."""
-    script = Path(__file__).with_name("eight_devices.py")
-    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    kept = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}  # conftest.py
-    environment = {**os.environ, **devices, **kept, "PYTHONPATH": str(script.parent.parent)}
-    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.stdout == "equal\n", done.stderr
-
-
-def test_a_batch_that_the_devices_cannot_share_is_refused():
-    def prepare(data, rng, step):
-        return {"image": data[:3], "label": data[:4]}
-
-    split = backend.split_batches(prepare, backend.data_mesh())
-    with pytest.raises(InputError, match="batch 'image': 3 examples on 2 devices"):
-        jax.jit(split)(jnp.zeros((5, 2)), jax.random.key(0), 0)

@@ -88,6 +88,13 @@ def make_problem(config, workdir):
     return Problem(config, experiment.make_source(config, source_task, 0, workdir), task, 4)
 
 
+def test_a_source_model_trained_on_two_devices_is_that_of_one(config, problem, tmp_path):
+    shared = dataclasses.replace(config, mesh=("data:2",), source_batch_size=16)
+    params = make_problem(shared, tmp_path).source.params
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), params, problem.source.params)
+    assert {len(leaf.devices()) for leaf in jax.tree.leaves(params)} == {1}, "what follows knows of one device"
+
+
 def test_every_method_is_reported_with_its_draws_contrasts_and_predictions(finished, config):
     summary = json.loads((finished / "summary.json").read_text())
     tuned = {row["name"]: row for row in summary["methods"] if row["selection"] == "tuned"}

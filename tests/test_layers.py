@@ -12,7 +12,7 @@ import pytest
 from jaxtl.errors import InputError
 from jaxtl.models import max_pool, mean_pool
 from jaxtl.models.convolution import Window, convolve, plain
-from jaxtl.models.layers import Convolution, normalised
+from jaxtl.models.layers import Convolution, GroupNorm, normalised
 
 # (batch, height, width, channels in, channels out, edge of the kernel, stride)
 PROBLEMS = [
@@ -187,6 +187,33 @@ def test_group_normalisation_looks_at_one_example_and_batch_normalisation_at_all
 
 
 # --- pooling ---
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8, 16), (2, 5, 7, 24), (1, 1, 1, 8)], ids=str)
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_group_normalisation_is_that_of_flax(shape, dtype):
+    images = 3 + jax.random.normal(jax.random.key(0), shape)
+    params = {"scale": jax.random.normal(jax.random.key(1), shape[-1:]), "bias": jnp.arange(float(shape[-1]))}
+    ours, theirs = GroupNorm(8, dtype), nn.GroupNorm(None, group_size=8, dtype=dtype)
+    assert jax.tree.map(jnp.shape, ours.init(jax.random.key(0), images)["params"]) == jax.tree.map(jnp.shape, params)
+
+    def value_and_gradient(module):
+        def value(params, images):
+            out = module.apply({"params": params}, images)
+            return jnp.sum(jnp.tanh(out.astype(jnp.float32))), out
+
+        return jax.jit(jax.value_and_grad(value, (0, 1), has_aux=True))(params, images)
+
+    close(value_and_gradient(ours), value_and_gradient(theirs), 1e-4 if dtype is None else 2e-2)
+
+
+def test_where_all_values_are_equal_a_normalised_group_is_its_shift():
+    images = jnp.full((2, 4, 4, 8), 1000.1)
+    module = GroupNorm(8)
+    params = {"params": {"scale": jnp.full(8, 2.0), "bias": jnp.full(8, 5.0)}}
+    np.testing.assert_allclose(module.apply(params, images), 5.0, atol=0.2)  # rounding / √ε
+    gradient = jax.grad(lambda images: jnp.sum(module.apply(params, images) ** 2))(images)
+    assert np.all(np.isfinite(gradient))
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 9), (2, 3)])

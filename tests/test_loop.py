@@ -19,7 +19,7 @@ from jaxtl.loop import fit
 from jaxtl.losses import make_loss_fn, mean_of, softmax_cross_entropy
 from jaxtl.optimizers import Group, per_label
 from jaxtl.penalties import Term, l2, labelled
-from jaxtl.step import Fixed, init_state, make_train_step, program_of, total_gradient
+from jaxtl.step import Fixed, compile_step, init_state, make_train_step, program_of, total_gradient
 from jaxtl.writers import Writer
 
 KEY = jax.random.key(0)
@@ -83,8 +83,8 @@ def stop_after(monkeypatch):
         calls = []
         program = loop.program_of
 
-        def counting(step, chunk):
-            run = program(step, chunk)
+        def counting(step, chunk, mesh):
+            run = program(step, chunk, mesh)
 
             def counted(*args):
                 calls.append(chunk)
@@ -102,7 +102,7 @@ def stop_after(monkeypatch):
 def test_a_row_holds_the_mean_of_its_steps_and_evaluates_its_last_state():
     state, history = fit(STEP, start(), DATA, Fixed(), steps=6, every=3, evaluate=norm)
     single, losses = start(), []
-    run = jax.jit(STEP)
+    run = compile_step(STEP)
     for _ in range(6):
         single, metrics = run(single, DATA, Fixed())
         losses.append(float(metrics["loss"]))

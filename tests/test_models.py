@@ -74,6 +74,32 @@ def test_examples_do_not_mix_and_taps_hold_every_block():
     assert [tap.shape for tap in outputs["taps"].values()] == [(4, 4, 4, 4), (4, 2, 2, 8)]
 
 
+def test_the_cnn_is_the_textbooks():
+    """ReLU before pooling, and every layer as Flax has it: the same outputs, taps and gradients."""
+
+    class Textbook(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            taps = {}
+            for i, width in enumerate((8, 16)):
+                x = nn.Conv(width, (3, 3), use_bias=False, name=f"conv_{i}")(x)
+                taps[f"conv_{i}"] = x = nn.relu(nn.GroupNorm(None, group_size=8, name=f"norm_{i}")(x))
+                x = nn.max_pool(x, (2, 2), (2, 2)) if i == 0 else jnp.mean(x, (1, 2))
+            return x, taps
+
+    ours, theirs = (Classifier(trunk, (("head", 3),)) for trunk in (Cnn((8, 16)), Textbook()))
+    params, images = initialise(ours, jax.random.key(0), (8, 8, 3)), jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+
+    def both(model):
+        def loss(params):
+            outputs = model.apply({"params": params}, images, True)
+            return jnp.mean(jnp.tanh(outputs["head"])) + jnp.mean(outputs["taps"]["conv_0"] ** 2), outputs
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), both(ours), both(theirs))
+
+
 def test_model_state_is_carried_and_frozen_in_evaluation():
     class Normalised(nn.Module):
         @nn.compact

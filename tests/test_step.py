@@ -1,5 +1,7 @@
 """The step: pure, the same one by one, in a scan and on two devices; donation; rates that somebody must read."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,16 +24,20 @@ from problems import (
     wave,
 )
 
+from jaxtl import step as step_module
 from jaxtl.errors import InputError
 from jaxtl.labels import NEW, TRANSFERRED, everything
 from jaxtl.losses import accuracy, make_loss_fn, mean_of, per_example, softmax_cross_entropy
 from jaxtl.optimizers import Group, per_label
 from jaxtl.penalties import Term, l2, labelled
+from jaxtl.placement import place
 from jaxtl.step import (
+    CPU_OPTIONS,
     Context,
     Fixed,
     TrainState,
     compile_step,
+    compiler_options,
     default_rates,
     init_state,
     make_epoch,
@@ -168,13 +174,40 @@ def test_two_devices_do_what_one_does():
     assert jax.device_count() == 2
     mesh = Mesh(np.array(jax.devices()), ("data",))
     halves = jax.device_put(batch(), NamedSharding(mesh, PartitionSpec("data")))
-    on_the_first = jax.device_put(new_state(), jax.devices()[0])
-    together, rows = run(compile_step(STEP, mesh), 4, halves, state=on_the_first)
+    on_both = place(jax.device_put(new_state(), jax.devices()[0]), mesh)
+    together, rows = run(compile_step(STEP, mesh), 4, halves, state=on_both)
     alone, expected = run(compile_step(STEP), 4)
     assert together.params["head"]["kernel"].sharding.is_fully_replicated
     assert len(together.params["head"]["kernel"].sharding.device_set) == 2
     assert_close(together.params, alone.params, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose([row["loss"] for row in rows], [row["loss"] for row in expected], rtol=1e-5)
+
+
+# --- the compiler ---
+
+
+def test_on_a_cpu_only_sums_are_left_to_ynnpack():
+    order = ("NHWC", "HWIO", "NHWC")
+
+    def gradient(kernel, images, fixed):
+        def loss(kernel):
+            return jnp.sum(jax.lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=order) ** 2)
+
+        return jax.grad(loss)(kernel), {}
+
+    arguments = jnp.ones((3, 3, 32, 64)), jnp.ones((64, 16, 16, 32)), Fixed()
+    ours = compile_step(gradient).lower(*arguments).compile().as_text()
+    assert "conv_general" in ours
+    assert not re.search(r"ynn_fusion.*op_name=.*conv_general", ours), "what the option is for"
+
+
+def test_a_compiler_that_does_not_know_an_option_is_not_asked(monkeypatch):
+    assert compiler_options() == CPU_OPTIONS
+    monkeypatch.setattr(step_module, "CPU_OPTIONS", {"xla_cpu_no_such_option": "1"})
+    assert compiler_options.__wrapped__() == {}
+    monkeypatch.undo()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert compiler_options.__wrapped__() == {}
 
 
 # --- donation ---

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl.errors import InputError
+from jaxtl.placement import whole
 from jaxtl.trees import Tree, named_leaves, shape_of
 
 
@@ -122,7 +123,8 @@ def to_host(tree: Tree) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             raise InputError(f"{shape_of(leaf)} is no array", where=path, todo="wrap it in jnp.asarray")
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             keys[path], leaves[path] = str(jax.random.key_impl(leaf)), jax.random.key_data(leaf)
-    return {path: np.asarray(leaf, order="C") for path, leaf in jax.device_get(leaves).items()}, keys
+    leaves = jax.device_get({path: whole(leaf) for path, leaf in leaves.items()})
+    return {path: np.asarray(leaf, order="C") for path, leaf in leaves.items()}, keys
 
 
 def leaf_digests(leaves: dict[str, np.ndarray]) -> dict[str, int]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxtl.checkpoints.disk import Damaged, as_json, check_space, one_line, read, to_disk, to_host, verify, write
 from jaxtl.errors import InputError
+from jaxtl.placement import put
 from jaxtl.trees import Tree, check_same, map_named
 
 KEPT = 2  # the newest, and the one to fall back to
@@ -74,7 +75,8 @@ def is_owned(workdir: str | Path) -> bool:
 def save(workdir: str | Path, state: Tree, meta: dict[str, Any]) -> Path:
     """Write a checkpoint, read it back, and only then give it its name and delete all but the newest two.
 
-    In a run of several processes one of them saves, and the arrays must be whole on it (replicated).
+    In a run of several processes all of them save, each in a directory of its own: what is divided among them has to be
+    put together.
 
     Args:
         workdir: directory of the run.
@@ -167,7 +169,8 @@ def _place(value: Any, like: Any) -> Any:
     if isinstance(like, np.ndarray | np.generic):
         return value if isinstance(like, np.ndarray) else value[()]
     # A copy, because the buffer may be donated. An uncommitted array stays one: jit may still move it to its mesh.
-    return jax.device_put(jnp.array(value), like.sharding if getattr(like, "committed", True) else None)
+    value = jnp.array(value)
+    return put(value, like.sharding) if like.sharding is not None and getattr(like, "committed", True) else value
 
 
 def _root(workdir: str | Path) -> Path:

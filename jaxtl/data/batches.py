@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from jaxtl.data.augment import normalise, random_crop, random_flip
 from jaxtl.data.dataset import Split
@@ -14,24 +16,39 @@ from jaxtl.data.sampling import epoch_batch
 from jaxtl.errors import InputError
 
 
-def on_device(split: Split, order: jax.Array, index: np.ndarray | None = None) -> dict[str, jax.Array]:
-    """What `image_batches` reads: images as they are (uint8 stays uint8), labels, which examples, and their order.
+def on_device(
+    split: Split, order: jax.Array, index: np.ndarray | None = None, *, sharding: NamedSharding | None = None
+) -> dict[str, jax.Array]:
+    """What `image_batches` samples from: a part of a data set with the order to go through it.
 
     Args:
         split: a training part; arrays that are on the device already stay there.
         order: key of the order of data.
         index: [M] the examples to train on; all of them when left out.
+        sharding: divides the examples among devices, see `placement.by_example`; a process then reads those of its own
+            devices only. Otherwise all of them are on one device.
 
     Returns:
         {"image" [N, ...], "label" [N], "index" [M], "order"}.
     """
     index = np.arange(len(split.labels)) if index is None else index
+    arrays = {"image": split.images, "label": split.labels}
     return {
-        "image": jnp.asarray(split.images),
-        "label": jnp.asarray(split.labels),
+        **{name: jnp.asarray(a) if sharding is None else divided(a, sharding) for name, a in arrays.items()},
         "index": jnp.asarray(index, jnp.int32),
         "order": order,
     }
+
+
+def divided(examples: Any, sharding: NamedSharding) -> jax.Array:
+    """[N, ...] as an array over devices, read part by part; the last example fills it up to equal parts."""
+    count, parts = len(examples), sharding.num_devices
+
+    def part(where: tuple[slice, ...]) -> np.ndarray:
+        rows = np.arange(count + -count % parts)[where[0]]
+        return np.asarray(examples[np.minimum(rows, count - 1)])
+
+    return jax.make_array_from_callback((count + -count % parts, *examples.shape[1:]), sharding, part)
 
 
 def image_batches(

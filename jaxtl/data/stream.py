@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 
 from jaxtl.data.batches import on_device
 from jaxtl.data.dataset import Split
@@ -42,6 +43,8 @@ class Stream:
         order: key of the order of data.
         index: [M] the examples to train on; all of them when left out.
         batch_size: B, at most the number of examples; `image_batches` is given the same.
+        sharding: divides each batch among devices, see `placement.by_example`; a process then reads the examples of its
+            own devices only.
 
     Raises:
         InputError: a batch larger than the set; grain is not installed.
@@ -54,13 +57,21 @@ class Stream:
         >>> batches.close()
     """
 
-    def __init__(self, split: Split, order: jax.Array, index: np.ndarray | None = None, *, batch_size: int):
+    def __init__(
+        self,
+        split: Split,
+        order: jax.Array,
+        index: np.ndarray | None = None,
+        *,
+        batch_size: int,
+        sharding: NamedSharding | None = None,
+    ):
         if importlib.util.find_spec("grain") is None:
             what = f"{_size(split.images.nbytes)} of images are read batch by batch, which needs grain"
             raise InputError(what, where="Stream", todo='pip install "grain>=0.2.12"')
         self.images, self.labels = split.images, np.asarray(split.labels)
         self.index = np.arange(len(self.labels)) if index is None else np.asarray(index)
-        self.batch_size = batch_size
+        self.batch_size, self.sharding = batch_size, sharding
         # The order is computed on the host: on an accelerator it would wait for the training steps before it.
         self._order = jax.device_put(order, _host())
         jax.eval_shape(self._positions, 0)  # refuses impossible batches
@@ -84,7 +95,14 @@ class Stream:
 
     def _batch(self, step: int) -> dict[str, jax.Array]:
         chosen = self.index[np.asarray(self._positions(step))]
-        return jax.device_put({"image": np.asarray(self.images[chosen]), "label": self.labels[chosen]})
+        if self.sharding is None:
+            return jax.device_put({"image": np.asarray(self.images[chosen]), "label": self.labels[chosen]})
+        return {
+            name: jax.make_array_from_callback(
+                like.shape, self.sharding, lambda where, of=of: np.asarray(of[chosen[where[0]]])
+            )
+            for (name, like), of in zip(self.like.items(), (self.images, self.labels), strict=True)
+        }
 
     def _positions(self, step: Any) -> jax.Array:
         with jax.default_device(_host()):
@@ -92,7 +110,13 @@ class Stream:
 
 
 def feed(
-    split: Split, order: jax.Array, index: np.ndarray | None = None, *, batch_size: int, memory: int | None = None
+    split: Split,
+    order: jax.Array,
+    index: np.ndarray | None = None,
+    *,
+    batch_size: int,
+    memory: int | None = None,
+    sharding: NamedSharding | None = None,
 ) -> dict[str, jax.Array] | Stream:
     """Training data for `loop.fit`: on the device where they fit, else as a `Stream`; the result is the same.
 
@@ -100,6 +124,7 @@ def feed(
         split, order, index: as for `on_device`.
         batch_size: of a stream; `image_batches` is given the same.
         memory: bytes that images on the device may take; see `memory_budget` for the default.
+        sharding: as for `on_device` and `Stream`.
 
     Returns:
         `on_device` of the whole part, or of the chosen examples alone if only they fit, or a `Stream`.
@@ -109,10 +134,10 @@ def feed(
     """
     memory = memory_budget() if memory is None else memory
     if split.images.nbytes <= memory:
-        return on_device(split, order, index)
+        return on_device(split, order, index, sharding=sharding)
     if index is not None and split.images[:1].nbytes * len(index) <= memory:
-        return on_device(Split(np.asarray(split.images[index]), split.labels[index]), order)
-    return Stream(split, order, index, batch_size=batch_size)
+        return on_device(Split(split.images[index], split.labels[index]), order, sharding=sharding)
+    return Stream(split, order, index, batch_size=batch_size, sharding=sharding)
 
 
 @functools.cache

@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxtl import checkpoints
 from jaxtl.errors import InputError, Interrupted, NotFinite
 from jaxtl.loop.book import Book, Log, Row
 from jaxtl.loop.finite import Spoilt, first_to_go
+from jaxtl.placement import everywhere, place
 from jaxtl.step import Fixed, TrainState, default_rates, program_of
 from jaxtl.writers import Progress
 
@@ -83,6 +85,7 @@ def fit(
     evaluate: Callable[[TrainState], Mapping[str, float]] | None = None,
     every: int | None = None,
     best: str | None = None,
+    mesh: Mesh | None = None,
     workdir: Path | str | None = None,
     save_behind: bool = False,
     log: Log | None = None,
@@ -102,6 +105,8 @@ def fit(
         every: steps between two rows of history, and between two checkpoints; `steps` when left out.
         best: one of evaluate's figures, larger being better; the state with the highest (the first such) comes back
             instead of the last.
+        mesh: devices that share each batch, and parameters if it says so, see `placement`; the state that comes back is
+            on it. Data may lie there already (`on_device(..., sharding=...)`), or are put on every device.
         workdir: where checkpoints go, from step 0 on, and where an interrupted run of the same kind goes on from; no
             other process may use it meanwhile.
         save_behind: go on with the next chunk while a checkpoint is written, at the price of a second copy of the state
@@ -127,7 +132,10 @@ def fit(
     _check_rates(_defaults(step, frozenset(fixed.rates), state, data, fixed), fixed)
     # 0, 0.1 and np.float64(0.1) are three types to the compiler, and would be three programs
     fixed = fixed._replace(rates={name: np.asarray(rate, np.float32) for name, rate in fixed.rates.items()})
-    run = program_of(step, chunk)
+    if mesh is not None:
+        state, fixed = place(state, mesh), fixed._replace(given=place(fixed.given, mesh))
+        data = data if isinstance(data, Stream) else everywhere(data, mesh)
+    run = program_of(step, chunk, mesh)
     with contextlib.ExitStack() as until_the_end:
         if workdir is not None and not checkpoints.is_owned(workdir):
             until_the_end.enter_context(checkpoints.own(workdir))
@@ -151,7 +159,7 @@ def fit(
                 if done < steps:
                     refuse_stop(f"at step {done} of {steps}")
         except Spoilt as spoilt:
-            first = _first_to_go(spoilt, book, step, state, data, fixed)
+            first = _first_to_go(spoilt, book, program_of(step, 1, mesh), state, data, fixed)
             raise NotFinite(f"step {spoilt.step}: {spoilt.what}{first}\n  {HINT}") from None
     return book.best(state), book.history
 
@@ -217,9 +225,8 @@ def _begin(state: TrainState, steps: int, book: Book) -> TrainState:
     return state
 
 
-def _first_to_go(spoilt: Spoilt, book: Book, step: Callable, state: TrainState, data: Any, fixed: Fixed) -> str:
+def _first_to_go(spoilt: Spoilt, book: Book, run: Callable, state: TrainState, data: Any, fixed: Fixed) -> str:
     """The parameters that were the first that are not finite, going again from the last checkpoint; "" without one."""
-    run = program_of(step, 1)
 
     def again(state, batches, fixed):
         return run(state, next(batches), fixed)

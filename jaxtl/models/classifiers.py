@@ -57,9 +57,10 @@ class Cnn(nn.Module):
         bare = self.normalisation == "none"
         for i, width in enumerate(self.widths):
             x = Convolution(width, use_bias=bare, dtype=self.dtype, name=f"conv_{i}")(x)
-            x = nn.relu(normalised(x, self.normalisation, train, f"norm_{i}", self.dtype))
-            taps[f"conv_{i}"] = at_least_float32(x)
-            x = jnp.mean(at_least_float32(x), axis=(1, 2)) if i == len(self.widths) - 1 else max_pool(x)
+            x = normalised(x, self.normalisation, train, f"norm_{i}", self.dtype)
+            taps[f"conv_{i}"] = at_least_float32(nn.relu(x))
+            # the ReLU of the largest is the largest ReLU, of a quarter as many numbers
+            x = jnp.mean(taps[f"conv_{i}"], axis=(1, 2)) if i == len(self.widths) - 1 else nn.relu(max_pool(x))
         return x, taps
 
 

@@ -62,7 +62,40 @@ def normalised(images: jax.Array, kind: str, train: bool, name: str, dtype: str 
         return images
     if kind == "batch":
         return nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)(images)
-    return nn.GroupNorm(None, group_size=min(8, images.shape[-1]), dtype=dtype, name=name)(images)
+    return GroupNorm(min(8, images.shape[-1]), dtype, name=name)(images)
+
+
+class GroupNorm(nn.Module):
+    """`flax.linen.GroupNorm` in fewer passes over the images: sums of each channel first, then of each group of them.
+
+    On CPU a step back and forth takes about half of its time.
+
+    Attributes:
+        group_size: neighbouring channels in a group; it divides their number.
+        dtype: as for `Convolution`; statistics are float32.
+    """
+
+    group_size: int
+    dtype: str | None = None
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> the same."""
+        batch, height, width, channels = images.shape
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        shift = self.param("bias", nn.initializers.zeros, (channels,))
+        dtype = nn.dtypes.canonicalize_dtype(images, scale, shift, dtype=self.dtype)
+        x = at_least_float32(images)
+
+        def by_group(channel_sums: jax.Array) -> jax.Array:
+            sums = jnp.sum(channel_sums.reshape(batch, -1, self.group_size), axis=2)
+            return jnp.repeat(sums / (height * width * self.group_size), self.group_size, axis=1)
+
+        mean, square = by_group(jnp.sum(x, axis=(1, 2))), by_group(jnp.sum(x * x, axis=(1, 2)))
+        # rounding may leave a negative variance where all values are equal
+        factor = jax.lax.rsqrt(jnp.maximum(square - mean * mean, 0) + 1e-6) * scale[None]
+        out = x * factor[:, None, None] + (shift[None] - mean * factor)[:, None, None]
+        return out.astype(dtype)
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:

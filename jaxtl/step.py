@@ -270,7 +270,10 @@ def compile_step(fn: Callable, mesh: Mesh | None = None) -> Callable[[TrainState
 
 
 # YNNPACK only where it is faster, which is in sums: convolutions and matrix products are left to Eigen.
-CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+CPU_OPTIONS = {
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
+    "xla_disable_hlo_passes": "cse_barrier_expander",
+}
 
 
 @functools.cache

@@ -1,0 +1,172 @@
+"""How long does a network take from nothing to a given accuracy, on one device or on many?
+
+    python -m experiments.benchmarks.accuracy                           # ResNet-18 to 94 % on CIFAR-10; for a GPU
+    python -m experiments.benchmarks.accuracy --config.mesh=data:8      # eight devices share each batch
+    python -m experiments.benchmarks.accuracy --config.preset=laptop    # a CNN to 70 %
+
+The recipe is the usual one: shifted and mirrored images, batch normalisation, Nesterov's momentum, L2 of all kernels, a
+learning rate that rises for a fifth of the run and falls to zero; in bfloat16 on an accelerator. One schedule is run to
+its end, and test images are looked at once, after it; the clock runs from the first step to the last, with the program
+compiled beforehand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rich.console import Console
+
+from jaxtl import backend, cli, report
+from jaxtl.data import DataSet, channel_statistics, feed, image_batches, load, normalise
+from jaxtl.errors import InputError
+from jaxtl.labels import NEW
+from jaxtl.loop import Stoppable, fit
+from jaxtl.losses import accuracy, make_loss_fn, mean_of, per_example, softmax_cross_entropy
+from jaxtl.models import Classifier, Cnn, as_forward, initial_model_state, initialise, resnet18, wide_resnet
+from jaxtl.optimizers import Group, per_label
+from jaxtl.penalties import Term, l2, labelled
+from jaxtl.placement import by_example, here, make_mesh
+from jaxtl.report.tables import Table
+from jaxtl.step import Fixed, TrainState, compiler_options, init_state, make_eval_step, make_train_step, total_gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    preset: str = ""  # laptop, smoke: fills what is not given
+    data: str = "cifar10"  # a name or a path
+    data_dir: str = ""  # where named data sets are looked for
+    model: Literal["resnet18", "wide_resnet", "cnn"] = "resnet18"  # WRN-16-4
+    widths: tuple[int, ...] = (32, 64, 128)  # of cnn
+    epochs: int = 24
+    batch_size: int = 512
+    learning_rate: float = 0.4  # at its highest
+    momentum: float = 0.9
+    decay: float = 5e-4
+    crop: int = 4  # pixels
+    flip: bool = True
+    mesh: tuple[str, ...] = ()  # data:8, or data:2,parameters:4; one device when empty
+    goal: float = 94.0  # % of test images
+    seed: int = 0
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "laptop": {"model": "cnn", "epochs": 4, "batch_size": 128, "learning_rate": 0.2, "goal": 70.0},
+        "smoke": {
+            "data": "digits",
+            "model": "cnn",
+            "widths": (16, 32),
+            "epochs": 20,
+            "batch_size": 64,
+            "learning_rate": 0.2,
+            "crop": 1,
+            "flip": False,
+        },
+    }
+
+
+def make_model(config: Config, classes: int) -> Classifier:
+    dtype = None if jax.default_backend() == "cpu" else "bfloat16"
+    trunks: dict[str, Any] = {
+        "resnet18": lambda: resnet18("batch", dtype),
+        "wide_resnet": lambda: wide_resnet(16, 4, "batch", dtype),
+        "cnn": lambda: Cnn(config.widths, "batch", dtype=dtype),
+    }
+    return Classifier(trunks[config.model](), (("head", classes),))
+
+
+def train(config: Config, data: DataSet, model: Classifier) -> tuple[TrainState, float]:
+    """The state after the last step, and the seconds it took."""
+    shape, statistics = data.train.images.shape[1:], channel_statistics(data.train.images)
+    steps = config.epochs * max(1, len(data.train) // config.batch_size)
+    params = initialise(model, jax.random.key(config.seed), shape)
+    labels = jax.tree.map(lambda _: NEW, params)
+    task = {"task": Term(1.0, mean_of(softmax_cross_entropy))}
+    loss_fn = make_loss_fn(as_forward(model), task, labelled(labels, {NEW: Term(config.decay, l2)}))
+    schedule = optax.linear_onecycle_schedule(steps, 1.0, pct_start=0.2, pct_final=0.9)
+    tx = per_label(labels, {NEW: Group(config.learning_rate)}, "nesterov", momentum=config.momentum, schedule=schedule)
+    prepare = image_batches(config.batch_size, *statistics, crop=config.crop, flip=config.flip)
+    mesh = make_mesh(config.mesh) if config.mesh else None
+    order, run = jax.random.split(jax.random.key(config.seed))
+    chunk = backend.steps_per_dispatch(0, steps)
+    images = feed(data.train, order, batch_size=config.batch_size, sharding=by_example(mesh) if mesh else None)
+    step = make_train_step(total_gradient(loss_fn), tx, prepare)
+
+    def fitted(until: int, progress: str = "") -> TrainState:
+        start = init_state(params, tx, run, initial_model_state(model, shape))
+        state, _ = fit(step, start, images, Fixed(), steps=until, chunk=chunk, mesh=mesh, progress=progress)
+        return jax.block_until_ready(state)
+
+    fitted(chunk)  # compiles
+    began = time.perf_counter()
+    state = fitted(steps, "training")
+    return state, time.perf_counter() - began
+
+
+def measure(data: DataSet, model: Classifier, state: TrainState, block: int = 500) -> float:
+    """The part of the test images that is right."""
+    mean, std = channel_statistics(data.train.images)
+    state = TrainState(*(here(getattr(state, name)) for name in ("step", "params", "model_state")), (), state.rng)
+    evaluate = make_eval_step(as_forward(model), {"right": per_example(accuracy)})
+    evaluate = jax.jit(evaluate, compiler_options=compiler_options())
+    sums = {"right": 0.0, "count": 0.0}
+    for first in range(0, len(data.test), block):
+        part = slice(first, first + block)
+        image = normalise(jnp.asarray(np.asarray(data.test.images[part])), mean, std)
+        batch = {"image": image, "label": jnp.asarray(data.test.labels[part])}
+        found = evaluate(state, batch, Fixed())
+        sums = {name: sums[name] + float(found[name]) for name in sums}
+    return sums["right"] / sums["count"]
+
+
+def main(config: Config, workdir: Path) -> None:
+    check(config)
+    console = Console(highlight=False)
+    data = load(config.data, config.data_dir or None, progress=Stoppable)
+    report.print_data(console, **{"data set": data})
+    model = make_model(config, len(data.classes))
+    state, seconds = train(config, data, model)
+    right = measure(data, model, state)
+    reached = "reached" if 100 * right >= config.goal else "not reached"
+    row = [config.model, str(config.epochs), f"{seconds:.1f}", f"{100 * right:.2f}", f"{config.goal:g}: {reached}"]
+    table = Table(["model", "epochs", "seconds", "test accuracy %", "goal %"], [row])
+    console.print(table.rich() if console.is_terminal else table.plain())
+    numbers = {
+        "experiment": "benchmarks.accuracy",
+        "command": cli.command("benchmarks.accuracy", config),
+        "data": data.origin,
+        "device": backend.describe_device(),
+        "versions": backend.versions(),
+        "config": dataclasses.asdict(config),
+        "seconds": seconds,
+        "accuracy": right,
+    }
+    notes = "\n".join(f"- {name}: {numbers[name]}" for name in ("command", "data", "device", "versions"))
+    texts = {
+        "summary.md": f"# Seconds to an accuracy\n\n{table.markdown()}\n\n{notes}",
+        "summary.json": json.dumps(numbers, indent=1),
+    }
+    for name, text in texts.items():
+        (workdir / name).write_text(text + "\n", encoding="utf-8")
+        console.print(f"wrote {workdir / name}", soft_wrap=True)
+
+
+def check(config: Config) -> None:
+    if config.mesh:
+        make_mesh(config.mesh)
+    for flag in ("epochs", "batch_size"):
+        if getattr(config, flag) < 1:
+            raise InputError(f"{getattr(config, flag)} is less than 1", where=f"--config.{flag}")
+    for flag in ("learning_rate", "momentum", "decay", "crop"):
+        if not getattr(config, flag) >= 0:
+            raise InputError(f"{getattr(config, flag)} is negative", where=f"--config.{flag}")
+
+
+if __name__ == "__main__":
+    cli.run(main, Config)

@@ -13,6 +13,7 @@ import jax
 import jaxtl
 from jaxtl import processes
 from jaxtl.errors import InputError
+from jaxtl.step import compiler_options
 
 
 def use_compilation_cache(directory: str | Path | None = None) -> Path | None:
@@ -53,6 +54,17 @@ def describe_device() -> str:
         return f"{_count(cores, 'CPU core')} ({platform.machine()}), {_count(len(devices), 'jax device')}{together}"
     kind = devices[0].device_kind
     return (kind if len(devices) == 1 else f"{len(devices)} x {kind}") + together
+
+
+def describe_speed() -> str:
+    """What is on that makes programs fast, in words; on a CPU also what could be."""
+    directory = jax.config.jax_compilation_cache_dir
+    cache = f"programs kept in {directory}" if directory else "programs not kept"
+    if jax.default_backend() != "cpu":
+        return cache
+    asked = "hugetlb=1" in os.environ.get("GLIBC_TUNABLES", "")
+    pages = "huge pages" if asked else "no huge pages (GLIBC_TUNABLES=glibc.malloc.hugetlb=1, before Python starts)"
+    return ", ".join([*(["convolutions by Eigen"] if compiler_options() else []), pages, cache])
 
 
 def versions() -> dict[str, str]:

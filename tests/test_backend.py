@@ -67,6 +67,16 @@ def test_the_device_in_words(monkeypatch):
     assert backend.describe_device() == "8 x NVIDIA H200"
 
 
+def test_what_is_on_in_words(monkeypatch):
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    directory = jax.config.jax_compilation_cache_dir
+    assert backend.describe_speed() == f"convolutions by Eigen, huge pages, programs kept in {directory}"
+    monkeypatch.delenv("GLIBC_TUNABLES")
+    assert "no huge pages (GLIBC_TUNABLES=" in backend.describe_speed()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert backend.describe_speed() == f"programs kept in {directory}"
+
+
 def test_versions():
     versions = backend.versions()
     assert list(versions) == ["python", "jax", "flax", "optax", "jaxtl"]

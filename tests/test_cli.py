@@ -213,7 +213,7 @@ def test_a_run_from_start_to_summary(toy, capsys):
     assert toy.run("--config.n_per_class=5,20") == 0
     banner = capsys.readouterr().out.splitlines()
     assert banner[0] == "toy --config.n_per_class=5,20"
-    assert [line.split()[0] for line in banner[1:]] == ["device", "versions", "workdir"]
+    assert [line.split()[0] for line in banner[1:]] == ["device", "speed", "versions", "workdir"]
     record = json.loads(Path("runs/toy/config.json").read_text())
     assert record["experiment"] == "toy"
     assert record["config"]["n_per_class"] == [5, 20]

@@ -1,4 +1,4 @@
-"""A small experiment that tests start as a process, to kill it, stop it and start it again.
+"""A small experiment that tests start as a process, or as several, to kill it, stop it and start it again.
 
     python tests/tiny.py --workdir=W
 
@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from jaxtl import cli
 from jaxtl.data import Split, image_batches, on_device
@@ -24,10 +25,11 @@ from jaxtl.loop import fit
 from jaxtl.losses import make_loss_fn, mean_of, softmax_cross_entropy
 from jaxtl.optimizers import Group, per_label
 from jaxtl.penalties import Term, l2, labelled
+from jaxtl.placement import by_example, make_mesh
 from jaxtl.step import Fixed, TrainState, init_state, make_train_step, total_gradient
 from jaxtl.writers import Writer
 
-EXAMPLES, BATCH = 22, 5  # an epoch ends within a batch
+EXAMPLES = 22  # no multiple of the batch: an epoch ends within one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Config:
     chunk: int = 3
     every: int = 3
     learning_rate: float = 0.1
+    batch_size: int = 5
+    mesh: tuple[str, ...] = ()
     save_behind: bool = False
     broken_at: int = -1  # the step whose images are infinite
 
@@ -48,11 +52,12 @@ def forward(params, model_state, batch, ctx):
     return {"head": (hidden - average[None]) * kept @ params["head"]["kernel"]}, {"average": average}
 
 
-def start(config: Config):
+def start(config: Config, mesh: Mesh | None = None):
     """(step, state, data): all that `fit` needs."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (EXAMPLES, 6, 6, 1), dtype=np.uint8)
-    data = on_device(Split(images, np.arange(EXAMPLES) % 3), jax.random.key(1))
+    sharding = None if mesh is None else by_example(mesh)
+    data = on_device(Split(images, np.arange(EXAMPLES) % 3), jax.random.key(1), sharding=sharding)
     params = {
         "trunk": {"kernel": jnp.asarray(random.normal(size=(36, 16)), jnp.float32)},
         "head": {"kernel": jnp.asarray(random.normal(size=(16, 3)), jnp.float32)},
@@ -62,7 +67,7 @@ def start(config: Config):
     loss_fn = make_loss_fn(forward, {"task": Term(1.0, mean_of(softmax_cross_entropy))}, penalty)
     groups = {NEW: Group(config.learning_rate), TRANSFERRED: Group(config.learning_rate / 10)}
     tx = per_label(labels, groups, "adam", schedule=optax.cosine_decay_schedule(1.0, config.steps))
-    batches = image_batches(BATCH, np.full(1, 128.0), np.full(1, 64.0), crop=1, flip=True)
+    batches = image_batches(config.batch_size, np.full(1, 128.0), np.full(1, 64.0), crop=1, flip=True)
 
     def prepare(data, rng, step):
         batch = batches(data, rng, step)
@@ -81,12 +86,13 @@ def norm(state: TrainState) -> dict[str, float]:
 def main(config: Config, workdir: Path) -> None:
     import orbax.checkpoint  # noqa: F401 (half a second in which nothing happens that could be interrupted)
 
-    step, state, data = start(config)
+    mesh = make_mesh(config.mesh) if config.mesh else None
+    step, state, data = start(config, mesh)
     how = {"steps": config.steps, "chunk": config.chunk, "every": config.every, "evaluate": norm, "best": "norm"}
     print("training", flush=True)
     with Writer(workdir) as log:
         state, history = fit(
-            step, state, data, Fixed(), **how, workdir=workdir, save_behind=config.save_behind, log=log
+            step, state, data, Fixed(), **how, mesh=mesh, workdir=workdir, save_behind=config.save_behind, log=log
         )
     figures = {"history": history, "digest": [float(jnp.sum(leaf)) for leaf in jax.tree.leaves(state.params)]}
     (workdir / "summary.json").write_text(json.dumps(figures))

@@ -94,6 +94,16 @@ def read(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
+def _as_process_0(multihost: Any) -> Iterator[None]:
+    asked = multihost.process_index
+    multihost.process_index = lambda: 0
+    try:
+        yield
+    finally:
+        multihost.process_index = asked
+
+
+@contextlib.contextmanager
 def _checkpointer() -> Iterator[Any]:
     """Orbax without its log and its warnings: what matters in them, our errors tell in one line."""
     absl = logging.getLogger("absl")
@@ -103,12 +113,14 @@ def _checkpointer() -> Iterator[Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import orbax.checkpoint as ocp
+            from orbax.checkpoint._src.multihost import multihost
 
-            alone = jax.process_index()  # a process that saves or restores waits for no other
-            options = ocp.options.MultiprocessingOptions(primary_host=alone, active_processes={alone})
-            handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
-            with ocp.Checkpointer(handler, multiprocessing_options=options) as checkpointer:
-                yield checkpointer
+            # A process that saves or restores waits for no other. Orbax writes NumPy arrays in process 0 alone.
+            options = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
+            with _as_process_0(multihost):
+                handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
+                with ocp.Checkpointer(handler, multiprocessing_options=options) as checkpointer:
+                    yield checkpointer
     finally:
         absl.setLevel(level)
 

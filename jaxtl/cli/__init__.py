@@ -8,7 +8,7 @@ An experiment file ends with
 where `Config` is a plain dataclass (see `jaxtl.cli.flags`) and `main(config, workdir)` does the work.
 
 Exit codes: 0 done; 1 a bug (only then a traceback); 2 the user's input; 3 a loss that is not finite; 130 and 143
-interrupted and saved; 141 nobody reads the output any more.
+interrupted and saved; 141 nobody reads the output any more; 75 another process of the run has ended (`processes`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import inspect
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -25,8 +26,8 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from jaxtl import backend, checkpoints, loop
-from jaxtl.cli import flags, workdir
+from jaxtl import backend, checkpoints, loop, processes
+from jaxtl.cli import flags, together, workdir
 from jaxtl.cli.flags import command
 from jaxtl.errors import InputError, Interrupted, Stop
 
@@ -37,7 +38,9 @@ __all__ = ["command", "execute", "guarded", "run"]
 
 def run(main: Main, config_class: type) -> NoReturn:
     """Run an experiment from the command line and leave the process with its exit code."""
-    sys.exit(execute(main, config_class, sys.argv[1:]))
+    code = execute(main, config_class, sys.argv[1:])
+    processes.leave(code)
+    sys.exit(code)
 
 
 def execute(main: Main, config_class: type, argv: Sequence[str]) -> int:
@@ -58,18 +61,22 @@ def execute(main: Main, config_class: type, argv: Sequence[str]) -> int:
 
 
 def guarded(work: Callable[[], None]) -> int:
-    """Do the work; a `Stop` becomes its message on stderr and its exit code."""
+    """Do the work; a `Stop` becomes its message on stderr and its exit code. The first of several processes says it."""
     try:
         work()
     except Stop as stop:
-        print(f"{stop}; rerun the same command to go on" if isinstance(stop, Interrupted) else stop, file=sys.stderr)
-        return stop.exit_code
+        again = "; rerun the same command to go on" if isinstance(stop, Interrupted) else ""
+        return processes.end(stop.exit_code, together.as_seen_by_the_first(f"{stop}{again}"))
     except KeyboardInterrupt:  # before or after the part of a run that saves
-        return 128 + signal.SIGINT
+        return processes.end(128 + signal.SIGINT)
     except (BrokenPipeError, SystemExit):  # whoever read the output has left, as `| head` does; rich says it with 1
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    return 0
+        return processes.end(128 + signal.SIGPIPE)
+    except Exception:
+        if processes.count() == 1:
+            raise
+        return processes.end(1, together.as_seen_by_the_first(traceback.format_exc().rstrip()))
+    return processes.end(0)
 
 
 def _default_workdir(main: Main) -> str:
@@ -77,14 +84,34 @@ def _default_workdir(main: Main) -> str:
 
 
 def _execute(main: Main, config_class: type, argv: Sequence[str]) -> None:
+    team, argv = flags.team(argv)
+    processes.join(**team)
+    together.let_the_first_speak()
     request = flags.parse(config_class, argv, _default_workdir(main))
-    directory = Path(request.workdir).expanduser().resolve()
     now = workdir.Record.of(Path(inspect.getfile(main)).resolve(), request.config)
+    together.refuse_different(now)
+    may_change = getattr(config_class, "may_change", ())
+    backend.use_compilation_cache()
+    own = _directory(request, now, argv, may_change) if processes.is_first() else together.copy_of_directory()
+    with own as directory:
+        if directory is not None:
+            with _stop_on_signals():
+                main(request.config, directory)
+
+
+@contextlib.contextmanager
+def _directory(
+    request: flags.Request, now: workdir.Record, argv: Sequence[str], may_change: Sequence[str]
+) -> Iterator[Path | None]:
+    """The run's directory, ready for work; None if the run is finished, which prints its summary."""
+    directory = Path(request.workdir).expanduser().resolve()
     earlier = workdir.read(directory)
     resumed = earlier if earlier and not request.overwrite else None
-    changed = resumed is not None and workdir.differs(directory, resumed, now, getattr(config_class, "may_change", ()))
+    changed = resumed is not None and workdir.differs(directory, resumed, now, may_change)
     if resumed and not changed and workdir.is_finished(directory):
         print(workdir.summary(directory, resumed, now).rstrip())
+        together.send_directory(None)
+        yield None
         return
     with checkpoints.own(directory):  # first of all, so that no one loses a run that is under way
         if earlier and not resumed:
@@ -92,19 +119,19 @@ def _execute(main: Main, config_class: type, argv: Sequence[str]) -> None:
         if changed or not resumed:
             workdir.start(directory, now)
         _print_banner(now, argv, f"{request.workdir} (resuming)" if resumed else request.workdir)
-        backend.use_compilation_cache()
-        with _stop_on_signals():
-            try:
-                main(request.config, directory)
-            except InputError:
-                workdir.forget_nothing(directory)
-                raise
+        together.send_directory(directory)
+        try:
+            yield directory
+        except InputError:
+            workdir.forget_nothing(directory)
+            raise
 
 
 def _print_banner(now: workdir.Record, argv: Sequence[str], directory: str) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(" ".join([now.experiment, *argv]), style="bold")
     console.print(f"device    {backend.describe_device()}")
+    console.print(f"speed     {backend.describe_speed()}")
     console.print(f"versions  {', '.join(f'{name} {version}' for name, version in now.versions.items())}")
     console.print(f"workdir   {directory}")
 

@@ -30,7 +30,8 @@ from jaxtl.errors import InputError, suggest
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 HOW_TO_SET = "settings are given as --config.key=value"
-OWN_FLAGS = ("workdir", "smoke", "overwrite", "help")
+TEAM = {"coordinator": str, "processes": int, "process": int}
+OWN_FLAGS = ("workdir", "smoke", "overwrite", *TEAM, "help")
 COMMENT_COLUMN = 38
 
 
@@ -41,6 +42,38 @@ class Request:
     config: Any
     workdir: str
     overwrite: bool
+
+
+def team(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """What a command line says about several processes, and the rest of it, which all of them have in common.
+
+    Read before anything else, so that a mistake in the rest is told once by all of them.
+
+    Args:
+        argv: the arguments after the program's name.
+
+    Returns:
+        Arguments of `processes.join`, and the other arguments.
+
+    Raises:
+        InputError: a number that is none, or a flag without a value.
+
+    Example:
+        >>> team(["--smoke", "--process=1", "--processes", "2"])
+        ({'process': 1, 'processes': 2}, ['--smoke'])
+    """
+    found, rest, words = dict[str, Any](), list[str](), iter(argv)
+    for word in words:
+        name, equals, value = word.lstrip("-").partition("=")
+        if name not in TEAM or not word.startswith("-"):
+            rest.append(word)
+            continue
+        value = value if equals else next(words, "")
+        try:
+            found[name] = TEAM[name](value)
+        except ValueError:
+            raise _refusal(name, value, TEAM[name]) from None
+    return found, rest
 
 
 def parse(config_class: type, argv: Sequence[str], default_workdir: str) -> Request:
@@ -193,10 +226,13 @@ def help_text(main: Callable[..., None], config_class: type, default_workdir: st
         folder = folder.parent
         names.insert(0, folder.name)
     command = f"python -m {'.'.join(names)}"
+    several_processes = "this is process I (from 0) of N that share the work, and HOST is the machine of process 0; "
+    several_processes += "under Slurm, Open MPI and on TPU pods this is known without flags"
     rows = [
         ("--workdir=W", f"the run directory; by default {default_workdir}, with a preset {default_workdir}-PRESET"),
         ("--smoke", "the same as --config.preset=smoke"),
         ("--overwrite", "start again in a directory that holds an earlier run; that run is removed"),
+        ("--coordinator=HOST:PORT --processes=N --process=I", several_processes),
         ("--help", "this text"),
     ]
     comments, defaults = _comments(config_class), config_class()

@@ -19,7 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxtl import checkpoints
+from jaxtl import checkpoints, processes
 from jaxtl.errors import InputError, Interrupted, NotFinite
 from jaxtl.loop.book import Book, Log, Row
 from jaxtl.loop.finite import Spoilt, first_to_go
@@ -60,10 +60,18 @@ def request_stop(signal_number: int) -> None:
     stop_request.signal_number = signal_number
 
 
+def asked_to_stop() -> int:
+    """The signal that asked this process, or any that works with it, to stop; 0 if none did. They all have to call."""
+    return processes.agreed(stop_request.signal_number or 0)
+
+
 def refuse_stop(doing: str) -> None:
-    """Raise `Interrupted` if a stop was requested: for long work between two fits, where nothing waits to be saved."""
-    if stop_request.signal_number is not None:
-        raise Interrupted(f"stopped {doing}", stop_request.signal_number)
+    """Raise `Interrupted` if a stop was requested: for long work between two fits, where nothing waits to be saved.
+
+    Of several processes all have to call.
+    """
+    if signal_number := asked_to_stop():
+        raise Interrupted(f"stopped {doing}", signal_number)
 
 
 class Stoppable(Progress):
@@ -71,7 +79,8 @@ class Stoppable(Progress):
 
     def advance(self, n: int = 1, **values: float) -> None:
         super().advance(n, **values)
-        refuse_stop("before there was anything to save")
+        if stop_request.signal_number is not None:  # this process alone may be waiting for data
+            raise Interrupted("stopped before there was anything to save", stop_request.signal_number)
 
 
 def fit(
@@ -151,13 +160,15 @@ def fit(
                 done += chunk
                 if display is not None:
                     display.advance(chunk, loss=book.meter.last_loss)
-                if done % every == 0 or done == steps:
+                ends_row = done % every == 0 or done == steps
+                if ends_row:
                     book.end_row(done, state, evaluate)
-                elif stop_request.signal_number is not None:
+                signal_number = asked_to_stop()
+                if signal_number and not ends_row:
                     book.meter.flush(state)
                     book.save(state)
-                if done < steps:
-                    refuse_stop(f"at step {done} of {steps}")
+                if signal_number and done < steps:
+                    raise Interrupted(f"stopped at step {done} of {steps}", signal_number)
         except Spoilt as spoilt:
             first = _first_to_go(spoilt, book, program_of(step, 1, mesh), state, data, fixed)
             raise NotFinite(f"step {spoilt.step}: {spoilt.what}{first}\n  {HINT}") from None

@@ -13,6 +13,7 @@ import jax
 from jaxtl import checkpoints
 from jaxtl.errors import InputError
 from jaxtl.loop.finite import Meter
+from jaxtl.placement import whole
 from jaxtl.step import TrainState
 from jaxtl.trees import copy_tree
 
@@ -85,9 +86,10 @@ class Book:
                 checkpoints.save(self.workdir, self._whole(state), meta)
                 return
             self.finish_writing()
-            # copies, because the run goes on: it donates the state and adds to the history
-            whole = copy_tree(self._whole(state))
-            self.being_written = self.writer.submit(checkpoints.save, self.workdir, whole, copy.deepcopy(meta))
+            # copies, because the run goes on: it donates the state and adds to the history; in one piece, because what
+            # is divided among processes is put together by all of them at once
+            copied = copy_tree(jax.tree.map(whole, self._whole(state)))
+            self.being_written = self.writer.submit(checkpoints.save, self.workdir, copied, copy.deepcopy(meta))
 
     def finish_writing(self) -> None:
         """Wait until what is being written behind is on disk, or raise what went wrong there."""

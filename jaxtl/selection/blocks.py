@@ -3,11 +3,15 @@
 Rates are arguments of the program, so that no value compiles it again. A block is spread over the devices; on each
 device its configurations run side by side ("vmap"), one after another inside the program ("map"), or one a call
 ("loop"). Which is fastest depends on the operators and on the machine, so it can be measured.
+
+Several processes take a block each, on their own devices, and exchange what comes of it: all of them know everything
+after each round of blocks, and go on alike.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -17,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxtl import processes
 from jaxtl.errors import InputError
 from jaxtl.loop import refuse_stop
 from jaxtl.step import Fixed, TrainState, compile_step, program_of
@@ -87,15 +92,17 @@ class Blocks:
     def choose(self, batching: str, states: Tree, configurations: np.ndarray) -> Choice:
         """How to run these configurations; "auto" measures one call of `train` on a few of them, once in a process."""
         seconds: dict[str, float] = {}
-        if batching == "auto" and len(configurations) > len(self.devices):
+        if batching == "auto" and len(configurations) > len(self.devices) * processes.count():
             like = len(configurations), self.devices, self.memory
-            if like not in self.measured:
-                self.measured[like] = self._measure(states, configurations)
+            if like not in self.measured:  # the first measures, alone on its machine, and all follow it
+                found = [json.dumps(self._measure(states, configurations)).encode()] if processes.is_first() else []
+                self.measured[like] = json.loads(b"".join(processes.broadcast(found)))
             seconds = self.measured[like]
         elif batching == "auto":
             batching = "loop"
         chosen = min(seconds, key=lambda name: seconds[name]) if seconds else batching
-        return Choice(chosen, self._width(chosen, states, configurations), seconds)
+        width = -processes.agreed(-self._width(chosen, states, configurations))  # the least memory decides
+        return Choice(chosen, width, seconds)
 
     def _measure(self, states: Tree, configurations: np.ndarray) -> dict[str, float]:
         """Seconds per configuration of one call of `train`, by batching."""
@@ -107,7 +114,7 @@ class Blocks:
         return seconds
 
     def run(self, choice: Choice, states: Tree, configurations: np.ndarray, done: int) -> tuple[Tree, np.ndarray]:
-        """Train and score the next block.
+        """Train and score the next block, one of each process.
 
         Args:
             choice: how.
@@ -116,24 +123,27 @@ class Blocks:
             done: how many of them have had their turn.
 
         Returns:
-            (states [n], scores of the block; −inf where a score or a parameter is not finite).
+            (states [n], scores of the blocks; −inf where a score or a parameter is not finite).
         """
         programs = self.programs(choice.batching, self.devices)
         width = min(choice.width, self._needed(configurations))
-        block, data, fixed = self._block(programs.alone, states, configurations, done, width)
+        size = width * len(self.devices)
+        begin = done + size * processes.index()
+        block, data, fixed = self._block(programs.alone, states, configurations, begin, width)
         for _ in range(self.calls):
             refuse_stop(f"with {done} of {len(configurations)} configurations done")
             block, _ = jax.block_until_ready(programs.train(block, data, fixed))
         block, scores = programs.score(block, data, fixed)
-        index = done + np.arange(width * len(self.devices))  # what fills up the last block is dropped
-        if programs.alone:
+        if programs.alone and processes.count() == 1:
             return _put_one(states, block, done), np.asarray(scores)[None]
+        block, scores = processes.joined((block, scores), stacked=not programs.alone)
+        index = done + np.arange(size * processes.count())  # what fills up the last blocks is dropped
         states = _put(states, jax.device_put(block, self.devices[0]), index)
         return states, np.asarray(scores)[: len(configurations) - done]
 
     def _needed(self, configurations: np.ndarray) -> int:
         """Configurations a device when all run at once."""
-        return -(-len(configurations) // len(self.devices))
+        return -(-len(configurations) // (len(self.devices) * processes.count()))
 
     def _width(self, batching: str, states: Tree, configurations: np.ndarray, at_most: int | None = None) -> int:
         """How many configurations a device takes at once: as the state's size suggests, then as the compiler says."""
@@ -162,21 +172,23 @@ class Blocks:
         times: list[float] = []
         while len(times) < 3 and sum(times) < SHORT:
             arguments = jax.block_until_ready(self._block(alone, states, configurations, 0, width))
-            refuse_stop("while measuring")
+            if processes.count() == 1:  # of several one measures, and cannot ask the others
+                refuse_stop("while measuring")
             began = time.perf_counter()
             jax.block_until_ready(train(*arguments))
             times.append(time.perf_counter() - began)
         return min(times)
 
     def _block(
-        self, alone: bool, states: Tree, configurations: np.ndarray, done: int, width: int
+        self, alone: bool, states: Tree, configurations: np.ndarray, begin: int, width: int
     ) -> tuple[Tree, Any, Fixed]:
         """Copies of the next states, data, and rates, spread over the devices; the last one fills up the last block."""
         data, given = self.shared[alone]
         if alone:
-            rates = {name: column[configurations[done]] for name, column in self.rates.items()}
-            return take(states, np.int32(done)), data, Fixed(rates, given)
-        index = np.minimum(done + np.arange(width * len(self.devices)), len(configurations) - 1)
+            begin = min(begin, len(configurations) - 1)
+            rates = {name: column[configurations[begin]] for name, column in self.rates.items()}
+            return take(states, np.int32(begin)), data, Fixed(rates, given)
+        index = np.minimum(begin + np.arange(width * len(self.devices)), len(configurations) - 1)
         rates = {name: column[configurations[index]] for name, column in self.rates.items()}
         block, rates = jax.device_put((take(states, index), rates), self.split)
         return block, data, Fixed(rates, given)

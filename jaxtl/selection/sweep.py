@@ -2,9 +2,10 @@
 
     grid {name: [K]} ─init→ K states and their rates ─(train, score) in blocks→ scores [K] ─keep the best→ next rung
 
-A block is as many configurations as fit the memory, spread over the devices. On each device they run side by side
-("vmap"), one after another inside the program ("map"), or one a call ("loop"): which is fastest depends on the
-operators and the machine, so "auto" measures. Data and given trees are shared by all, and never copied.
+A block is as many configurations as fit the memory, spread over the devices; of several processes each takes one. On a
+device they run side by side ("vmap"), one after another inside the program ("map"), or one a call ("loop"): which is
+fastest depends on the operators and the machine, so "auto" measures. Data and given trees are shared by all, and never
+copied.
 """
 
 from __future__ import annotations

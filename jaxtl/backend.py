@@ -58,7 +58,7 @@ def describe_device() -> str:
 
 def describe_speed() -> str:
     """What is on that makes programs fast, in words; on a CPU also what could be."""
-    directory = jax.config.jax_compilation_cache_dir
+    directory = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     cache = f"programs kept in {directory}" if directory else "programs not kept"
     if jax.default_backend() != "cpu":
         return cache

@@ -92,6 +92,8 @@ def test_a_stream_brings_each_device_its_examples():
     alone, divided = found
     jax.tree.map(np.testing.assert_array_equal, divided, alone)
     assert [len(part.data) for part in divided["image"].addressable_shards] == [2, 2]
+    with pytest.raises(InputError, match="3 examples on 2 devices"):
+        Stream(split, order, batch_size=3, sharding=by_example(make_mesh(BOTH)))
 
 
 def test_a_program_for_a_mesh_divides_batches_and_leaves_parameters_where_they_are():

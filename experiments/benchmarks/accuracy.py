@@ -112,7 +112,9 @@ def train(config: Config, data: DataSet, model: Classifier) -> tuple[TrainState,
 def measure(data: DataSet, model: Classifier, state: TrainState, block: int = 500) -> float:
     """The part of the test images that is right."""
     mean, std = channel_statistics(data.train.images)
-    state = TrainState(*(here(getattr(state, name)) for name in ("step", "params", "model_state")), (), state.rng)
+    state = state._replace(
+        step=here(state.step), params=here(state.params), model_state=here(state.model_state), opt_state=()
+    )
     evaluate = make_eval_step(as_forward(model), {"right": per_example(accuracy)})
     evaluate = jax.jit(evaluate, compiler_options=compiler_options())
     sums = {"right": 0.0, "count": 0.0}

@@ -32,23 +32,22 @@ def on_device(
         {"image" [N, ...], "label" [N], "index" [M], "order"}.
     """
     index = np.arange(len(split.labels)) if index is None else index
-    arrays = {"image": split.images, "label": split.labels}
+    arrays, rows = {"image": split.images, "label": split.labels}, np.arange(len(split.labels))
     return {
-        **{name: jnp.asarray(a) if sharding is None else divided(a, sharding) for name, a in arrays.items()},
+        **{name: jnp.asarray(a) if sharding is None else divided(a, rows, sharding) for name, a in arrays.items()},
         "index": jnp.asarray(index, jnp.int32),
         "order": order,
     }
 
 
-def divided(examples: Any, sharding: NamedSharding) -> jax.Array:
-    """[N, ...] as an array over devices, read part by part; the last example fills it up to equal parts."""
-    count, parts = len(examples), sharding.num_devices
+def divided(examples: Any, rows: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """examples[rows] as an array over devices, read part by part; the last row fills it up to equal parts."""
+    rows = np.pad(rows, (0, -len(rows) % sharding.num_devices), mode="edge")
 
-    def part(where: tuple[slice, ...]) -> np.ndarray:
-        rows = np.arange(count + -count % parts)[where[0]]
-        return np.asarray(examples[np.minimum(rows, count - 1)])
+    def part(where: Any) -> np.ndarray:
+        return np.asarray(examples[rows[where[0]]])
 
-    return jax.make_array_from_callback((count + -count % parts, *examples.shape[1:]), sharding, part)
+    return jax.make_array_from_callback((len(rows), *examples.shape[1:]), sharding, part)
 
 
 def image_batches(

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from jaxtl.data.batches import on_device
+from jaxtl.data.batches import divided, on_device
 from jaxtl.data.dataset import Split
 from jaxtl.data.sampling import epoch_batch
 from jaxtl.data.stored import memory_budget
@@ -47,7 +47,7 @@ class Stream:
             own devices only.
 
     Raises:
-        InputError: a batch larger than the set; grain is not installed.
+        InputError: a batch larger than the set, or one that the devices cannot share; grain is not installed.
 
     Example:
         >>> split = Split(np.zeros((8, 4, 4, 1), np.uint8), np.arange(8, dtype=np.int32))
@@ -72,6 +72,9 @@ class Stream:
         self.images, self.labels = split.images, np.asarray(split.labels)
         self.index = np.arange(len(self.labels)) if index is None else np.asarray(index)
         self.batch_size, self.sharding = batch_size, sharding
+        if sharding is not None and batch_size % sharding.num_devices:
+            what = f"{batch_size} examples on {sharding.num_devices} devices"
+            raise InputError(what, where="Stream batch_size", todo=f"use one that {sharding.num_devices} divides")
         # The order is computed on the host: on an accelerator it would wait for the training steps before it.
         self._order = jax.device_put(order, _host())
         jax.eval_shape(self._positions, 0)  # refuses impossible batches
@@ -95,14 +98,10 @@ class Stream:
 
     def _batch(self, step: int) -> dict[str, jax.Array]:
         chosen = self.index[np.asarray(self._positions(step))]
+        arrays = {"image": self.images, "label": self.labels}
         if self.sharding is None:
-            return jax.device_put({"image": np.asarray(self.images[chosen]), "label": self.labels[chosen]})
-        return {
-            name: jax.make_array_from_callback(
-                like.shape, self.sharding, lambda where, of=of: np.asarray(of[chosen[where[0]]])
-            )
-            for (name, like), of in zip(self.like.items(), (self.images, self.labels), strict=True)
-        }
+            return jax.device_put({name: np.asarray(array[chosen]) for name, array in arrays.items()})
+        return {name: divided(array, chosen, self.sharding) for name, array in arrays.items()}
 
     def _positions(self, step: Any) -> jax.Array:
         with jax.default_device(_host()):

@@ -17,7 +17,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 help:
 	@echo "make run       the main job: experiments/cifar_transfer.py"
 	@echo "make smoke     the same on embedded digits, in less than a minute"
-	@echo "make bench     timings: a step, choosing λ, a gradient per task, beside what people do today; some minutes"
+	@echo "make bench     timings: steps, choosing λ, tasks, starts, images, beside what people do today; ten minutes"
 	@echo "make test      the tests; make test-all: the slow ones too, with PyTorch"
 	@echo "make lint      ruff and mypy"
 	@echo "make clean     remove what make has made; runs/ stays"
@@ -29,10 +29,7 @@ smoke: $(VENV)/installed
 	$(BIN)/python -m experiments.cifar_transfer --smoke --overwrite $(ARGS)
 
 bench: $(VENV)/installed
-	$(BIN)/python -m experiments.benchmarks.step --overwrite $(ARGS)
-	$(BIN)/python -m experiments.benchmarks.selection --overwrite
-	$(BIN)/python -m experiments.benchmarks.multitask --overwrite
-	$(BIN)/python -m experiments.benchmarks.machine --overwrite
+	$(BIN)/python -m experiments.benchmarks --overwrite $(ARGS)
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 -m "not slow" $(ARGS)

@@ -3,34 +3,50 @@
 import importlib.util
 import json
 import math
+import re
+import shutil
+import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
-from experiments.benchmarks import machine
+from experiments.benchmarks import benchmarks, compare, inputs, machine, results, selection, sweeps
 from experiments.benchmarks import step as benchmark
-from experiments.benchmarks.memory import peak_memory
+from experiments.benchmarks.arithmetic import operations_of_step
+from experiments.benchmarks.rows import BASE, ROWS, rows_of
 from experiments.benchmarks.step import Config
+from experiments.benchmarks.step_tables import arithmetic_table, notes, numbers_of, picture, ratio_table
 from experiments.benchmarks.variants import (
-    BASE,
     LAMBDA,
     LEARNING_RATE,
     MOMENTUM,
-    RESIDUAL_ROWS,
-    ROWS,
-    TORCH_ROWS,
     by_hand,
     looped,
     make_problem,
     make_program,
-    make_variants,
+    make_variant,
+    save_problem,
+    task_loss,
 )
+from experiments.benchmarks.workers import ROOT, Worker, peak_memory
 from jaxtl import cli
-from jaxtl.models import initialise
+from jaxtl.report import Section, Table
+from jaxtl.report.style import styled
 
-STEPS = {"mlp": 5, "cnn": 3, "wrn": 1, "resnet": 1}
+VARIANTS = {row.asked["variant_name"] for row in ROWS.values() if row.process == "jax"} | {"by_hand"}
+CONSOLE = Console(quiet=True)
+needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch: '.[oracles]'")
+
+
+@pytest.fixture
+def no_peers(monkeypatch):
+    """As where neither PyTorch nor grain is installed."""
+    for library in ("torch", "grain"):
+        monkeypatch.setitem(sys.modules, library, None)
+    assert not results.is_here("torch")
 
 
 def close(ours, theirs, rtol=1e-5, atol=1e-6):
@@ -39,12 +55,12 @@ def close(ours, theirs, rtol=1e-5, atol=1e-6):
 
 @pytest.fixture(scope="module")
 def problem():
-    return make_problem("mlp_4", STEPS)
+    return make_problem("mlp_4")
 
 
 @pytest.fixture(scope="module")
 def variants(problem):
-    return make_variants(problem)
+    return {name: make_variant(problem, name) for name in VARIANTS}
 
 
 @pytest.fixture(scope="module")
@@ -52,44 +68,72 @@ def after_one(variants):
     return {name: variant.run(variant.begin(), 1).params for name, variant in variants.items()}
 
 
-def test_every_row_but_pytorch_is_a_variant(variants):
-    assert set(variants) == set(ROWS) - set(TORCH_ROWS)
-
-
-@pytest.mark.parametrize("name", ["plain", "fit", "dispatched", "again"])
+@pytest.mark.parametrize("name", ["plain", "fit", "dispatched"])
 def test_without_a_penalty_training_ends_where_the_peer_ends(name, variants, problem):
     end = variants[name].run(variants[name].begin(), 5).params
-    peer = variants[BASE].run(variants[BASE].begin(), 5).params
+    peer = variants["by_hand"].run(variants["by_hand"].begin(), 5).params
     close(end, peer)
     assert np.max(np.abs(peer["head"]["kernel"] - problem.params["head"]["kernel"])) > 1e-3  # five steps went somewhere
 
 
 def test_the_cnn_is_trained_as_by_hand():
-    problem = make_problem("cnn_2", STEPS)
+    problem = make_problem("cnn_2")
     ours, theirs = looped(problem, make_program(problem)), by_hand(problem)
     close(ours.run(ours.begin(), 3).params, theirs.run(theirs.begin(), 3).params, rtol=1e-4)
 
 
-def test_residual_networks_are_measured_in_fewer_rows(monkeypatch):
-    def shapes(model, rng, shape):
-        return jax.eval_shape(lambda: initialise(model, rng, shape))
-
-    monkeypatch.setattr("experiments.benchmarks.variants.initialise", shapes)  # their numbers take seconds to make
-    problem = make_problem("wrn_2", STEPS)
-    assert set(make_variants(problem)) == set(RESIDUAL_ROWS) - set(TORCH_ROWS)
-    assert problem.title == "WRN-16-4, batch 2"
+def test_residual_networks_are_measured_in_fewer_rows(no_peers):
+    assert set(rows_of("wrn_2")) == {BASE, "again", "small_pages", "by_hand", "both_pulls", "frozen"}
+    assert set(rows_of("mlp_2")) == {name for name, row in ROWS.items() if row.process == "jax"}
 
 
+def test_operations_are_those_of_a_count_by_hand(problem):
+    first, second = 2 * 4 * 784 * 128, 2 * 4 * 128 * 10
+    assert operations_of_step(problem) == 3 * (first + second) - first
+    convolutions = [2 * 2 * 9 * c * d * edge**2 for c, d, edge in ((3, 16, 16), (16, 32, 8), (32, 64, 4))]
+    head = 2 * 2 * 64 * 10
+    assert operations_of_step(make_problem("cnn_2")) == 3 * (sum(convolutions) + head) - convolutions[0]
+
+
+@needs_torch
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp_2", "cnn_2", "wrn_2", "resnet_2"])
-def test_pytorch_trains_the_same_problem(name):
-    if importlib.util.find_spec("torch") is None:
-        pytest.skip("needs torch: pip install '.[oracles]'")
-    problem = make_problem(name, STEPS)
-    end = by_hand(problem).run(by_hand(problem).begin(), problem.steps)
-    with benchmark.pytorch(problem) as block:
-        _, loss = block(1)
-    assert loss == pytest.approx(float(benchmark.task_loss(problem, end.params)), rel=1e-3)
+def test_pytorch_trains_the_same_problem_and_counts_the_same_operations(name, tmp_path):
+    problem, steps = make_problem(name), {"mlp": 5, "cnn": 3}.get(name.partition("_")[0], 1)
+    end = by_hand(problem).run(by_hand(problem).begin(), steps)
+    save_problem(problem, tmp_path / "problem.npz")
+    with Worker("torch_step", str(tmp_path / "problem.npz")) as worker:
+        for threads in (1, 0):  # each block starts anew
+            assert worker.ask("block", steps=steps, threads=threads)["seconds"] > 0
+            assert worker.ask("loss") == pytest.approx(float(task_loss(problem, end.params)), rel=1e-3)
+    count = f"""
+from torch.utils.flop_counter import FlopCounterMode
+from experiments.benchmarks.torch_step import nn, read
+network, images, labels, _ = read({str(tmp_path / "problem.npz")!r})
+with FlopCounterMode(display=False) as counter:
+    nn.CrossEntropyLoss()(network(images), labels).backward()
+print(counter.get_total_flops())
+"""
+    done = subprocess.run([sys.executable, "-c", count], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert operations_of_step(problem) == int(done.stdout)
+
+
+@needs_torch
+@pytest.mark.slow
+def test_a_compiler_that_fails_is_told_in_one_line_and_one_that_works_trains(problem, tmp_path):
+    save_problem(problem, tmp_path / "problem.npz")
+    inductor = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
+    command = ("torch_step", str(tmp_path / "problem.npz"), "compiled")
+    with Worker(*command, environment={**inductor, "CXX": "/nowhere/g++"}) as worker:
+        answer = worker.ask("block", steps=1)
+    assert set(answer) == {"failed"}
+    assert "\n" not in answer["failed"]
+    if not any(map(shutil.which, ("g++", "c++", "clang++"))):
+        pytest.skip("no C++ compiler here")
+    with Worker(*command, environment=inductor) as worker:
+        assert worker.ask("block", steps=5)["seconds"] > 0
+        end = by_hand(problem).run(by_hand(problem).begin(), 5)
+        assert worker.ask("loss") == pytest.approx(float(task_loss(problem, end.params)), rel=1e-3)
 
 
 def pull(end, peer):
@@ -99,7 +143,7 @@ def pull(end, peer):
 
 @pytest.mark.parametrize("name", ["l2", "decay", "both_pulls"])
 def test_a_pull_towards_zero_is_lambda_times_the_kernel(name, after_one, problem):
-    pulled = pull(after_one[name], after_one[BASE])  # at the anchor, where training starts, the other pull is 0
+    pulled = pull(after_one[name], after_one["by_hand"])  # at the anchor, where training starts, the other pull is 0
     start = problem.params
     for ours, layer in ((pulled["trunk"]["dense_0"], start["trunk"]["dense_0"]), (pulled["head"], start["head"])):
         np.testing.assert_allclose(ours["kernel"], LAMBDA * layer["kernel"], atol=3e-6)
@@ -107,7 +151,7 @@ def test_a_pull_towards_zero_is_lambda_times_the_kernel(name, after_one, problem
 
 
 def test_l2_sp_at_its_anchor_pulls_the_head_alone(after_one, problem):
-    pulled = pull(after_one["l2_sp"], after_one[BASE])
+    pulled = pull(after_one["l2_sp"], after_one["by_hand"])
     np.testing.assert_allclose(pulled["head"]["kernel"], LAMBDA * problem.params["head"]["kernel"], atol=3e-6)
     np.testing.assert_allclose(pulled["trunk"]["dense_0"]["kernel"], 0, atol=3e-6)
 
@@ -116,50 +160,221 @@ def test_a_frozen_trunk_stays_holds_no_momentum_and_its_head_moves_as_ever(varia
     momentum = [leaf.size for leaf in jax.tree.leaves(variants["frozen"].begin().opt_state) if leaf.size > 1]
     assert sorted(momentum) == sorted(leaf.size for leaf in jax.tree.leaves(problem.params["head"]))
     jax.tree.map(np.testing.assert_array_equal, after_one["frozen"]["trunk"], problem.params["trunk"])
-    close(after_one["frozen"]["head"], after_one[BASE]["head"], atol=1e-8)
+    close(after_one["frozen"]["head"], after_one["by_hand"]["head"], atol=1e-8)
 
 
-def test_main_writes_every_figure(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(benchmark, "torch_is_here", lambda: False)
-    cache = jax.config.jax_compilation_cache_dir
+# ---------------------------------------------------------------- what is written
+
+
+def test_main_writes_every_figure(tmp_path, no_peers, capsys):
+    cache = jax.config.values["jax_compilation_cache_dir"]
     benchmark.main(Config(problems=("mlp_4",), rounds=2, mlp_steps=2), tmp_path)
-    assert jax.config.jax_compilation_cache_dir == cache
+    assert jax.config.values["jax_compilation_cache_dir"] == cache
     summary = json.loads((tmp_path / "summary.json").read_text())
-    (result,) = summary["problems"].values()
-    assert set(result["variants"]) == set(ROWS) - set(TORCH_ROWS)
-    for figures in result["variants"].values():
+    result, ours = summary["step"]["mlp_4"], {name for name, row in ROWS.items() if row.process == "jax"}
+    assert set(result["rows"]) == ours
+    for figures in result["rows"].values():
         assert len(figures["seconds"]) == 2
         assert 0 < figures["low"] <= figures["ratio"] <= figures["high"] < math.inf
-    assert result["variants"][BASE]["ratio"] == 1
-    losses = {name: figures["loss"] for name, figures in result["variants"].items()}
-    assert losses["plain"] == losses["fit"] == pytest.approx(losses[BASE], rel=1e-5)
+    assert result["rows"][BASE]["ratio"] == 1
+    losses = {name: figures["loss"] for name, figures in result["rows"].items()}
+    assert losses[BASE] == losses["fit"] == losses["small_pages"] == pytest.approx(losses["by_hand"], rel=1e-5)
     assert result["starts"]["compilations"] == 1  # λ changed at every other step
     assert summary["command"].startswith("python -m experiments.benchmarks.step --config.problems=mlp_4")
+    numbers = summary["figures"]
+    assert numbers["step/mlp_4/l2/seconds"] == np.median(result["rows"]["l2"]["seconds"])
+    peak = numbers["step/peak/operations_per_second"]
+    share = result["operations"] / numbers[f"step/mlp_4/{BASE}/seconds"] / peak
+    assert numbers[f"step/mlp_4/{BASE}/share_of_peak"] == pytest.approx(share)
+    assert len(summary["code"]) == 12
     said, table = capsys.readouterr().out, (tmp_path / "summary.md").read_text()
-    for name in set(ROWS) - set(TORCH_ROWS):
-        assert f"| {ROWS[name]} " in table
-        assert ROWS[name] in said
+    for name in ours:
+        assert f"| {ROWS[name].words} " in table
+        assert ROWS[name].words in said
+    assert ROWS["torch"].words not in table
     assert "PyTorch is not installed here" in table
+    assert (tmp_path / "plots" / "steps.png").stat().st_size > 10_000
 
 
-def test_starts_memory_and_images_are_all_written(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(machine, "torch_is_here", lambda: False)
+def found_rows(*names):
+    return {
+        name: {"ratio": 0.5 + i, "low": 0.4 + i, "high": 1 + i, "seconds": [1.0, 2.0, 4.0], "first": 3.0, "loss": 0.1}
+        for i, name in enumerate(names)
+    }
+
+
+RESULTS = {
+    "mlp_4": {
+        "title": "an MLP",
+        "operations": 1e9,
+        "rows": found_rows(BASE, "by_hand", "torch", "l2"),
+        "failed": {"compiled": "InvalidCxxCompiler: none"},
+    },
+    "wrn_4": {
+        "title": "a WRN",
+        "operations": 4e9,
+        "rows": found_rows(BASE, "torch", "frozen"),
+        "failed": {},
+    },
+}
+
+
+def test_a_row_that_failed_says_so_and_one_that_was_not_measured_is_a_dash():
+    table = ratio_table("step", ROWS, RESULTS)
+    cells = {row[0]: row[1:] for row in table.rows}
+    assert table.columns == ["step", "an MLP", "a WRN"]
+    assert cells[ROWS[BASE].words] == ["1.00 = 2.00 s"] * 2
+    assert cells[ROWS["compiled"].words] == ["failed", "–"]
+    assert cells[ROWS["torch"].words] == ["2.50 (2.40–3.00)", "1.50 (1.40–2.00)"]
+    assert ROWS["decay"].words not in cells
+    lines = notes(3, RESULTS, {"matrix product in jax": 1e10, "convolution in jax": 2e10})
+    assert "PyTorch, torch.compile, an MLP, failed: InvalidCxxCompiler: none" in lines
+    assert any(line.startswith("Peak: 20 · 10⁹ operations a second, convolution in jax") for line in lines)
+
+
+def test_shares_of_the_peak_and_figures_are_those_of_the_medians():
+    cells = {row[0]: row[1:] for row in arithmetic_table(RESULTS, 1e10).rows}
+    assert cells[ROWS[BASE].words] == ["0.05", "0.20"]
+    assert cells[ROWS["by_hand"].words] == ["0.05", "–"]
+    numbers = numbers_of(RESULTS, 1e10)
+    assert numbers["step/wrn_4/torch/share_of_peak"] == pytest.approx(0.2)
+    assert numbers["step/wrn_4/frozen/seconds"] == 2.0
+    assert f"step/mlp_4/{BASE}/ratio" not in numbers
+
+
+def test_the_picture_shows_every_ratio_in_the_row_of_its_name():
+    with styled():
+        figure = picture(RESULTS).draw()
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == [ROWS[name].words for name in ("by_hand", "torch", "l2", "frozen")]
+    marks = {(*line.get_xdata(), *line.get_ydata()) for line in figure.axes[1].get_lines() if line.get_marker() == "o"}
+    assert marks == {(1.5, 1), (2.5, 3)}
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["an MLP", "a WRN"]
+
+
+def test_starts_memory_and_images_are_all_written(tmp_path, no_peers, capsys):
     machine.main(machine.Config(problems=("mlp_4",), rounds=1, images=64, batch_size=8), tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert set(summary["starts"]["mlp_4"]) == {"first", "second"}
     for figures in summary["starts"]["mlp_4"].values():
         assert 0 < figures["seconds"] < math.inf
-        assert figures["peak"] > 2**20
-    assert set(summary["images_per_second"]) == {"jaxtl"}
+        assert figures["bytes"] > 2**20
+    assert set(summary["inputs"]) == {"jaxtl, inside the program"}
+    assert summary["figures"]["start/mlp_4/first/seconds"] == summary["starts"]["mlp_4"]["first"]["seconds"]
     table = (tmp_path / "summary.md").read_text()
-    assert table.count("| jaxtl ") == 2
     assert "PyTorch is not installed here" in table
+    assert "grain is not installed here" in table
     assert "first start, all compiled" in capsys.readouterr().out
 
 
-def test_a_start_that_fails_is_not_a_figure(tmp_path):
-    with pytest.raises(RuntimeError, match="ended with 3"):
-        machine.start([sys.executable, "-c", "print({}); raise SystemExit(3)"])
+@pytest.mark.parametrize("way", ["by_jaxtl", "by_grain", "by_torch"])
+def test_every_way_of_making_batches_makes_whole_ones(way):
+    library = way.removeprefix("by_")
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"needs {library}")
+    if library == "torch":
+        pytest.importorskip("torch")
+    assert 0 < getattr(inputs, way)(images=20, batch_size=8, padding=4, workers=0) < math.inf
+
+
+def test_memory_beyond_states_is_told_against_k(monkeypatch):
+    asked, parameters = [], 784 * 128 + 128 + 1280 + 10
+
+    def by_process(way, name, size, batching, memory):
+        asked.append((size, memory))
+        return 1.0, 10**8 + size * 8 * parameters + (size - 1) * 2**20 * (1 if memory else 3)
+
+    monkeypatch.setattr(sweeps, "by_process", by_process)
+    found = sweeps.memory_of_sweeps(selection.Config(memory_sizes=(1, 5), budget=4), CONSOLE)
+    assert asked == [(1, None), (1, 4 * 2**20), (5, None), (5, 4 * 2**20)]
+    state = found.details["sweep_memory"]["state"]
+    assert 8 * parameters <= state <= 8 * parameters + 64  # and momentum, a step, a key
+    assert "at most 4 MiB with the budget and 12 MiB without" in found.sections[0].lines[0]
+    assert found.numbers["sweep/memory/5/with_budget/bytes"] == by_process("", "", 5, "", 1)[1]
+
+
+@pytest.mark.slow
+def test_a_budget_lowers_the_peak_of_a_sweep():
+    found = sweeps.memory_of_sweeps(selection.Config(memory_sizes=(64,), budget=16), CONSOLE)
+    small, large = (found.numbers[f"sweep/memory/64/{kind}_budget/bytes"] for kind in ("with", "without"))
+    assert large - small > 32 * 2**20  # about 100 MiB, and the peak of a process varies by 20
+
+
+def test_all_parts_make_one_report(tmp_path, monkeypatch):
+    def measure(config, console):
+        name = type(config).__module__.rpartition(".")[2]
+        table = Table([name, "x"], [["a", config.preset]])
+        return results.Findings([Section(name, [table])], {f"{name}/seconds": 1.0}, {"x": 1})
+
+    for part in benchmarks.PARTS.values():
+        monkeypatch.setattr(part, "measure", measure)
+    benchmarks.main(benchmarks.Config(), tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["figures"] == {f"{part}/seconds": 1.0 for part in benchmarks.PARTS}
+    assert summary["multitask"] == {"x": 1}
+    assert summary["command"] == "python -m experiments.benchmarks"
+    assert (tmp_path / "summary.md").read_text().count("| a ") == 4
+    assert "quick" in (tmp_path / "summary.md").read_text()
+
+
+@pytest.mark.parametrize("preset", ["", "smoke", "long"])
+@pytest.mark.parametrize("part", list(benchmarks.PARTS))
+def test_every_part_has_every_form(part, preset):
+    config = benchmarks.config_of(part, preset)
+    benchmarks.PARTS[part].check(config)
+    assert config.preset == {"": "quick", "smoke": "smoke", "long": ""}[preset]
+    assert (config == type(config)()) == (preset == "long")
+
+
+# ---------------------------------------------------------------- two runs
+
+
+def test_two_runs_are_compared_figure_by_figure(tmp_path, capsys):
+    a = {"device": "x", "code": "1", "figures": {"step/seconds": 2.0, "gone": 1.0, "zero": 0.0}}
+    b = {"device": "x", "code": "2", "figures": {"step/seconds": 1.0, "new": 3.0, "zero": 1.0}}
+    for name, summary in (("a", a), ("b", b)):
+        (tmp_path / name).write_text(json.dumps(summary))
+    assert cli.guarded(lambda: compare.main([str(tmp_path / "a"), str(tmp_path / "b")])) == 0
+    lines = [re.sub(" +", " ", line) for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == "code: 1 → 2"
+    assert "| step/seconds | 2 | 1 | 0.50 |" in lines
+    assert "| gone | 1 | – | – |" in lines
+    assert "| new | – | 3 | – |" in lines
+    assert "| zero | 0 | 1 | – |" in lines
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["{}"], "compare: 1 arguments"),
+        (["{}", "{}"], "0: has no figures"),
+        (["[1]", "{}"], "0: has no figures"),
+        (["{", "{}"], "0: is no JSON"),
+        (['{"figures": {}}', None], "1: No such file or directory"),
+    ],
+)
+def test_a_mistake_about_two_runs_is_told(texts, message, tmp_path, capsys):
+    for number, text in enumerate(texts):
+        if text is not None:
+            (tmp_path / str(number)).write_text(text)
+    assert cli.guarded(lambda: compare.main([str(tmp_path / str(i)) for i in range(len(texts))])) == 2
+    assert message in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- processes
+
+
+def test_a_process_answers_and_has_the_pages_it_was_given(tmp_path):
+    with Worker("inputs", huge_pages=False) as worker:
+        assert worker.environment["GLIBC_TUNABLES"].endswith("hugetlb=0")
+        assert worker.ask("memory") > 2**20
+    assert worker.process.returncode == 0
+
+
+def test_a_process_that_ends_is_not_an_answer(capfd):
+    with pytest.raises(RuntimeError, match="inputs ended with 1"), Worker("inputs") as worker:
+        worker.ask("weather")
+    assert "KeyError: 'weather'" in capfd.readouterr().err
 
 
 def test_peak_memory_grows_with_what_is_used():
@@ -172,8 +387,8 @@ def test_peak_memory_grows_with_what_is_used():
     ("flag", "message"),
     [
         ("--config.problems=rnn_4", "unknown problem 'rnn_4'"),
-        ("--config.problems=", "unknown problem ''"),
-        ("--config.batch_size=20000", "20000 is more than 10000 images"),
+        ("--config.problems=", "no problem"),
+        ("--config.batch_size=30000", "30000 is more than 20000 images"),
         ("--config.rounds=0", "--config.rounds: 0 is less than 1"),
     ],
 )
@@ -198,3 +413,23 @@ def test_a_mistake_is_said_before_anything_is_measured(flag, message, tmp_path, 
     monkeypatch.setattr("jaxtl.backend.use_compilation_cache", lambda: None)
     assert cli.execute(benchmark.main, Config, [f"--workdir={tmp_path}/run", flag]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_an_unknown_part_is_said_before_anything_is_measured(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("jaxtl.backend.use_compilation_cache", lambda: None)
+    arguments = [f"--workdir={tmp_path}/run", "--config.parts=step,steps"]
+    assert cli.execute(benchmarks.main, benchmarks.Config, arguments) == 2
+    assert "--config.parts: unknown part 'steps'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_one_command_measures_all_and_is_compared_with_itself(tmp_path):
+    command = [sys.executable, "-m", "experiments.benchmarks"]
+    subprocess.run([*command, "--smoke", f"--workdir={tmp_path}/run"], cwd=ROOT, check=True, capture_output=True)
+    path = str(tmp_path / "run" / "summary.json")
+    numbers = json.loads((tmp_path / "run" / "summary.json").read_text())["figures"]
+    assert {name.partition("/")[0] for name in numbers} >= {"step", "sweep", "ridge", "logistic", "multitask", "start"}
+    assert all(math.isfinite(value) for value in numbers.values())
+    comparing = [sys.executable, "-m", "experiments.benchmarks.compare", path, path]
+    said = subprocess.run(comparing, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert len(re.findall(r" 1.00 \|\n", said)) == len(numbers)

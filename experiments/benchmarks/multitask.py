@@ -1,6 +1,6 @@
 """What does a gradient per task cost, beside a plain sum of losses and beside a run for each task?
 
-    python -m experiments.benchmarks.multitask                                    # half a minute on 2 CPU cores
+    python -m experiments.benchmarks.multitask                                    # part of `make bench`
     python -m experiments.benchmarks.multitask --config.tasks=8 --config.problems=cnn_64
 
 Three tasks by surgery cost no more than three backward passes and one forward on the convolutional network: 0.6 of
@@ -25,20 +25,19 @@ the width, most of all on the MLP), huge pages on, Python 3.11, jax 0.10.2.
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from experiments.benchmarks.step import duration, timed
-from experiments.benchmarks.variants import NETWORKS
-from jaxtl import backend, cli
+from experiments.benchmarks.results import Findings, duration, keep
+from experiments.benchmarks.variants import NETWORKS, timed
+from jaxtl import cli
 from jaxtl.errors import InputError
 from jaxtl.labels import having, label_params
 from jaxtl.loop import refuse_stop
@@ -46,17 +45,23 @@ from jaxtl.losses import make_loss_fn, mean_of, softmax_cross_entropy
 from jaxtl.methods.multitask import SHARED, mgda_weights, nash_weights, pcgrad_weights, surgery
 from jaxtl.models import Classifier, as_forward, initialise
 from jaxtl.penalties import Term
-from jaxtl.report.tables import Table
+from jaxtl.report import Section, Table
 from jaxtl.step import Context, total_gradient
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
+    preset: str = ""  # quick: what make bench takes; smoke: seconds, for a look at the tables
     problems: tuple[str, ...] = ("mlp_64", "cnn_64")  # mlp or cnn, and the size of its batches
     tasks: int = 3  # classifiers of 10 classes on one trunk
     rounds: int = 11  # blocks of every row, taken in turns
     mlp_calls: int = 60  # in a block
     cnn_calls: int = 4
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "quick": {"rounds": 7},
+        "smoke": {"problems": ("mlp_64",), "rounds": 2, "mlp_calls": 5},
+    }
 
 
 APART = "apart"
@@ -113,7 +118,7 @@ def make_programs(problem: str, tasks: int) -> dict[str, Callable[[], Any]]:
     }
 
 
-def measure(problem: str, config: Config) -> dict[str, dict[str, float]]:
+def measure_rows(problem: str, config: Config) -> dict[str, dict[str, float]]:
     """Seconds of a call of every row, and the median ratio to a run for each task in the same round."""
     calls = {"mlp": config.mlp_calls, "cnn": config.cnn_calls}[problem.partition("_")[0]]
     programs = make_programs(problem, config.tasks)
@@ -147,33 +152,19 @@ def table_of(results: dict[str, dict[str, dict[str, float]]]) -> Table:
     return Table(["gradients of one batch", *results], rows)
 
 
-def notes(config: Config) -> list[str]:
-    """On what, and how, the figures were measured."""
-    versions = ", ".join(f"{name} {version}" for name, version in backend.versions().items())
-    how = f"medians over {config.rounds} rounds, each against its own round; quartiles in brackets"
-    return [f"Device: {backend.describe_device()}", f"Versions: {versions}", f"T = {config.tasks} tasks; {how}"]
-
-
-def main(config: Config, workdir: Path) -> None:
-    check(config)
-    console, results = Console(highlight=False), {}
+def measure(config: Config, console: Console) -> Findings:
+    results = {}
     for problem in config.problems:
         console.print(f"measuring {problem}, {config.tasks} tasks")
-        results[problem] = measure(problem, config)
-    table, lines = table_of(results), notes(config)
-    console.print(table.rich() if console.is_terminal else table.plain() + "\n", soft_wrap=not console.is_terminal)
-    for line in lines:
-        console.print(line, soft_wrap=True)
-    command = cli.command("benchmarks.multitask", config)
-    points = "\n".join(f"- {line}" for line in [*lines, f"Command: `{command}`"])
-    numbers = {"experiment": "benchmarks.multitask", "command": command, "config": dataclasses.asdict(config)}
-    texts = {
-        "summary.md": "\n\n".join(["# What a gradient per task costs", table.markdown(), points]),
-        "summary.json": json.dumps(numbers | {"notes": lines, "problems": results}, indent=1, ensure_ascii=False),
+        results[problem] = measure_rows(problem, config)
+    how = f"medians over {config.rounds} rounds, each against its own round; quartiles in brackets"
+    section = Section("A gradient per task", [table_of(results)], [f"T = {config.tasks} tasks; {how}"])
+    numbers = {
+        f"multitask/{problem}/{row}/seconds": figures["seconds"]
+        for problem, rows in results.items()
+        for row, figures in rows.items()
     }
-    for name, text in texts.items():
-        (workdir / name).write_text(text + "\n", encoding="utf-8")
-        console.print(f"wrote {workdir / name}", soft_wrap=True)
+    return Findings([section], numbers, {"problems": results})
 
 
 def check(config: Config) -> None:
@@ -184,6 +175,11 @@ def check(config: Config) -> None:
         kind, _, size = problem.partition("_")
         if kind not in NETWORKS or not size.isdigit() or int(size) < 1:
             raise InputError(f"unknown problem '{problem}'", where="--config.problems", todo="such as mlp_64 or cnn_64")
+
+
+def main(config: Config, workdir: Path) -> None:
+    check(config)
+    keep("benchmarks.multitask", config, workdir, [(measure, config)])
 
 
 if __name__ == "__main__":

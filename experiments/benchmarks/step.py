@@ -1,10 +1,14 @@
-"""What do labels, penalties and freezing cost per training step?
+"""How long does a training step take beside PyTorch's, and what do labels, penalties and freezing cost?
 
-    make bench                                                                    # minutes on 2 CPU cores
+    python -m experiments.benchmarks.step                                         # part of `make bench`
     python -m experiments.benchmarks.step --config.problems=cnn_256 --config.rounds=51
 
-Figures are ratios to a step written by hand without jaxtl, with one learning rate and no penalty, that ran in between;
-medians of 11 rounds. On the convolutional network labels and penalties cost nothing that shows; on the small MLP, whose
+Figures are ratios to a step of jaxtl without a penalty, that ran in between. Every library is a process of its own,
+with huge pages and without: jaxtl, PyTorch in eager mode (channels last), PyTorch by `torch.compile`. The share of the
+peak is that of the fastest matrix product or convolution that was measured on the same machine.
+
+Below, ratios are still to a step written by hand without jaxtl, with one learning rate and no penalty; medians of 11
+rounds. On the convolutional network labels and penalties cost nothing that shows; on the small MLP, whose
 step takes a sixth of a millisecond, they do. `fit` as it is takes ten steps in one dispatch, which is faster than by
 hand. With a frozen trunk a step takes a third to a half of its time. A change of λ compiles nothing. PyTorch takes half
 to three quarters of the time on the CNN, 1.9 times on the MLP.
@@ -39,61 +43,58 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import importlib.util
-import json
 import math
-import os
 import random
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from importlib import metadata
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
+from experiments.benchmarks.arithmetic import operations_of_step
+from experiments.benchmarks.results import Findings, keep
+from experiments.benchmarks.rows import BASE, COSTS, PEERS, ROWS, Row, rows_of
+from experiments.benchmarks.step_tables import arithmetic_table, notes, numbers_of, picture, ratio_table, start_table
 from experiments.benchmarks.variants import (
-    BASE,
     LAMBDA,
-    LEARNING_RATE,
-    MOMENTUM,
     RESIDUAL,
-    RESIDUAL_ROWS,
-    ROWS,
     Problem,
     Variant,
     both_pulls,
     by_hand,
-    logits_of,
+    check_problem,
     looped,
     make_problem,
-    make_variants,
     rates_with,
+    save_problem,
+    timed,
 )
+from experiments.benchmarks.workers import Worker
 from jaxtl import backend, cli
 from jaxtl.errors import InputError
 from jaxtl.loop import refuse_stop
-from jaxtl.losses import softmax_cross_entropy
-from jaxtl.report.tables import Table
+from jaxtl.report import Section
 from jaxtl.step import compile_step
-from jaxtl.trees import Tree, named_leaves
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
+    preset: str = ""  # quick: what make bench takes; smoke: seconds, for a look at the tables
     problems: tuple[str, ...] = ("mlp_64", "cnn_50", "cnn_128", "wrn_16", "resnet_16")  # and the size of batches
-    rounds: int = 21  # blocks of every variant, taken in turns; of residual networks a third
+    rounds: int = 21  # blocks of every row, taken in turns; of residual networks half
     mlp_steps: int = 300  # steps in a block
     cnn_steps: int = 10
     residual_steps: int = 1
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "quick": {"problems": ("mlp_64", "cnn_128", "wrn_16", "resnet_16"), "rounds": 9, "mlp_steps": 100},
+        "smoke": {"problems": ("mlp_64",), "rounds": 2, "mlp_steps": 10},
+    }
 
 
 CACHE_OPTIONS = (
@@ -101,77 +102,77 @@ CACHE_OPTIONS = (
     "jax_persistent_cache_min_compile_time_secs",
     "jax_persistent_cache_min_entry_size_bytes",
 )
+PAUSE = 0.05  # seconds: the threads of a process look for more work for a while before they leave the cores to others
 
 
 # ---------------------------------------------------------------- measuring
 
 
-def timed(work: Callable, *arguments: Any) -> tuple[float, Any]:
-    began = time.perf_counter()
-    result = jax.block_until_ready(work(*arguments))
-    return time.perf_counter() - began, result
-
-
-def measure(problem: Problem, rounds: int, torch: bool) -> dict[str, dict[str, Any]]:
-    """Every variant's seconds per step, round by round, their ratio to the peer's, and the loss after a block."""
-    evaluate = jax.jit(lambda params: task_loss(problem, params))
-
-    def block(variant: Variant) -> tuple[float, float]:
-        taken, state = timed(variant.run, jax.block_until_ready(variant.begin()), problem.steps)
-        return taken, float(evaluate(state.params))
-
-    with contextlib.ExitStack() as stack:
-        blocks = {name: functools.partial(block, variant) for name, variant in make_variants(problem).items()}
-        if torch:
-            ask = stack.enter_context(pytorch(problem))
-            blocks |= {"torch": functools.partial(ask, 0), "torch_one_thread": functools.partial(ask, 1)}
-        found = {name: [run()] for name, run in blocks.items()}  # this round compiles; it does not count
-        for number in range(rounds):
-            refuse_stop(f"before round {number + 1} of {rounds}")
-            # in another order every round, since what ran just before is felt for a while
-            for name in random.Random(number).sample(list(blocks), len(blocks)):
-                found[name].append(blocks[name]())
-    seconds = {name: np.array([taken for taken, _ in runs[1:]]) / problem.steps for name, runs in found.items()}
-    figures = {}
-    for name, runs in found.items():
-        low, ratio, high = np.quantile(seconds[name] / seconds[BASE], (0.25, 0.5, 0.75)).tolist()
-        figures[name] = {"ratio": ratio, "low": low, "high": high, "seconds": seconds[name].tolist()}
-        figures[name]["loss"] = runs[-1][1]
-    return figures
-
-
-def task_loss(problem: Problem, params: Tree) -> jax.Array:
-    logits = logits_of(problem.model, params, problem.batch)
-    return jnp.mean(softmax_cross_entropy(logits, problem.batch["label"]))
-
-
-def torch_is_here() -> bool:
-    return importlib.util.find_spec("torch") is not None
-
-
 @contextlib.contextmanager
-def pytorch(problem: Problem) -> Iterator[Callable[[int], tuple[float, float]]]:
-    """threads -> a block in PyTorch, in a process of its own: in one process the two slow each other down."""
-    arrays: dict[str, Any] = {**named_leaves(problem.params), **problem.batch}
-    arrays |= {"learning_rate": LEARNING_RATE, "momentum": MOMENTUM}
-    command = [sys.executable, str(Path(__file__).with_name("torch_step.py"))]
-    with tempfile.TemporaryDirectory() as directory:
+def workers_for(name: str, problem: Problem, rows: Mapping[str, Row]) -> Iterator[dict[tuple[str, bool], Worker]]:
+    """A process for every library, way of compiling and size of pages, by (process, huge pages)."""
+    cache = jax.config.values[CACHE_OPTIONS[0]] or ""
+    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
         file = Path(directory, "problem.npz")
-        np.savez(file, **arrays)
-        pipe = subprocess.PIPE  # a session of its own, since Ctrl-C is for us; it ends when its input does
-        with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True) as process:
+        save_problem(problem, file)
+        commands = {
+            "jax": ("jax_step", name, cache),
+            "torch": ("torch_step", str(file)),
+            "compiled": ("torch_step", str(file), "compiled"),
+        }
+        inductor = {"TORCHINDUCTOR_CACHE_DIR": str(Path(directory, "inductor"))}
+        yield {
+            (process, huge): stack.enter_context(Worker(*commands[process], huge_pages=huge, environment=inductor))
+            for process, huge in dict.fromkeys((row.process, row.huge_pages) for row in rows.values())
+        }
 
-            def block(threads: int) -> tuple[float, float]:
-                assert process.stdin is not None
-                assert process.stdout is not None
-                request = {"problem": str(file), "steps": problem.steps, "threads": threads}
-                process.stdin.write(json.dumps(request) + "\n")
-                process.stdin.flush()
-                answer = json.loads(process.stdout.readline())
-                time.sleep(0.05)  # its threads look for more work for a while before they leave the cores to us
-                return answer["seconds"], answer["loss"]
 
-            yield block
+def measure_rows(name: str, problem: Problem, rounds: int, steps: int) -> dict[str, Any]:
+    """Every row's seconds a step, round by round, the loss after a block, and the most operations a second."""
+    rows = rows_of(name)
+    found: dict[str, list[float]] = {row: [] for row in rows}
+    first, loss, failed = {}, {}, {}
+    with workers_for(name, problem, rows) as workers:
+
+        def block(row_name: str) -> dict[str, Any]:
+            row = rows[row_name]
+            refuse_stop(f"before {row.words}")
+            answer = workers[row.process, row.huge_pages].ask("block", steps=steps, **row.asked)
+            time.sleep(PAUSE)
+            return answer
+
+        for row_name, row in rows.items():  # this round compiles; it does not count
+            answer = block(row_name)
+            if "failed" in answer:
+                failed[row_name] = answer["failed"]
+                del found[row_name]
+            else:
+                first[row_name] = answer["seconds"]
+                loss[row_name] = workers[row.process, row.huge_pages].ask("loss")
+        for number in range(rounds):
+            # in another order every round, since what ran just before is felt for a while
+            for row_name in random.Random(number).sample(list(found), len(found)):
+                found[row_name].append(block(row_name)["seconds"] / steps)
+        peaks = measure_peaks({process: worker for (process, huge), worker in workers.items() if huge})
+    base = np.array(found[BASE])
+    figures = {}
+    for row_name, seconds in found.items():
+        low, ratio, high = np.quantile(np.array(seconds) / base, (0.25, 0.5, 0.75)).tolist()
+        figures[row_name] = {"ratio": ratio, "low": low, "high": high, "seconds": seconds}
+        figures[row_name] |= {"first": first[row_name], "loss": loss[row_name]}
+    return {"rows": figures, "failed": failed, "peaks": peaks}
+
+
+def measure_peaks(workers: Mapping[str, Worker]) -> dict[str, float]:
+    """Operations a second of large float32 products, by what computed them."""
+    size = {"edge": 2048, "images": 32} if jax.default_backend() == "cpu" else {"edge": 8192, "images": 512}
+    words = {"jax": "jax", "torch": "PyTorch"}
+    peaks = {}
+    for process in words.keys() & workers.keys():
+        for what, rate in workers[process].ask("fastest", calls=4, **size).items():
+            peaks[f"{what} in {words[process]}"] = rate
+            time.sleep(PAUSE)
+    return peaks
 
 
 @contextlib.contextmanager
@@ -191,12 +192,13 @@ def empty_compilation_cache() -> Iterator[None]:
 
 def measure_starts(problem: Problem, rounds: int) -> dict[str, Any]:
     """Seconds of a first step that compiles or finds its program on disk, and of one with another λ; medians."""
-    found: dict[str, list[float]] = {BASE: [], "both_pulls": [], "from_disk": [], "same_lambda": [], "other_lambda": []}
+    kinds = ("by_hand", "both_pulls", "from_disk", "same_lambda", "other_lambda")
+    found: dict[str, list[float]] = {kind: [] for kind in kinds}
     first_step(by_hand(problem))  # what a process does once, whatever it runs, is nobody's
     for number in range(min(3, rounds)):
         refuse_stop(f"before start {number + 1}")
         with empty_compilation_cache():
-            found[BASE].append(first_step(by_hand(problem)))
+            found["by_hand"].append(first_step(by_hand(problem)))
             found["both_pulls"].append(first_step(looped(problem, both_pulls(problem))))
             found["from_disk"].append(first_step(looped(problem, both_pulls(problem))))
     program, compilations = both_pulls(problem), 0
@@ -219,94 +221,32 @@ def first_step(variant: Variant) -> float:
     return timed(variant.run, jax.block_until_ready(variant.begin()), 1)[0]
 
 
-# ---------------------------------------------------------------- what came out
+# ---------------------------------------------------------------- all of it
 
 
-def step_table(results: dict[str, dict[str, Any]]) -> Table:
-    """A row per variant, a column per problem: the median ratio and its quartiles."""
-    rows = []
-    for name, words in ROWS.items():
-        cells = []
-        for result in results.values():
-            if figures := result["variants"].get(name):
-                cells.append(f"{figures['ratio']:.2f} ({figures['low']:.2f}–{figures['high']:.2f})")
-                if name == BASE:
-                    cells[-1] = f"1.00 = {duration(float(np.median(figures['seconds'])))}"
-        rows += [[words, *cells]] if cells else []
-    return Table(["training step", *results], rows)
-
-
-def start_table(results: dict[str, dict[str, Any]]) -> Table:
-    """What a program costs before it runs at full speed, and what a change of λ costs afterwards."""
-    starts = [result["starts"] for result in results.values()]
-    rows = [
-        ["by hand, compiled", *(f"1.00 = {duration(start[BASE])}" for start in starts)],
-        ["both pulls, compiled", *(f"{start['both_pulls'] / start[BASE]:.2f}" for start in starts)],
-        ["both pulls, found on disk", *(f"{start['from_disk'] / start[BASE]:.2f}" for start in starts)],
-        ["λ changed, ÷ not changed", *(f"{start['other_lambda'] / start['same_lambda']:.2f}" for start in starts)],
-        ["compilations", *(str(start["compilations"]) for start in starts)],
-    ]
-    return Table(["first step; step after a change", *results], rows)
-
-
-def duration(seconds: float) -> str:
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
-
-
-def notes(header: dict[str, Any], results: dict[str, dict[str, Any]]) -> list[str]:
-    """On what, and how, the figures were measured."""
-    versions = header["versions"]
-    lines = [
-        f"Device: {header['device']}",
-        f"Versions: {', '.join(f'{name} {version}' for name, version in versions.items())}",
-        f"Huge pages: {header['malloc'] or 'not asked for; make bench does'}",
-        f"Ratios: medians over {header['config']['rounds']} rounds, of residual networks a third of them, each against "
-        "its own round; quartiles in brackets",
-        "Both pulls: the program of experiments.cifar_transfer, every rate an argument of the compiled step",
-    ]
-    if "torch" not in versions:
-        return [*lines, "PyTorch is not installed here: no comparison with it"]
-    ends = [f"{r['variants']['torch']['loss']:.5f} and {r['variants'][BASE]['loss']:.5f}" for r in results.values()]
-    return [*lines, f"PyTorch ran in a process of its own; loss after a block, there and by hand: {'; '.join(ends)}"]
-
-
-def write(workdir: Path, header: dict[str, Any], results: dict[str, dict[str, Any]], console: Console) -> None:
-    """Tables on the terminal, summary.md, and last of all summary.json."""
-    tables, lines = [step_table(results), start_table(results)], notes(header, results)
-    for table in tables:
-        console.print(table.rich() if console.is_terminal else table.plain() + "\n", soft_wrap=not console.is_terminal)
-    for line in lines:
-        console.print(line, soft_wrap=True)
-    parts = ["# What labels, penalties and freezing cost per training step", *(table.markdown() for table in tables)]
-    parts += ["\n".join(f"- {line}" for line in [*lines, f"Command: `{header['command']}`"])]
-    numbers = json.dumps({**header, "problems": results}, indent=1, ensure_ascii=False)
-    for name, text in (("summary.md", "\n\n".join(parts)), ("summary.json", numbers)):
-        (workdir / name).write_text(text + "\n", encoding="utf-8")
-        console.print(f"wrote {workdir / name}", soft_wrap=True)
-
-
-def main(config: Config, workdir: Path) -> None:
-    started = time.perf_counter()
-    check(config)
-    console, torch = Console(highlight=False), torch_is_here()
+def measure(config: Config, console: Console) -> Findings:
     steps = {"mlp": config.mlp_steps, "cnn": config.cnn_steps, **dict.fromkeys(RESIDUAL, config.residual_steps)}
     results: dict[str, dict[str, Any]] = {}
-    for problem in [make_problem(name, steps) for name in config.problems]:
+    for name in config.problems:
+        problem, kind = make_problem(name), check_problem(name)[0]
         console.print(f"measuring {problem.title}")  # no progress bar: drawing it would take time from what is timed
-        residual = problem.rows == RESIDUAL_ROWS
-        variants = measure(problem, math.ceil(config.rounds / 3) if residual else config.rounds, torch)
-        starts = measure_starts(problem, 1 if residual else config.rounds)
-        results[problem.title] = {"steps": problem.steps, "variants": variants, "starts": starts}
-    header = {
-        "experiment": "benchmarks.step",
-        "command": cli.command("benchmarks.step", config),
-        "device": backend.describe_device(),
-        "versions": backend.versions() | ({"torch": metadata.version("torch")} if torch else {}),
-        "malloc": os.environ.get("GLIBC_TUNABLES", ""),
-        "minutes": (time.perf_counter() - started) / 60,
-        "config": dataclasses.asdict(config),
-    }
-    write(workdir, header, results, console)
+        rounds = math.ceil(config.rounds / 2) if kind in RESIDUAL else config.rounds
+        results[name] = {"title": problem.title, "operations": operations_of_step(problem)}
+        results[name] |= measure_rows(name, problem, rounds, steps[kind])
+        if kind not in RESIDUAL:  # they take minutes to compile
+            results[name]["starts"] = measure_starts(problem, config.rounds)
+    peaks: dict[str, float] = {}
+    for result in results.values():
+        peaks = {name: max(rate, peaks.get(name, 0.0)) for name, rate in result["peaks"].items()}
+    peak = max(peaks.values())
+    started = {name: result for name, result in results.items() if "starts" in result}
+    tables = [ratio_table("training step", PEERS, results), arithmetic_table(results, peak)]
+    costs = [ratio_table(f"÷ {ROWS[BASE].words}", COSTS, results)] + ([start_table(started)] if started else [])
+    sections = [
+        Section("A training step", tables, notes(config.rounds, results, peaks), [picture(results)]),
+        Section("What penalties and freezing cost", costs),
+    ]
+    return Findings(sections, numbers_of(results, peak), {"step": results})
 
 
 def check(config: Config) -> None:
@@ -315,6 +255,13 @@ def check(config: Config) -> None:
             raise InputError(f"{getattr(config, flag)} is less than 1", where=f"--config.{flag}")
     if not config.problems:
         raise InputError("no problem", where="--config.problems", todo="for example mlp_64 or cnn_50")
+    for name in config.problems:
+        check_problem(name)
+
+
+def main(config: Config, workdir: Path) -> None:
+    check(config)
+    keep("benchmarks.step", config, workdir, [(measure, config)])
 
 
 if __name__ == "__main__":

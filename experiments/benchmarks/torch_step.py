@@ -1,24 +1,26 @@
 """PyTorch's side of `experiments.benchmarks.step`: the same network, numbers and SGD, in a process without JAX.
 
-Every line on stdin is a JSON object {"problem": an .npz file, "steps": a block of so many, "threads": 0 for PyTorch's
-choice}; the answer on stdout is {"seconds": of the block, "loss": after it, "peak": bytes of memory so far}. Each block
-starts from the parameters in the file.
+    python -m experiments.benchmarks.torch_step PROBLEM.npz [compiled]      asked in lines of JSON
+
+Every block starts from the parameters in the file. "compiled": model and loss by `torch.compile` as it is.
 """
 
 from __future__ import annotations
 
-import functools
 import importlib
-import json
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from memory import peak_memory  # type: ignore[import-not-found]  # run as a file, beside it
 
-torch = importlib.import_module("torch")
+from experiments.benchmarks.workers import serve
+
+torch: Any = importlib.import_module("torch")
 nn = torch.nn
 THREADS = torch.get_num_threads()
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def layer(module, kernel: np.ndarray, axes: tuple[int, ...], bias: np.ndarray | None):
@@ -95,32 +97,80 @@ def residual(arrays):
     return network.to(memory_format=torch.channels_last)
 
 
-@functools.cache
-def read(problem: str):
-    with np.load(problem, allow_pickle=False) as file:
-        arrays = dict(file)
+def read(file: str):
+    """The network, its images and labels on the device, and the settings of SGD."""
+    with np.load(file, allow_pickle=False) as opened:
+        arrays = dict(opened)
     images = torch.from_numpy(arrays["image"]).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
     make = residual if "trunk/stem/kernel" in arrays else cnn if "trunk/conv_0/kernel" in arrays else mlp
     settings = {"lr": float(arrays["learning_rate"]), "momentum": float(arrays["momentum"]), "nesterov": True}
-    return functools.partial(make, arrays), images, torch.from_numpy(arrays["label"]).long(), settings
+    return make(arrays).to(DEVICE), images.to(DEVICE), torch.from_numpy(arrays["label"]).long().to(DEVICE), settings
 
 
-def block(problem: str, steps: int, threads: int) -> dict[str, float]:
-    torch.set_num_threads(threads or THREADS)
-    make, images, labels, settings = read(problem)
-    network, cross_entropy = make(), nn.CrossEntropyLoss()
-    optimizer = torch.optim.SGD(network.parameters(), **settings)
-    began = time.perf_counter()
-    for _ in range(steps):
-        optimizer.zero_grad()
-        cross_entropy(network(images), labels).backward()
-        optimizer.step()
-    seconds = time.perf_counter() - began
-    with torch.no_grad():
-        loss = float(cross_entropy(network(images), labels))
-    return {"seconds": seconds, "loss": loss, "peak": peak_memory()}
+def now() -> float:
+    """Seconds, when all that was asked of the device is done."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def answer_for(file: str, compiled: bool) -> None:
+    network, images, labels, settings = read(file)
+    start = {name: value.clone() for name, value in network.state_dict().items()}
+    cross_entropy = nn.CrossEntropyLoss()
+
+    def task_loss():
+        return cross_entropy(network(images), labels)
+
+    loss_fn = torch.compile(task_loss) if compiled else task_loss
+
+    def train(steps: int) -> float:
+        optimizer = torch.optim.SGD(network.parameters(), **settings)
+        began = now()
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss_fn().backward()
+            optimizer.step()
+        return now() - began
+
+    def block(steps: int, threads: int = 0) -> dict[str, Any]:
+        """Seconds of so many steps; `threads` 0 is PyTorch's own choice."""
+        torch.set_num_threads(threads or THREADS)
+        network.load_state_dict(start)
+        if not compiled:
+            return {"seconds": train(steps)}
+        try:
+            return {"seconds": train(steps)}
+        except Exception as error:  # whatever a compiler, or its absence, ends in
+            return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"}
+
+    def loss() -> float:
+        with torch.no_grad():
+            return float(task_loss())
+
+    serve(block=block, loss=loss, fastest=fastest)
+
+
+def fastest(edge: int, images: int, calls: int) -> dict[str, float]:
+    """Floating-point operations a second of a matrix product and of a convolution, both large; the best of so many."""
+    torch.set_num_threads(THREADS)
+    matrix, kernel = torch.ones(edge, edge, device=DEVICE), torch.ones(64, 64, 3, 3, device=DEVICE)
+    x = torch.ones(images, 64, 32, 32, device=DEVICE).contiguous(memory_format=torch.channels_last)
+
+    def seconds(work: Callable[[], Any]) -> float:
+        began = now()
+        work()
+        return now() - began
+
+    best = {
+        "matrix product": min(seconds(lambda: matrix @ matrix) for _ in range(calls)),
+        "convolution": min(seconds(lambda: nn.functional.conv2d(x, kernel, padding=1)) for _ in range(calls)),
+    }
+    return {
+        "matrix product": 2 * edge**3 / best["matrix product"],
+        "convolution": 2 * x.numel() * kernel.numel() / 64 / best["convolution"],
+    }
 
 
 if __name__ == "__main__":
-    for line in sys.stdin:
-        print(json.dumps(block(**json.loads(line))), flush=True)
+    answer_for(sys.argv[1], compiled="compiled" in sys.argv[2:])

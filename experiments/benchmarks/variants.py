@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxtl import backend
@@ -18,70 +22,77 @@ from jaxtl.models import Classifier, Cnn, Mlp, as_forward, initialise, resnet18,
 from jaxtl.optimizers import Group, per_label
 from jaxtl.penalties import Term, l2, labelled
 from jaxtl.step import Fixed, compile_step, init_state, make_train_step, total_gradient
-from jaxtl.trees import Tree
+from jaxtl.trees import Tree, named_leaves
 
-NETWORKS = {
+NETWORKS: dict[str, tuple[str, tuple[int, ...], Any]] = {
     "mlp": ("MLP 784-128-10", (28, 28, 1), Mlp((128,))),
     "cnn": ("CNN 16-32-64", (16, 16, 3), Cnn((16, 32, 64))),
 }
-RESIDUAL = {
+RESIDUAL: dict[str, tuple[str, tuple[int, ...], Any]] = {
     "wrn": ("WRN-16-4", (32, 32, 3), wide_resnet(16, 4)),
     "resnet": ("ResNet-18", (32, 32, 3), resnet18()),
 }
 LEARNING_RATE, MOMENTUM, LAMBDA = 0.01, 0.9, 1e-3
-BASE = "by_hand"
-ROWS = {
-    BASE: "by hand: value_and_grad, optax.sgd, jit",
-    "again": "by hand once more: noise",
-    "plain": "jaxtl, no penalty",
-    "l2": "jaxtl, L2 by label in the loss",
-    "l2_sp": "jaxtl, L2-SP",
-    "decay": "jaxtl, coupled decay by label",
-    "both_pulls": "jaxtl, both pulls on one label",
-    "frozen": "jaxtl, frozen trunk",
-    "fit": "jaxtl, no penalty, by fit",
-    "dispatched": "jaxtl, no penalty, by fit as it is",
-    "torch": "PyTorch, eager",
-    "torch_one_thread": "PyTorch, eager, one thread",
-}
-TORCH_ROWS = ("torch", "torch_one_thread")
-RESIDUAL_ROWS = (BASE, "again", "plain", "both_pulls", "frozen", *TORCH_ROWS)  # their steps are long
+SCHEDULE = 1000  # steps
 
 
 class Problem(NamedTuple):
     """A network and one batch of random images; every variant trains it from the same parameters."""
 
     title: str
-    rows: tuple[str, ...]  # of `ROWS`, that are measured
     model: Classifier
     params: Tree
     batch: dict[str, jax.Array]
-    steps: int  # in a block, which is what is timed
 
     @property
     def labels(self) -> Tree:
         return label_params(self.params, [("trunk/.*", TRANSFERRED), ("head/.*", NEW)])
 
 
-def make_problem(name: str, steps: Mapping[str, int]) -> Problem:
-    """The problem called "mlp_64" or "wrn_16": a network and the size of its batch; `steps` in a block, by network."""
+def check_problem(name: str) -> tuple[str, int]:
+    """The network and the size of the batch of "mlp_64" or "wrn_16"."""
     kind, _, size = name.partition("_")
-    networks: dict[str, tuple[str, tuple[int, ...], Any]] = {**NETWORKS, **RESIDUAL}
-    if kind not in networks or not size.isdigit() or int(size) < 1:
-        todo = f"a network ({', '.join(networks)}) and the size of its batch: mlp_64"
+    if kind not in (*NETWORKS, *RESIDUAL) or not size.isdigit() or int(size) < 1:
+        todo = f"a network ({', '.join((*NETWORKS, *RESIDUAL))}) and the size of its batch: mlp_64"
         raise InputError(f"unknown problem '{name}'", where="--config.problems", todo=todo)
-    title, shape, trunk = networks[kind]
-    rows = RESIDUAL_ROWS if kind in RESIDUAL else tuple(ROWS)
+    return kind, int(size)
+
+
+def title_of(name: str) -> str:
+    kind, size = check_problem(name)
+    return f"{(NETWORKS | RESIDUAL)[kind][0]}, batch {size}"
+
+
+def make_problem(name: str) -> Problem:
+    kind, size = check_problem(name)
+    _, shape, trunk = (NETWORKS | RESIDUAL)[kind]
     model = Classifier(trunk, (("head", 10),))
     of_params, of_images, of_labels = jax.random.split(jax.random.key(0), 3)
-    images = jax.random.normal(of_images, (int(size), *shape))
-    batch = {"image": images, "label": jax.random.randint(of_labels, (int(size),), 0, 10)}
-    return Problem(f"{title}, batch {size}", rows, model, initialise(model, of_params, shape), batch, steps[kind])
+    images = jax.random.normal(of_images, (size, *shape))
+    batch = {"image": images, "label": jax.random.randint(of_labels, (size,), 0, 10)}
+    return Problem(title_of(name), model, initialise(model, of_params, shape), batch)
+
+
+def save_problem(problem: Problem, file: Path) -> None:
+    """What PyTorch's side reads."""
+    arrays: dict[str, Any] = {**named_leaves(problem.params), **problem.batch}
+    np.savez(file, **arrays, learning_rate=LEARNING_RATE, momentum=MOMENTUM)
 
 
 def logits_of(model: Classifier, params: Tree, batch: Mapping[str, jax.Array]) -> jax.Array:
     outputs: Any = model.apply({"params": params}, batch["image"], True)
     return outputs["head"]
+
+
+def task_loss(problem: Problem, params: Tree) -> jax.Array:
+    logits = logits_of(problem.model, params, problem.batch)
+    return jnp.mean(softmax_cross_entropy(logits, problem.batch["label"]))
+
+
+def timed(work: Callable, *arguments: Any) -> tuple[float, Any]:
+    began = time.perf_counter()
+    result = jax.block_until_ready(work(*arguments))
+    return time.perf_counter() - began, result
 
 
 # ---------------------------------------------------------------- variants
@@ -150,7 +161,7 @@ def both_pulls(problem: Problem) -> Program:
         problem,
         groups={label: Group(decay_kind="coupled") for label in (TRANSFERRED, NEW)},
         penalty={TRANSFERRED: towards, NEW: Term(0.0, l2)},
-        schedule=optax.cosine_decay_schedule(1.0, problem.steps),
+        schedule=optax.cosine_decay_schedule(1.0, SCHEDULE),
         fixed=Fixed(rates_with(LAMBDA), {"anchor": problem.params}),
     )
 
@@ -181,23 +192,23 @@ def fitted(problem: Problem, program: Program, steps_per_dispatch: int) -> Varia
     return Variant(lambda: init_state(problem.params, program.tx, jax.random.key(1)), run)
 
 
-def make_variants(problem: Problem) -> dict[str, Variant]:
-    """The problem's variants by their names in `ROWS`; all of them but PyTorch's."""
-    hand, plain = by_hand(problem), make_program(problem)
-    to_zero, to_source = Term(LAMBDA, l2), Term(LAMBDA, l2, ("anchor",))
+def make_variant(problem: Problem, name: str) -> Variant:
+    """The variant called "by_hand", "plain", "l2", ..."""
+    towards_zero, towards_anchor = Term(LAMBDA, l2), Term(LAMBDA, l2, ("anchor",))
     anchor = Fixed(given={"anchor": problem.params})
-    trunk = having(problem.labels, TRANSFERRED)
     decaying = {label: Group(LEARNING_RATE, LAMBDA, "coupled") for label in (TRANSFERRED, NEW)}
     still = {TRANSFERRED: Group(frozen=True), NEW: Group(LEARNING_RATE)}
-    programs = {
-        "plain": plain,
-        "l2": make_program(problem, penalty={TRANSFERRED: to_zero, NEW: to_zero}),
-        "l2_sp": make_program(problem, penalty={TRANSFERRED: to_source, NEW: to_zero}, fixed=anchor),
-        "decay": make_program(problem, groups=decaying),
-        "both_pulls": both_pulls(problem),
-        "frozen": make_program(problem, groups=still, frozen=trunk),
+    make = partial(make_program, problem)
+    programs: dict[str, Callable[[], Program]] = {
+        "plain": make,
+        "l2": partial(make, penalty={TRANSFERRED: towards_zero, NEW: towards_zero}),
+        "l2_sp": partial(make, penalty={TRANSFERRED: towards_anchor, NEW: towards_zero}, fixed=anchor),
+        "decay": partial(make, groups=decaying),
+        "both_pulls": partial(both_pulls, problem),
+        "frozen": partial(make, groups=still, frozen=having(problem.labels, TRANSFERRED)),
     }
-    looping = {name: looped(problem, program) for name, program in programs.items()}
-    fits = {"fit": fitted(problem, plain, 1), "dispatched": fitted(problem, plain, 0)}
-    variants = {BASE: hand, **looping, **fits, "again": hand}
-    return {name: variant for name, variant in variants.items() if name in problem.rows}
+    if name == "by_hand":
+        return by_hand(problem)
+    if name in ("fit", "dispatched"):
+        return fitted(problem, make(), 1 if name == "fit" else 0)
+    return looped(problem, programs[name]())

@@ -1,0 +1,67 @@
+"""How fast is it all? Steps, penalties, freezing, sweeps, paths, tasks, starts, memory, images: one report.
+
+    make bench                                              # less than ten minutes on 2 CPU cores
+    python -m experiments.benchmarks --config.preset=long   # every part by its own defaults
+    python -m experiments.benchmarks --config.parts=step,machine
+    python -m experiments.benchmarks.compare A/summary.json B/summary.json
+
+The four parts run alone too, each with flags of its own: `python -m experiments.benchmarks.step --help`. The figures of
+summary.json have one level, so that those of two commits or two machines can be compared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rich.console import Console
+
+from experiments.benchmarks import machine, multitask, selection, step
+from experiments.benchmarks.results import Findings, Part, keep
+from jaxtl import cli
+from jaxtl.errors import InputError, suggest
+
+PARTS: dict[str, Any] = {"step": step, "selection": selection, "multitask": multitask, "machine": machine}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    preset: str = ""  # smoke: a minute, for a look at the tables; long: the defaults of every part
+    parts: tuple[str, ...] = tuple(PARTS)  # in this order
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"smoke": {}, "long": {}}
+
+
+def config_of(part: str, preset: str) -> Any:
+    """The config of a part: its own quick form, unless another is asked for."""
+    its_class = PARTS[part].Config
+    if preset == "long":
+        return its_class()
+    name = preset or "quick"
+    return its_class(**its_class.presets[name], preset=name)
+
+
+def within(part: str) -> Part:
+    """The part's measurement, its details under its name."""
+
+    def measure(config: Any, console: Console) -> Findings:
+        found = PARTS[part].measure(config, console)
+        return found._replace(details={part: found.details})
+
+    return measure
+
+
+def main(config: Config, workdir: Path) -> None:
+    check(config)
+    keep("benchmarks", config, workdir, [(within(part), config_of(part, config.preset)) for part in config.parts])
+
+
+def check(config: Config) -> None:
+    for part in config.parts or ("",):
+        if part not in PARTS:
+            raise InputError(f"unknown part '{part}'", where="--config.parts", todo=suggest(part, PARTS))
+
+
+if __name__ == "__main__":
+    cli.run(main, Config)

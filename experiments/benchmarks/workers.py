@@ -1,0 +1,88 @@
+"""Processes that are measured: started with or without huge pages, and asked in lines of JSON.
+
+Nothing but the standard library is imported here, since every side of a comparison is such a process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+ROOT = Path(__file__).parents[2]
+# jax and PyTorch share one accelerator here; each would take most of its memory at once, this process too
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
+class Worker:
+    """A process that runs a module of this folder, for as long as the `with` block.
+
+    Args:
+        module: its name; it ends in `serve`.
+        arguments: of its command line.
+        huge_pages: whether malloc asks for them (glibc 2.35 and later; elsewhere no difference). A process reads this
+            once, when it starts.
+        environment: further variables.
+    """
+
+    def __init__(
+        self, module: str, *arguments: str, huge_pages: bool = True, environment: Mapping[str, str] | None = None
+    ):
+        self.command = [sys.executable, "-m", f"experiments.benchmarks.{module}", *arguments]
+        malloc = f"glibc.malloc.hugetlb={int(huge_pages)}"
+        self.environment = {**os.environ, "GLIBC_TUNABLES": malloc, **(environment or {})}
+
+    def __enter__(self) -> Self:
+        self.process = subprocess.Popen(
+            self.command,
+            cwd=ROOT,
+            env=self.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for us; it ends when its input does
+        )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.communicate()
+
+    def ask(self, question: str, **details: Any) -> Any:
+        """The answer, waited for.
+
+        Raises:
+            RuntimeError: the process has ended instead; what it had to say is on stderr.
+        """
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        line = ""
+        try:
+            self.process.stdin.write(json.dumps([question, details]) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            self.process.stdin = None  # what is left in it cannot be flushed
+        if not line:
+            raise RuntimeError(f"{' '.join(self.command[1:])} ended with {self.process.wait()}")
+        return json.loads(line)
+
+
+def serve(**answers: Callable[..., Any]) -> None:
+    """The worker's side: answer every question by the function of its name, until there are no more."""
+    known = {"memory": peak_memory, **answers}
+    out, sys.stdout = sys.stdout, sys.stderr  # what a library prints is no answer
+    for line in sys.stdin:
+        question, details = json.loads(line)
+        print(json.dumps(known[question](**details)), file=out, flush=True)
+
+
+def peak_memory() -> int:
+    """Bytes; 0 where there is no /proc. `getrusage` would count what the process that started this one had in use."""
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return 1024 * int(found[1]) if found else 0

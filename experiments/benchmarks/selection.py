@@ -64,7 +64,7 @@ class Config:
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {
-            "sizes": (1, 16),
+            "sizes": (1, 32),
             "started": 1,
             "rounds": 1,
             "rows": 10_000,

@@ -5,6 +5,7 @@ As a program, `python -m ...sweeps`, it is a process without anything compiled t
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -82,9 +83,7 @@ class Runs:
             return -jnp.mean(softmax_cross_entropy(outputs["head"], batch["label"]))
 
         self.init, self.score, self.start = init, score, jax.jit(init)
-        # on a CPU a convolution's kernel gradient is slow inside a loop: there a call is a step
-        self.chunk = 1 if name == "cnn" and jax.default_backend() == "cpu" else kind.steps
-        self.train = self.step if self.chunk == 1 else make_epoch(self.step, self.chunk)
+        self.train = make_epoch(self.step, kind.steps)
 
     def grid(self, size: int) -> dict[str, np.ndarray]:
         rates = {name: np.geomspace(1e-4, 1e-1, size) for name in self.rates}
@@ -99,29 +98,30 @@ class Runs:
             self.grid(size),
             self.data,
             self.given,
-            calls=self.steps // self.chunk,
-            batching="loop" if self.chunk == 1 else batching,
+            batching=batching,
             memory=memory,
         )
         return result.scores
 
     def one_by_one(self, size: int) -> np.ndarray:
         """The same program for every run, compiled once."""
-        run, scores = program_of(self.step, self.chunk), []
+        run, scores = program_of(self.step, self.steps), []
         for k in range(size):
             point = {name: np.float32(column[k]) for name, column in self.grid(size).items()}
             state, rates = self.start(point)
-            for _ in range(self.steps // self.chunk):
-                state, _ = run(state, self.data, Fixed(rates, self.given))
+            state, _ = run(state, self.data, Fixed(rates, self.given))
             scores.append(self.score(state, self.data, None))
         return np.asarray(jnp.stack(scores))
 
 
-def by_process(way: str, name: str, size: int, **how: Any) -> tuple[float, int]:
+def by_process(
+    way: str, name: str, size: int, environment: Mapping[str, str] | None = None, **how: Any
+) -> tuple[float, int]:
     """Seconds from `python` to the scores, of a sweep or of one run, in a process that finds nothing compiled; and its
     peak memory, bytes."""
     began = time.perf_counter()
-    with Worker("sweeps", environment={"JAX_ENABLE_COMPILATION_CACHE": "false"}) as worker:
+    nothing_compiled = {"JAX_ENABLE_COMPILATION_CACHE": "false", **(environment or {})}
+    with Worker("sweeps", environment=nothing_compiled) as worker:
         worker.ask("run", way=way, name=name, size=size, how=how)
         return time.perf_counter() - began, worker.ask("memory")
 
@@ -146,33 +146,55 @@ def medians(
     return first, {name: float(np.median(taken)) for name, taken in later.items()}, results
 
 
+def against_one_by_one(name: str, size: int, rounds: int) -> dict[str, Any]:
+    """What such a process measures: seconds of a sweep and of the same runs one after another, and how far apart."""
+    runs = Runs(name)
+    ways = {"sweep": partial(runs.by_sweep, size), "one by one": partial(runs.one_by_one, size)}
+    first, later, results = medians(ways, rounds)
+    gap = float(np.max(np.abs(results["sweep"] - results["one by one"])))
+    return {"first": first, "seconds": later, "largest_difference": gap}
+
+
+def device_counts() -> tuple[int, ...]:
+    """One device, and on a CPU also one for each of its cores: what JAX_NUM_CPU_DEVICES asks for."""
+    cores = min(os.cpu_count() or 1, 8) if jax.default_backend() == "cpu" else 1
+    return (1, cores) if cores > 1 else (1,)
+
+
 def sweeps(config: Config, console: Console) -> Findings:
     rows, figures = [], {}
     numbers: dict[str, float] = {}
     for name in config.problems:
-        runs, cells = Runs(name), []
         found: dict[str, Any] = {}
-        for size in config.sizes:
-            console.print(f"measuring a sweep of {size}, {name}")
-            ways = {"sweep": partial(runs.by_sweep, size), "one by one": partial(runs.one_by_one, size)}
-            first, later, results = medians(ways, config.rounds)
-            gap = float(np.max(np.abs(results["sweep"] - results["one by one"])))
-            found[str(size)] = {"first": first, "seconds": later, "largest_difference": gap}
-            numbers |= {f"sweep/{name}/{size}/{way}/seconds": seconds for way, seconds in later.items()}
-            cells.append(f"{later['one by one'] / later['sweep']:.2f} ({duration(later['sweep'])})")
         console.print(f"measuring {config.started} fresh processes, {name}")
         single = float(np.median([by_process("one_by_one", name, 1)[0] for _ in range(config.started)]))
-        whole, _ = by_process("by_sweep", name, config.processes)
-        found["processes"] = {"one_run": single, "sweep": whole, "configurations": config.processes}
+        for devices in device_counts():
+            environment, cells = {"JAX_NUM_CPU_DEVICES": str(devices)}, []
+            with Worker("sweeps", environment=environment) as worker:
+                for size in config.sizes:
+                    refuse_stop(f"before a sweep of {size}")
+                    console.print(f"measuring a sweep of {size}, {name}, {devices} at a time")
+                    one = worker.ask("against_one_by_one", name=name, size=size, rounds=config.rounds)
+                    found[f"{size}/{devices}"], seconds = one, one["seconds"]
+                    numbers |= {f"sweep/{name}/{size}/{devices}/{way}/seconds": seconds[way] for way in seconds}
+                    base = found[f"{size}/1"]["seconds"]["one by one"]
+                    cells.append(f"{base / seconds['sweep']:.2f} ({duration(seconds['sweep'])})")
+            whole, _ = by_process("by_sweep", name, config.processes, environment)
+            found[f"processes/{devices}"] = {"one_run": single, "sweep": whole, "configurations": config.processes}
+            numbers[f"sweep/{name}/{devices}/fresh/sweep/seconds"] = whole
+            words = name if devices == 1 else f"{name}, {devices} CPU devices"
+            rows.append([words, *cells, f"{config.processes * single / whole:.1f} ({duration(whole)})"])
+        numbers[f"sweep/{name}/fresh/one_run/seconds"] = single
         figures[name] = found
-        numbers |= {f"sweep/{name}/fresh/one_run/seconds": single, f"sweep/{name}/fresh/sweep/seconds": whole}
-        rows.append([name, *cells, f"{config.processes * single / whole:.1f} ({duration(whole)})"])
     columns = ["problem", *(f"K = {size}" for size in config.sizes), f"fresh processes, K = {config.processes}"]
     lines = [
-        "How many times as long the same runs take one after another, compiled once; in brackets the sweep's seconds.",
+        "How many times as long the same runs take one after another, compiled once, on one device; in brackets the "
+        "sweep's seconds.",
         f"Fresh processes: {config.processes} × the median of {config.started} that were started, against one process "
         "that starts, compiles and sweeps; nothing is found compiled on disk.",
     ]
+    if len(device_counts()) > 1:
+        lines.append("A device for each core: JAX_NUM_CPU_DEVICES in the environment.")
     return Findings([Section("Sweeps", [Table(columns, rows)], lines)], numbers, {"sweeps": figures})
 
 
@@ -217,4 +239,4 @@ def memory_section(config: Config, state: int, peaks: Mapping[str, Mapping[str, 
 
 
 if __name__ == "__main__":
-    serve(run=run)
+    serve(run=run, against_one_by_one=against_one_by_one)

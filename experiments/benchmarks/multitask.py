@@ -3,23 +3,24 @@
     python -m experiments.benchmarks.multitask                                    # part of `make bench`
     python -m experiments.benchmarks.multitask --config.tasks=8 --config.problems=cnn_64
 
-Three tasks by surgery cost no more than three backward passes and one forward on the convolutional network: 0.6 of
-three runs. On the small MLP they cost somewhat more, since three gradients of its first layer have to be kept,
-multiplied and added up. Which method weighs them makes no difference that shows. Backward passes by `vmap` are slower.
+Three tasks by surgery cost no more than three backward passes and one forward on the convolutional network: 0.72 of
+three runs. On the small MLP they cost more, 0.81 where 0.47 is allowed, since three gradients of its first layer have
+to be kept, multiplied and added up. Which method weighs them makes no difference that shows. Backward passes by `vmap`
+are slower.
 
                                                         MLP 784-128-10      CNN 16-32-64
     gradients of one batch of 64, T = 3
-    a run for each task: T forward, T backward          1.00 = 1.12 ms    1.00 = 16.4 ms
-    the forward pass alone, all heads                 0.23 (0.18–0.41)  0.11 (0.10–0.14)
-    the first row less T − 1 such forward passes      0.54 (0.18–0.64)  0.77 (0.72–0.81)
-    the plain sum: 1 forward, 1 backward              0.44 (0.39–0.90)  0.33 (0.32–0.39)
-    surgery, PCGrad                                   0.73 (0.64–0.92)  0.57 (0.46–0.75)
-    surgery, MGDA                                     0.94 (0.75–1.39)  0.56 (0.48–0.67)
-    surgery, Nash                                     0.83 (0.72–0.98)  0.61 (0.52–0.71)
-    MGDA by hand, backward passes by vmap             1.10 (0.86–1.54)  0.89 (0.79–1.20)
+    a run for each task: T forward, T backward         1.00 = 0.555 ms    1.00 = 8.19 ms
+    the forward pass alone, all heads                 0.26 (0.25–0.26)  0.13 (0.13–0.14)
+    the first row less T − 1 such forward passes      0.47 (0.47–0.51)  0.74 (0.73–0.74)
+    the plain sum: 1 forward, 1 backward              0.43 (0.42–0.43)  0.34 (0.34–0.35)
+    surgery, PCGrad                                   0.80 (0.78–0.81)  0.71 (0.70–0.72)
+    surgery, MGDA                                     0.81 (0.79–0.82)  0.75 (0.71–0.83)
+    surgery, Nash                                     0.83 (0.82–0.86)  0.72 (0.72–0.78)
+    MGDA by hand, backward passes by vmap             1.07 (1.03–1.09)  0.82 (0.81–0.84)
 
-Medians of 45 rounds with quartiles in brackets, on 2 CPU cores (x86_64, a virtual machine busy with other work: hence
-the width, most of all on the MLP), huge pages on, Python 3.11, jax 0.10.2.
+By `make bench`: medians of 7 rounds with quartiles in brackets, on 2 quiet CPU cores (x86_64), huge pages on, Python
+3.11, jax 0.10.2.
 """
 
 from __future__ import annotations

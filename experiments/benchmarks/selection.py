@@ -6,10 +6,13 @@
 A grid of K configurations by `sweep` against the same runs one after another in one process, and against a fresh
 process for each; ridge and logistic paths against scikit-learn. Ratios are seconds of the other over ours.
 
-    sweep                        K = 1   K = 4   K = 16   K = 64   32 fresh processes
-    linear head 512-10, 400 steps 0.97    4.04     6.10    11.29                 17.2
-    MLP 784-128-10, 400 steps     1.07    1.34     1.43     1.31                 14.0
-    CNN 16-32-64, 40 steps        1.06    1.07     1.04     1.08                 23.7
+    sweep                                        K = 1   K = 32   32 fresh processes
+    linear head 512-10, 400 steps                 0.95     8.85                 19.5
+    the same, JAX_NUM_CPU_DEVICES=2               0.88    11.03                 18.1
+    MLP 784-128-10, 400 steps                     1.04     1.07                 11.9
+    the same, JAX_NUM_CPU_DEVICES=2               0.59     1.56                 11.1
+    CNN 16-32-64, 40 steps                        0.93     1.22                 17.7
+    the same, JAX_NUM_CPU_DEVICES=2               0.60     1.38                 13.2
 
     ridge, 50,000 × 512, 10 targets, 100 λ with LOO     scales alike    over 3 decades
     ridge_path                                         1.00 = 0.74 s     1.00 = 0.84 s
@@ -19,9 +22,10 @@ process for each; ridge and logistic paths against scikit-learn. Ratios are seco
     logistic, 10,000 × 512, 10 classes, 10 λ × 5 folds: logistic_path 1.00 = 2.4 s, LogisticRegressionCV at its default
     tolerance 45; the folds' losses differ by up to 4e-3
 
-LOO errors agree to 1e-13, and the same λ is chosen. By `--config.tolerances=1e-4` in 7 minutes on 2 CPU cores, quiet,
-Python 3.11, jax 0.10.2, scikit-learn 1.9.1; medians of 3 rounds, the others' paths once. Side by side only the head
-gains much: a run of an MLP or a CNN keeps both cores busy by itself, where 2 and 1.75 were the goals.
+LOO errors agree to 1e-13, and the same λ is chosen. The sweeps by `make bench`, one round; the paths by
+`--config.tolerances=1e-4`, scikit-learn's once; on 2 quiet CPU cores, Python 3.11, jax 0.10.2, scikit-learn 1.9.1. Side
+by side only the head gains much: a run of an MLP or a CNN keeps both cores busy by itself, where 2 and 1.75 were the
+goals. With a device for each core a sweep trains one configuration on each, and a single run takes a tenth more.
 """
 
 from __future__ import annotations

@@ -7,36 +7,41 @@ Figures are ratios to a step of jaxtl without a penalty, that ran in between. Ev
 with huge pages and without: jaxtl, PyTorch in eager mode (channels last), PyTorch by `torch.compile`. The share of the
 peak is that of the fastest matrix product or convolution that was measured on the same machine.
 
-Below, ratios are still to a step written by hand without jaxtl, with one learning rate and no penalty; medians of 11
-rounds. On the convolutional network labels and penalties cost nothing that shows; on the small MLP, whose
-step takes a sixth of a millisecond, they do. `fit` as it is takes ten steps in one dispatch, which is faster than by
-hand. With a frozen trunk a step takes a third to a half of its time. A change of λ compiles nothing. PyTorch takes half
-to three quarters of the time on the CNN, 1.9 times on the MLP.
+On networks with convolutions labels and penalties cost nothing that shows; on the small MLP, whose step takes a fifth
+of a millisecond, they do. A frozen trunk leaves a quarter to a half. `fit` as it is takes ten steps in one dispatch. A
+change of λ compiles nothing. A step by hand is slower because it is compiled as jax does by itself, see
+`step.CPU_OPTIONS`. PyTorch is slower on the MLP, and on the CNN unless it has huge pages too; on the residual networks
+it takes 0.85 to 0.90 of the time, since its convolutions come nearer to the peak.
 
-                                         MLP 784-128-10   CNN 16-32-64   CNN 16-32-64
-    training step                              batch 64       batch 50      batch 128
-    by hand: value_and_grad, optax.sgd   1.00 = 0.17 ms  1.00 = 2.5 ms  1.00 = 6.2 ms
-    by hand once more: noise                       1.05           1.01           1.01
-    jaxtl, no penalty                              1.06           0.99           1.01
-    jaxtl, L2 by label in the loss                 1.15           1.01           0.99
-    jaxtl, L2-SP                                   1.31           0.99           1.00
-    jaxtl, coupled decay by label                  1.08           0.97           1.00
-    jaxtl, both pulls on one label                 1.77           0.96           1.03
-    jaxtl, frozen trunk                            0.54           0.36           0.32
-    jaxtl, no penalty, by fit, single steps        1.31           1.07           1.06
-    jaxtl, no penalty, by fit as it is             0.80           0.97           0.96
-    PyTorch, eager                                 1.85           0.69           0.52
-    PyTorch, eager, one thread                     2.52           0.93           0.78
+                                     MLP 784-128-10   CNN 16-32-64      WRN-16-4     ResNet-18
+    training step                          batch 64      batch 128      batch 16      batch 16
+    jaxtl, no penalty                1.00 = 0.20 ms  1.00 = 4.1 ms  1.00 = 110 ms  1.00 = 183 ms
+    jaxtl once more: noise                     0.82           1.07          1.01          1.03
+    jaxtl, no huge pages                       1.01           1.17          1.06          1.05
+    jaxtl, by fit, single steps                0.99           1.04
+    jaxtl, by fit as it is                     0.79           0.96
+    by hand, jax.jit as it is                  1.00           1.41          1.43          1.27
+    PyTorch, eager                             1.66           0.89          0.85          0.90
+    PyTorch, eager, no huge pages              1.73           1.33          0.88          0.86
+    PyTorch, eager, one thread                 2.34           1.38
+    PyTorch, torch.compile                     1.82           1.56          0.94          0.89
+    the same, no huge pages                    1.94           1.48          0.96          1.06
+    jaxtl, L2 by label in the loss             1.04           1.03
+    jaxtl, L2-SP                               1.15           1.10
+    jaxtl, coupled decay by label              0.98           1.06
+    jaxtl, both pulls on one label             1.57           1.04          0.96          0.96
+    jaxtl, frozen trunk                        0.47           0.45          0.29          0.24
+    share of the measured peak                 0.25           0.24          0.66          0.56
+    PyTorch, eager: share                      0.15           0.27          0.79          0.74
 
-    first step; step after a change
-    by hand, compiled                     1.00 = 179 ms  1.00 = 841 ms  1.00 = 839 ms
-    both pulls, compiled                           1.57           1.21           1.22
-    both pulls, found on disk                      0.25           0.17           0.20
-    λ changed, ÷ not changed                       1.02           0.99           1.00
+    first step of a program                    MLP              CNN
+    by hand, compiled                1.00 = 200 ms    1.00 = 699 ms
+    both pulls, compiled                      1.59             1.14
+    both pulls, found on disk                 0.24             0.19
 
-By `--config.problems=mlp_64,cnn_50,cnn_128 --config.rounds=11` on 2 CPU cores (x86_64, a virtual machine with little
-else to do), huge pages on, Python 3.11, jax 0.10.2, flax 0.12.8, optax 0.2.8, PyTorch 2.13.0. Machines are noisy: the
-quartiles lie 3 to 10 % from these medians. Residual networks have not been measured on a quiet machine.
+By `make bench` on 2 CPU cores (x86_64, a virtual machine with nothing else to do), Python 3.11, jax 0.10.2, PyTorch
+2.13.0; medians of 9 rounds, of 5 on residual networks. Quartiles lie 5 to 20 % from them, as two rows of one program
+show; a run half an hour before had 0.80, 1.08 and 1.25 where the CNN's rows say 0.89, 1.33 and 1.41.
 """
 
 from __future__ import annotations

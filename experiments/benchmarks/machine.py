@@ -8,6 +8,18 @@ compilation cache, then with the one it has left, then PyTorch in eager mode; ro
 is the peak of a process after three steps, on a start that compiles nothing. Images are shifted, mirrored and
 normalised in one program from an array on the device, and one by one by grain and by a `DataLoader`, in their own
 process and in two more.
+
+    from python to the end of the first step       MLP, 64    CNN, 128   WRN-16-4, 16   ResNet-18, 16
+    first start, all compiled                        1.9 s       3.3 s          6.1 s           6.9 s
+    second start, programs on disk                  0.73 s      0.88 s          1.5 s           1.8 s
+    PyTorch, eager                                   1.5 s       1.6 s          1.8 s           1.6 s
+    peak memory: jaxtl; PyTorch, MiB              234; 306    269; 330       464; 446        684; 623
+
+    augmented images a second: jaxtl 390,000 to 780,000; DataLoader 46,000, with 2 processes 45,000; grain 13,000, with 2
+    processes 28,000
+
+By `make bench`, images three times, on 2 quiet CPU cores (x86_64), huge pages on, Python 3.11, jax 0.10.2, PyTorch
+2.13.0, grain 0.2.18.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ process and in two more.
     PyTorch, eager                                   1.5 s       1.6 s          1.8 s           1.6 s
     peak memory: jaxtl; PyTorch, MiB              234; 306    269; 330       464; 446        684; 623
 
-    augmented images a second: jaxtl 390,000 to 780,000; DataLoader 46,000, with 2 processes 45,000; grain 13,000, with 2
-    processes 28,000
+    augmented images a second: jaxtl 390,000 to 780,000; DataLoader 46,000, with 2 processes 45,000; grain 13,000 and
+    28,000
 
 By `make bench`, images three times, on 2 quiet CPU cores (x86_64), huge pages on, Python 3.11, jax 0.10.2, PyTorch
 2.13.0, grain 0.2.18.

@@ -252,7 +252,7 @@ def compile_step(fn: Callable, mesh: Mesh | None = None) -> Callable[[TrainState
 
     Args:
         fn: (state, data, fixed) -> (state, metrics).
-        mesh: devices that share the work, see `placement`; the state and `fixed.given` are placed on it.
+        mesh: devices that share the work; the state and `fixed.given` were put there by `placement.place`, as `fit` does.
 
     Returns:
         The compiled function.
@@ -269,7 +269,8 @@ def compile_step(fn: Callable, mesh: Mesh | None = None) -> Callable[[TrainState
     return on_mesh
 
 
-# YNNPACK only where it is faster, which is in sums: convolutions and matrix products are left to Eigen.
+# YNNPACK only where it is faster, which is in sums: convolutions and matrix products are left to Eigen. And barriers stay
+# until operations have been fused, which is what `models.convolution` has one for.
 CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
     "xla_disable_hlo_passes": "cse_barrier_expander",

@@ -252,7 +252,7 @@ def compile_step(fn: Callable, mesh: Mesh | None = None) -> Callable[[TrainState
 
     Args:
         fn: (state, data, fixed) -> (state, metrics).
-        mesh: devices that share the work; the state and `fixed.given` were put there by `placement.place`, as `fit` does.
+        mesh: devices that share the work; `placement.place` has put the state and `fixed.given` there, as `fit` does.
 
     Returns:
         The compiled function.
@@ -269,8 +269,8 @@ def compile_step(fn: Callable, mesh: Mesh | None = None) -> Callable[[TrainState
     return on_mesh
 
 
-# YNNPACK only where it is faster, which is in sums: convolutions and matrix products are left to Eigen. And barriers stay
-# until operations have been fused, which is what `models.convolution` has one for.
+# YNNPACK only where it is faster, which is in sums: convolutions and matrix products are left to Eigen. And barriers
+# stay until operations have been fused, which is what `models.convolution` has one for.
 CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
     "xla_disable_hlo_passes": "cse_barrier_expander",

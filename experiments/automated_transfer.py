@@ -742,16 +742,7 @@ def main(config: Config, workdir: Path) -> None:
         report.print_section(console, section)
         sections.append(section)
         figures |= found
-    header = {
-        "experiment": "automated_transfer",
-        "data": data.origin,
-        "notice": data.notice,
-        "command": cli.command("automated_transfer", config),
-        "device": backend.describe_device(),
-        "versions": backend.versions(),
-        "minutes": (time.perf_counter() - started) / 60,
-        "config": dataclasses.asdict(config),
-    }
+    header = cli.header("automated_transfer", config, started, data=data.origin, notice=data.notice)
     console.line()
     for path in report.write_sections(workdir, header, figures, sections):
         console.print(f"wrote {path}", soft_wrap=True)

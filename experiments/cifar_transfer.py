@@ -708,16 +708,8 @@ def main(config: Config, workdir: Path) -> None:
                 result = run(config, problem, split, examples, room / f"n_{n}")
                 report.print_result(result, console, baseline=BASELINE)
                 results.append(result)
-    header = {
-        "experiment": "cifar_transfer",
-        "data": data.origin if data is source_data else f"{source_data.origin} → {data.origin}",
-        "notice": data.notice,
-        "command": cli.command("cifar_transfer", config),
-        "device": backend.describe_device(),
-        "versions": backend.versions(),
-        "minutes": (time.perf_counter() - started) / 60,
-        "config": dataclasses.asdict(config),
-    }
+    origin = data.origin if data is source_data else f"{source_data.origin} → {data.origin}"
+    header = cli.header("cifar_transfer", config, started, data=origin, notice=data.notice)
     for path in report.write_files(workdir, header, results, baseline=BASELINE):
         console.print(f"wrote {path}")
 

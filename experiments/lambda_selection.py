@@ -36,7 +36,7 @@ from rich.console import Console
 
 from experiments import cifar_transfer
 from experiments.cifar_transfer import TOWARDS, Problem, Trained, accuracy, make_source, outputs
-from jaxtl import backend, cli, report
+from jaxtl import cli, report
 from jaxtl.data import keep_to_data, load, normalise, source_and_target
 from jaxtl.errors import InputError
 from jaxtl.labels import NEW, TRANSFERRED, kernels, some
@@ -421,15 +421,7 @@ def main(config: Config, workdir: Path) -> None:
     draw = functools.partial(heat_maps, "Target accuracy in %, and where each criterion lands (mean over draws)", maps)
     plots.insert(0, Plot("maps", "Accuracy over both pulls, and the choices of the criteria", draw))
     sections.insert(0, Section("Maps", plots=plots))
-    header = {
-        "experiment": "lambda_selection",
-        "data": data.origin,
-        "command": cli.command("lambda_selection", config),
-        "device": backend.describe_device(),
-        "versions": backend.versions(),
-        "minutes": (time.perf_counter() - started) / 60,
-        "config": dataclasses.asdict(config),
-    }
+    header = cli.header("lambda_selection", config, started, data=data.origin)
     for path in report.write_sections(workdir, header, figures, sections):
         console.print(f"wrote {path}", soft_wrap=True)
 

@@ -49,7 +49,7 @@ import numpy as np
 from rich.console import Console
 
 from experiments.multitask_problem import METHODS, PULLED, ROWS, Problem, Program, Trained, fraction, make_net, quality
-from jaxtl import backend, cli, report
+from jaxtl import cli, report
 from jaxtl.data import keep_to_data, load
 from jaxtl.data.composed import TaskSet, TaskSplit, class_and_group, linnerud, low_rank, two_digits
 from jaxtl.errors import InputError, NotFinite, suggest
@@ -523,16 +523,7 @@ def main(config: Config, workdir: Path) -> None:
         sections.append(moved(problem, results["new_task"]))
     for section in sections:
         report.print_section(console, section)
-    header = {
-        "experiment": "multitask",
-        "data": tasks.origin,
-        "notice": tasks.notice,
-        "command": cli.command("multitask", config),
-        "device": backend.describe_device(),
-        "versions": backend.versions(),
-        "minutes": (time.perf_counter() - started) / 60,
-        "config": dataclasses.asdict(config),
-    }
+    header = cli.header("multitask", config, started, data=tasks.origin, notice=tasks.notice)
     figures |= {name: numbers_of(result) for name, result in results.items()}
     console.line()
     for name, result in results.items():

@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from jaxtl import backend, cli, report
+from jaxtl import cli, report
 from jaxtl.errors import InputError
 from jaxtl.labels import count_by_label, label_params, label_set
 from jaxtl.loop import fit, refuse_stop
@@ -407,15 +407,7 @@ def main(config: Config, workdir: Path) -> None:
         report.print_section(console, section)
         sections.append(section)
         figures |= found
-    header = {
-        "experiment": "ridge_regression",
-        "data": data,
-        "command": cli.command("ridge_regression", config),
-        "device": backend.describe_device(),
-        "versions": backend.versions(),
-        "minutes": (time.perf_counter() - started) / 60,
-        "config": dataclasses.asdict(config),
-    }
+    header = cli.header("ridge_regression", config, started, data=data)
     console.line()
     for path in report.write_sections(workdir, header, figures, sections):
         console.print(f"wrote {path}", soft_wrap=True)

@@ -12,10 +12,12 @@ Memory Optimizations Toward Training Trillion Parameter Models, 2020).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, get_abstract_mesh
@@ -47,7 +49,7 @@ def make_mesh(axes: Sequence[str]) -> Mesh:
             todo = f"{suggest(name, (DATA, PARAMETERS))}; for example data:{jax.device_count()}"
             raise InputError(f"cannot use '{axis}'", where="mesh", todo=todo)
         sizes[name] = int(size)
-    count = int(np.prod(list(sizes.values()), dtype=np.int64))
+    count = math.prod(sizes.values())
     if not sizes or count != jax.device_count():
         what = f"{' x '.join(axes) or 'no axis'} is {count} devices, and there are {jax.device_count()}"
         raise InputError(what, where="mesh", todo=f"use data:{jax.device_count()}")
@@ -55,20 +57,25 @@ def make_mesh(axes: Sequence[str]) -> Mesh:
 
 
 def by_example(mesh: Mesh) -> NamedSharding:
-    """The first axis divided among all devices: batches, and sets of examples."""
+    """The first axis divided among all devices: for batches [B, ...] and sets of examples [N, ...]."""
     return NamedSharding(mesh, _by_example(mesh))
 
 
 def place(tree: Tree, mesh: Mesh) -> Tree:
     """Parameters, or anything that has leaves of their shapes, on the mesh: each device keeps its part of whole copies.
 
-    In several processes every one gives the same values.
+    Args:
+        tree: arrays of any shape and dtype; of several processes all give the same values.
+        mesh: see `make_mesh`.
+
+    Returns:
+        The tree; along "parameters" a leaf is divided on its longest axis that can be, if it is not small.
     """
     return jax.tree.map(lambda leaf: put(leaf, NamedSharding(mesh, _layout(leaf, mesh))), tree)
 
 
 def everywhere(tree: Tree, mesh: Mesh) -> Tree:
-    """Whole on every device, but what lies on the mesh already stays as it is."""
+    """A tree of arrays whole on every device, but for leaves that lie on the mesh already: they stay as they are."""
 
     def there(leaf: Any) -> Any:
         on_it = isinstance(leaf, jax.Array) and leaf.sharding.device_set == set(mesh.devices.flat)
@@ -78,10 +85,10 @@ def everywhere(tree: Tree, mesh: Mesh) -> Tree:
 
 
 def put(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
-    """An array that all processes have, as one array over the devices of all of them."""
+    """An array, or a random key, that all processes have, as one array over the devices of all of them."""
     if sharding.is_fully_addressable:
         return jax.device_put(leaf, sharding)
-    if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(put(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         return jax.jit(lambda x: x, out_shardings=sharding)(leaf)
@@ -98,11 +105,17 @@ def whole(leaf: jax.Array) -> jax.Array | np.ndarray:
 
 def here(tree: Tree) -> Tree:
     """On this process's first device, in one piece: what was trained on a mesh, for programs that know of none."""
-    return jax.tree.map(lambda leaf: jax.numpy.asarray(np.asarray(whole(leaf))), tree)
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(whole(leaf))), tree)
 
 
 def share(batch: Tree) -> Tree:
     """Within a program compiled for a mesh: the batch, every device working on its own examples.
+
+    Args:
+        batch: tree of arrays [B, ...].
+
+    Returns:
+        The same arrays; without a mesh nothing is asked of the compiler.
 
     Raises:
         InputError: the devices cannot share it equally.
@@ -110,7 +123,7 @@ def share(batch: Tree) -> Tree:
     mesh = _mesh_of_this_program()
     if mesh is None:
         return batch
-    parts = int(np.prod(list(mesh.shape.values())))
+    parts = mesh.size
     for path, leaf in named_leaves(batch).items():
         if len(leaf) % parts:
             what = f"{len(leaf)} examples on {parts} devices"

@@ -261,7 +261,6 @@ def compile_step(fn: Callable, mesh: Mesh | None = None) -> Callable[[TrainState
     if mesh is None:
         return program
 
-    @functools.wraps(program)
     def on_mesh(*arguments):
         with jax.set_mesh(mesh):
             return program(*arguments)

@@ -16,7 +16,6 @@ networks have not been run: nothing here has run on a GPU or TPU.
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -27,6 +26,7 @@ import numpy as np
 import optax
 from rich.console import Console
 
+from experiments.benchmarks.results import Findings, keep
 from jaxtl import backend, cli, report
 from jaxtl.data import DataSet, channel_statistics, feed, image_batches, load, normalise
 from jaxtl.errors import InputError
@@ -37,7 +37,6 @@ from jaxtl.models import Classifier, Cnn, as_forward, initial_model_state, initi
 from jaxtl.optimizers import Group, per_label
 from jaxtl.penalties import Term, l2, labelled
 from jaxtl.placement import by_example, here, make_mesh
-from jaxtl.report.tables import Table
 from jaxtl.step import Fixed, TrainState, compiler_options, init_state, make_eval_step, make_train_step, total_gradient
 
 
@@ -112,7 +111,7 @@ def train(config: Config, data: DataSet, model: Classifier) -> tuple[TrainState,
     return state, time.perf_counter() - began
 
 
-def measure(data: DataSet, model: Classifier, state: TrainState, block: int = 500) -> float:
+def part_right(data: DataSet, model: Classifier, state: TrainState, block: int = 500) -> float:
     """The part of the test images that is right."""
     mean, std = channel_statistics(data.train.images)
     state = state._replace(
@@ -132,34 +131,20 @@ def measure(data: DataSet, model: Classifier, state: TrainState, block: int = 50
 
 def main(config: Config, workdir: Path) -> None:
     check(config)
-    console = Console(highlight=False)
     data = load(config.data, config.data_dir or None, progress=Stoppable)
-    report.print_data(console, **{"data set": data})
-    model = make_model(config, len(data.classes))
-    state, seconds = train(config, data, model)
-    right = measure(data, model, state)
-    reached = "reached" if 100 * right >= config.goal else "not reached"
-    row = [config.model, str(config.epochs), f"{seconds:.1f}", f"{100 * right:.2f}", f"{config.goal:g}: {reached}"]
-    table = Table(["model", "epochs", "seconds", "test accuracy %", "goal %"], [row])
-    console.print(table.rich() if console.is_terminal else table.plain())
-    numbers = {
-        "experiment": "benchmarks.accuracy",
-        "command": cli.command("benchmarks.accuracy", config),
-        "data": data.origin,
-        "device": backend.describe_device(),
-        "versions": backend.versions(),
-        "config": dataclasses.asdict(config),
-        "seconds": seconds,
-        "accuracy": right,
-    }
-    notes = "\n".join(f"- {name}: {numbers[name]}" for name in ("command", "data", "device", "versions"))
-    texts = {
-        "summary.md": f"# Seconds to an accuracy\n\n{table.markdown()}\n\n{notes}",
-        "summary.json": json.dumps(numbers, indent=1),
-    }
-    for name, text in texts.items():
-        (workdir / name).write_text(text + "\n", encoding="utf-8")
-        console.print(f"wrote {workdir / name}", soft_wrap=True)
+
+    def measure(config: Config, console: Console) -> Findings:
+        report.print_data(console, **{"data set": data})
+        model = make_model(config, len(data.classes))
+        state, seconds = train(config, data, model)
+        percent = 100 * part_right(data, model, state)
+        goal = f"{config.goal:g}: {'reached' if percent >= config.goal else 'not reached'}"
+        row = [config.model, str(config.epochs), f"{seconds:.1f}", f"{percent:.2f}", goal]
+        table = report.Table(["model", "epochs", "seconds", "test accuracy %", "goal %"], [row])
+        numbers = {f"accuracy/{config.model}/seconds": seconds, f"accuracy/{config.model}/percent": percent}
+        return Findings([report.Section("Seconds to an accuracy", [table])], numbers, {})
+
+    keep("benchmarks.accuracy", config, workdir, [(measure, config)], data.origin)
 
 
 def check(config: Config) -> None:

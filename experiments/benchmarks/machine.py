@@ -34,7 +34,7 @@ import numpy as np
 from rich.console import Console
 
 from experiments.benchmarks.results import Findings, duration, is_here, keep
-from experiments.benchmarks.variants import check_problem, make_problem, save_problem, title_of
+from experiments.benchmarks.variants import check_problems, make_problem, save_problem, title_of
 from experiments.benchmarks.workers import Worker
 from jaxtl import cli
 from jaxtl.errors import InputError
@@ -169,15 +169,10 @@ def measure(config: Config, console: Console) -> Findings:
 
 
 def check(config: Config) -> None:
-    for flag in ("rounds", "images", "batch_size", "padding"):
-        if getattr(config, flag) < 1:
-            raise InputError(f"{getattr(config, flag)} is less than 1", where=f"--config.{flag}")
+    flags = ("rounds", "images", "batch_size", "padding")
+    check_problems(config.problems, {flag: getattr(config, flag) for flag in flags})
     if config.batch_size > config.images:
         raise InputError(f"{config.batch_size} is more than {config.images} images", where="--config.batch_size")
-    if not config.problems:
-        raise InputError("no problem", where="--config.problems", todo="for example mlp_64 or cnn_50")
-    for name in config.problems:
-        check_problem(name)
 
 
 def main(config: Config, workdir: Path) -> None:

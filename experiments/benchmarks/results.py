@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import importlib.util
 import inspect
@@ -39,7 +38,9 @@ class Findings(NamedTuple):
 Part = Callable[[Any, Console], Findings]
 
 
-def keep(name: str, config: Any, workdir: Path, parts: Sequence[tuple[Part, Any]]) -> None:
+def keep(
+    name: str, config: Any, workdir: Path, parts: Sequence[tuple[Part, Any]], data: str = "random numbers"
+) -> None:
     """Measure every part by its config, show what it found, and write it all down.
 
     Args:
@@ -47,6 +48,7 @@ def keep(name: str, config: Any, workdir: Path, parts: Sequence[tuple[Part, Any]
         config: of the command.
         workdir: where summary.md, summary.json and pictures go.
         parts: (what measures, its config).
+        data: on which, in words.
     """
     started, console = time.perf_counter(), Console(highlight=False)
     sections: list[Section] = []
@@ -60,16 +62,8 @@ def keep(name: str, config: Any, workdir: Path, parts: Sequence[tuple[Part, Any]
         sections += found.sections
         numbers |= found.numbers
         details |= found.details
-    header = {
-        "experiment": name,
-        "data": "random numbers",
-        "command": cli.command(name, config),
-        "device": machine(),
-        "versions": backend.versions() | peer_versions(),
-        "code": code_hash(parts[0][0], config),
-        "minutes": (time.perf_counter() - started) / 60,
-        "config": dataclasses.asdict(config),
-    }
+    header = cli.header(name, config, started, data=data, code=code_hash(parts[0][0], config))
+    header |= {"device": machine(), "versions": header["versions"] | peer_versions()}
     for path in write_sections(workdir, header, {"figures": numbers, **details}, sections):
         console.print(f"wrote {path}", soft_wrap=True)
 

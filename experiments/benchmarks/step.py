@@ -73,6 +73,7 @@ from experiments.benchmarks.variants import (
     both_pulls,
     by_hand,
     check_problem,
+    check_problems,
     looped,
     make_problem,
     rates_with,
@@ -81,7 +82,6 @@ from experiments.benchmarks.variants import (
 )
 from experiments.benchmarks.workers import Worker
 from jaxtl import backend, cli
-from jaxtl.errors import InputError
 from jaxtl.loop import refuse_stop
 from jaxtl.report import Section
 from jaxtl.step import compile_step
@@ -255,13 +255,8 @@ def measure(config: Config, console: Console) -> Findings:
 
 
 def check(config: Config) -> None:
-    for flag in ("rounds", "mlp_steps", "cnn_steps", "residual_steps"):
-        if getattr(config, flag) < 1:
-            raise InputError(f"{getattr(config, flag)} is less than 1", where=f"--config.{flag}")
-    if not config.problems:
-        raise InputError("no problem", where="--config.problems", todo="for example mlp_64 or cnn_50")
-    for name in config.problems:
-        check_problem(name)
+    flags = ("rounds", "mlp_steps", "cnn_steps", "residual_steps")
+    check_problems(config.problems, {flag: getattr(config, flag) for flag in flags})
 
 
 def main(config: Config, workdir: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,6 +47,17 @@ class Problem(NamedTuple):
     @property
     def labels(self) -> Tree:
         return label_params(self.params, [("trunk/.*", TRANSFERRED), ("head/.*", NEW)])
+
+
+def check_problems(names: Sequence[str], least: Mapping[str, int]) -> None:
+    """Refuse flags below 1, unknown problems, and none."""
+    for flag, value in least.items():
+        if value < 1:
+            raise InputError(f"{value} is less than 1", where=f"--config.{flag}")
+    if not names:
+        raise InputError("no problem", where="--config.problems", todo="for example mlp_64 or cnn_50")
+    for name in names:
+        check_problem(name)
 
 
 def check_problem(name: str) -> tuple[str, int]:

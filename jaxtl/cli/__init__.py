@@ -14,10 +14,12 @@ interrupted and saved; 141 nobody reads the output any more; 75 another process 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -33,7 +35,7 @@ from jaxtl.errors import InputError, Interrupted, Stop
 
 Main = Callable[[Any, Path], None]
 
-__all__ = ["command", "execute", "guarded", "run"]
+__all__ = ["command", "execute", "guarded", "header", "run"]
 
 
 def run(main: Main, config_class: type) -> NoReturn:
@@ -58,6 +60,26 @@ def execute(main: Main, config_class: type, argv: Sequence[str]) -> int:
         print(flags.help_text(main, config_class, _default_workdir(main)))
         return 0
     return guarded(lambda: _execute(main, config_class, argv))
+
+
+def header(experiment: str, config: Any, started: float, **more: Any) -> dict[str, Any]:
+    """What every summary begins with: which experiment, on what, by which command, in how many minutes.
+
+    Args:
+        experiment: name of the module in `experiments`.
+        config: as `main` gets it.
+        started: `time.perf_counter()` when the work began.
+        more: "data" in words, "notice", and what else is worth keeping.
+    """
+    return {
+        "experiment": experiment,
+        **more,
+        "command": command(experiment, config),
+        "device": backend.describe_device(),
+        "versions": backend.versions(),
+        "minutes": (time.perf_counter() - started) / 60,
+        "config": dataclasses.asdict(config),
+    }
 
 
 def guarded(work: Callable[[], None]) -> int:

@@ -141,9 +141,7 @@ def fit(
     _check_rates(_defaults(step, frozenset(fixed.rates), state, data, fixed), fixed)
     # 0, 0.1 and np.float64(0.1) are three types to the compiler, and would be three programs
     fixed = fixed._replace(rates={name: np.asarray(rate, np.float32) for name, rate in fixed.rates.items()})
-    if mesh is not None:
-        state, fixed = place(state, mesh), fixed._replace(given=place(fixed.given, mesh))
-        data = data if isinstance(data, Stream) else everywhere(data, mesh)
+    state, data, fixed = (state, data, fixed) if mesh is None else _on(mesh, state, data, fixed)
     run = program_of(step, chunk, mesh)
     with contextlib.ExitStack() as until_the_end:
         if workdir is not None and not checkpoints.is_owned(workdir):
@@ -173,6 +171,12 @@ def fit(
             first = _first_to_go(spoilt, book, program_of(step, 1, mesh), state, data, fixed)
             raise NotFinite(f"step {spoilt.step}: {spoilt.what}{first}\n  {HINT}") from None
     return book.best(state), book.history
+
+
+def _on(mesh: Mesh, state: TrainState, data: Any, fixed: Fixed) -> tuple[TrainState, Any, Fixed]:
+    """All that a step is given, on the mesh; the batches of a stream come where the stream puts them."""
+    data = data if isinstance(data, Stream) else everywhere(data, mesh)
+    return place(state, mesh), data, fixed._replace(given=place(fixed.given, mesh))
 
 
 def _batches(data: Any, first: int) -> Generator[Any, None, None]:

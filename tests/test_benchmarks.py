@@ -277,6 +277,35 @@ def test_every_way_of_making_batches_makes_whole_ones(way):
     assert 0 < getattr(inputs, way)(images=20, batch_size=8, padding=4, workers=0) < math.inf
 
 
+def test_sweeps_are_held_against_runs_one_by_one_on_one_device(monkeypatch):
+    class Process:
+        def __init__(self, module, environment):
+            self.devices = int(environment["JAX_NUM_CPU_DEVICES"])
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def ask(self, question, name, size, rounds):
+            seconds = {"sweep": 2.0 / self.devices, "one by one": 6.0 * self.devices}
+            return {"first": seconds, "seconds": seconds, "largest_difference": 0.0}
+
+    def by_process(way, name, size, environment=None):
+        return (3.0 if way == "one_by_one" else 4.0 if environment["JAX_NUM_CPU_DEVICES"] == "1" else 8.0), 0
+
+    monkeypatch.setattr(sweeps, "Worker", Process)
+    monkeypatch.setattr(sweeps, "by_process", by_process)
+    monkeypatch.setattr(sweeps, "device_counts", lambda: (1, 2))
+    found = sweeps.sweeps(selection.Config(problems=("mlp",), sizes=(16,), processes=32), CONSOLE)
+    assert found.sections[0].tables[0].rows == [
+        ["mlp", "3.00 (2.00 s)", "24.0 (4.00 s)"],
+        ["mlp, 2 CPU devices", "6.00 (1.00 s)", "12.0 (8.00 s)"],
+    ]
+    assert found.numbers["sweep/mlp/16/2/sweep/seconds"] == 1.0
+
+
 def test_memory_beyond_states_is_told_against_k(monkeypatch):
     asked, parameters = [], 784 * 128 + 128 + 1280 + 10
 

@@ -18,8 +18,8 @@ process and in two more.
     augmented images a second: jaxtl 390,000 to 780,000; DataLoader 46,000, with 2 processes 45,000; grain 13,000 and
     28,000
 
-By `make bench`, images three times, on 2 quiet CPU cores (x86_64), huge pages on, Python 3.11, jax 0.10.2, PyTorch
-2.13.0, grain 0.2.18.
+By `make bench`, images by its workers (`experiments.benchmarks.inputs`) three times, on 2 quiet CPU cores (x86_64),
+huge pages on, Python 3.11, jax 0.10.2, PyTorch 2.13.0, grain 0.2.18.
 """
 
 from __future__ import annotations

@@ -216,7 +216,7 @@ def test_a_second_signal_within_a_save_ends_the_process_at_once_and_costs_nothin
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGCONT)
         _, err = process.communicate(timeout=60)
-    assert process.returncode == 143
+    assert process.returncode in (130, 143)  # of two that wait at once the system says which comes second
     assert "rerun the same command" not in err  # it did not come to the end of its chunk
     assert being_saved(workdir)
     finish(TINY, workdir)

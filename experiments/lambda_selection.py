@@ -43,10 +43,11 @@ from jaxtl.labels import NEW, TRANSFERRED, kernels, some
 from jaxtl.loop import Stoppable, refuse_stop
 from jaxtl.models import as_forward
 from jaxtl.penalties import Term, l2, labelled
+from jaxtl.protocol import Draw, Range, Run, RunStore, Setting, paired
+from jaxtl.protocol.results import compact, number, points
 from jaxtl.report import Plot, Section, Table
 from jaxtl.report.maps import Map, heat_maps, overfitting
-from jaxtl.report.results import compact, number, points
-from jaxtl.selection import Draw, Range, Run, RunStore, Setting, net_criteria, paired, regret, validation_criteria
+from jaxtl.selection import net_criteria, regret, validation_criteria
 from jaxtl.selection.validation import log_likelihoods
 from jaxtl.step import Fixed
 from jaxtl.trees import Tree

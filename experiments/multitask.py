@@ -58,8 +58,9 @@ from jaxtl.loop import refuse_stop
 from jaxtl.losses import make_loss_fn, mean_of, softmax_cross_entropy, squared_error
 from jaxtl.optimizers import Group, per_label
 from jaxtl.penalties import Term, l2, labelled
+from jaxtl.protocol import Draw, Method, Range, RunStore, Setting, compare, paired, planned_runs, to_csv
+from jaxtl.protocol.results import Result, compact, number, points
 from jaxtl.report import Plot, Section, Table
-from jaxtl.report.results import Result, compact, number, points
 from jaxtl.report.tables import setting_table
 from jaxtl.report.tasks import (
     contrasts,
@@ -73,19 +74,7 @@ from jaxtl.report.tasks import (
     weights_and_cosines,
     with_gains,
 )
-from jaxtl.selection import (
-    Draw,
-    Method,
-    Range,
-    RunStore,
-    Setting,
-    compare,
-    net_criteria,
-    paired,
-    planned_runs,
-    regret,
-    to_csv,
-)
+from jaxtl.selection import net_criteria, regret
 from jaxtl.step import Context, Fixed, total_gradient
 from jaxtl.transfer import transfer
 from jaxtl.trees import Tree

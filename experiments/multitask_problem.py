@@ -42,8 +42,9 @@ from jaxtl.methods.multitask import (
 from jaxtl.models import Classifier, Cnn, Mlp, initialise
 from jaxtl.optimizers import Group, per_label, pull_per_rate
 from jaxtl.penalties import Term, l2, labelled
-from jaxtl.selection import Draw, Method, Range, Setting, sweep
+from jaxtl.protocol import Draw, Method, Range, Setting
 from jaxtl.step import Context, Fixed, init_state, make_epoch, make_train_step, total_gradient
+from jaxtl.sweep import sweep
 from jaxtl.trees import Tree
 
 if TYPE_CHECKING:

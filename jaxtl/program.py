@@ -125,7 +125,8 @@ def make_program(
         >>> def forward(params, model_state, batch, ctx):
         ...     return {"head": batch["x"] @ params["kernel"]}, model_state
         >>> task = Term(1.0, mean_of(squared_error))
-        >>> program = make_program(forward, {"kernel": "new"}, {"task": task}, {"new": Group(0.5)}, {"new": Term(0.1, l2)})
+        >>> labels, groups = {"kernel": "new"}, {"new": Group(0.5)}
+        >>> program = make_program(forward, labels, {"task": task}, groups, {"new": Term(0.1, l2)})
         >>> dict(program.rates)
         {'learning_rate/new': 0.5, 'penalty/new': 0.1}
         >>> state = program.start(Weights({"kernel": jnp.ones(1)}), jax.random.key(0))

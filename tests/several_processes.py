@@ -19,9 +19,9 @@ from jaxtl.data import Split, Stream, on_device
 from jaxtl.errors import InputError
 from jaxtl.placement import by_example, make_mesh
 from jaxtl.processes import team
-from jaxtl.selection import sweep
-from jaxtl.selection.blocks import Blocks
 from jaxtl.step import init_state, make_epoch
+from jaxtl.sweep import sweep
+from jaxtl.sweep.batching import Blocks
 from jaxtl.trees import named_leaves
 
 team.GRACE = team.SETTLING = 0.5  # on one machine all is known sooner

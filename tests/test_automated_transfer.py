@@ -14,7 +14,8 @@ from experiments.cifar_transfer import Problem, make_source
 from jaxtl.data import Split, load, source_and_target
 from jaxtl.errors import InputError
 from jaxtl.labels import NEW, TRANSFERRED
-from jaxtl.selection import FROZEN, Draw, RunStore
+from jaxtl.protocol import Draw, RunStore
+from jaxtl.selection import FROZEN
 
 TINY = Config(
     data="digits",

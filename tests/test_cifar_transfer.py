@@ -17,7 +17,7 @@ from jaxtl import loop
 from jaxtl.data import from_arrays, load, source_and_target
 from jaxtl.errors import InputError, Interrupted
 from jaxtl.labels import NEW, TRANSFERRED
-from jaxtl.selection import Draw
+from jaxtl.protocol import Draw
 from jaxtl.step import program_of
 
 SETTING = {

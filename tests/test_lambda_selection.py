@@ -13,7 +13,7 @@ from experiments.cifar_transfer import Problem
 from experiments.lambda_selection import CRITERIA, Config, Mapped
 from jaxtl import loop
 from jaxtl.errors import InputError, Interrupted
-from jaxtl.selection import Run
+from jaxtl.protocol import Run
 
 
 @pytest.fixture(scope="module")

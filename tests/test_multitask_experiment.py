@@ -13,8 +13,8 @@ from experiments import multitask as experiment
 from experiments.multitask import Config, NewTask, make_tasks, price
 from experiments.multitask_problem import METHODS, PROGRAM, Problem, fraction, quality
 from jaxtl.errors import InputError
+from jaxtl.protocol import Draw, Run
 from jaxtl.report.tasks import with_gains
-from jaxtl.selection import Draw, Run
 
 TINY = Config(
     images="digits",

@@ -17,10 +17,10 @@ import pytest
 from rich.console import Console
 
 from jaxtl.errors import InputError, NotFinite
+from jaxtl.protocol import Method, Range, Run, RunStore, compare, verdict_sentence
+from jaxtl.protocol.results import compact
 from jaxtl.report import Result, curves, plots, print_result, trends, write_files
-from jaxtl.report.results import compact
 from jaxtl.report.tables import accuracy_table, setting_in_words, setting_table
-from jaxtl.selection import Method, Range, Run, RunStore, compare, verdict_sentence
 
 LEARNING_RATE, PULL = {"learning_rate": Range(0.004, 0.1)}, Range(0.03, 30.0)
 # name: (accuracy at 20 per class, sd of what is its own in a draw, search)

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from jaxtl.report.results import Result
+from jaxtl.protocol import Run
+from jaxtl.protocol.results import Result
 from jaxtl.report.style import styled
 from jaxtl.report.tasks import cosine_maps, mean_cosines, per_task, percent, task_table, weighing, weights_and_cosines
-from jaxtl.selection import Run
 
 TASKS = ("left", "right")
 STEPS = np.array([10, 20, 30])

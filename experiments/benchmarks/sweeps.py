@@ -27,8 +27,8 @@ from jaxtl.models import Classifier, Cnn, Mlp, as_forward, initialise
 from jaxtl.optimizers import Group, per_label
 from jaxtl.penalties import Term, l2, labelled
 from jaxtl.report import Section, Table
-from jaxtl.selection import sweep
 from jaxtl.step import Context, Fixed, init_state, make_epoch, make_train_step, program_of, total_gradient
+from jaxtl.sweep import sweep
 
 if TYPE_CHECKING:
     from experiments.benchmarks.selection import Config

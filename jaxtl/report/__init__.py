@@ -1,10 +1,10 @@
 """What a person sees after a run: tables on the terminal, pictures, and files to keep, paste and compute with."""
 
+from jaxtl.protocol.results import Result
 from jaxtl.report.files import write_files
 from jaxtl.report.opening import print_data, print_transfer
 from jaxtl.report.pages import Section, print_section, write_sections
 from jaxtl.report.plots import Plot
-from jaxtl.report.results import Result
 from jaxtl.report.tables import Table, print_result
 
 __all__ = [

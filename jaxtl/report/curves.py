@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from jaxtl.report.results import Result
+from jaxtl.protocol.results import Result
 from jaxtl.report.style import FAINT, INK, PALETTE, panel_grid, remark
 
 if TYPE_CHECKING:

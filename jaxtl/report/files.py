@@ -13,11 +13,11 @@ from typing import Any, cast
 import numpy as np
 
 from jaxtl.errors import InputError
+from jaxtl.protocol import Contrast, Run, Summary, price_of_choosing, to_csv
+from jaxtl.protocol.results import Result, slug, varying
 from jaxtl.report.plots import Plot, plots_across, plots_of
-from jaxtl.report.results import Result, slug, varying
 from jaxtl.report.style import styled
 from jaxtl.report.tables import accuracy_table, notes, setting_table
-from jaxtl.selection import Contrast, Run, Summary, price_of_choosing, to_csv
 
 REQUIRED = ("experiment", "data", "device", "config")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxtl.report.results import compact
+from jaxtl.protocol.results import compact
 from jaxtl.report.style import BLUE, FAINT, GREEN, INK, PALETTE, VERMILLION, new_figure
 
 if TYPE_CHECKING:

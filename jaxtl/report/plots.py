@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from jaxtl.protocol.results import Result, interval_of_mean, points, slug
 from jaxtl.report import curves, trends
-from jaxtl.report.results import Result, interval_of_mean, points, slug
 from jaxtl.report.style import BAND, BLUE, FAINT, INK, VERMILLION, beside, mark, name_rows, new_figure
 
 if TYPE_CHECKING:

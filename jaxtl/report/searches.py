@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from jaxtl.report.results import interval_of_mean
+from jaxtl.protocol.results import interval_of_mean
 from jaxtl.report.style import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, VERMILLION, beside, mark, new_figure
 
 if TYPE_CHECKING:

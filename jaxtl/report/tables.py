@@ -12,8 +12,8 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from jaxtl.report.results import Result, compact, number, points
-from jaxtl.selection import INTERVAL_COVERS, Run, Summary, price_of_choosing, verdict_sentence
+from jaxtl.protocol import INTERVAL_COVERS, Run, Summary, price_of_choosing, verdict_sentence
+from jaxtl.protocol.results import Result, compact, number, points
 
 DASH = "–"
 EDGE = {"<": "▼", ">": "▲"}

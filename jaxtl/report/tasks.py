@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxtl.protocol import Run
+from jaxtl.protocol.results import Result, interval_of_mean, number, points
 from jaxtl.report.curves import Quantity, draw
 from jaxtl.report.plots import forest
-from jaxtl.report.results import Result, interval_of_mean, number, points
 from jaxtl.report.style import BLUE, FAINT, INK, ORANGE, mark, name_rows, new_figure
 from jaxtl.report.tables import DASH, Table, notes
-from jaxtl.selection import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from jaxtl.report.results import Axes, Result, interval_of_mean, varying
+from jaxtl.protocol.results import Axes, Result, interval_of_mean, varying
 from jaxtl.report.style import BAND, BLUE, FAINT, panel_grid, remark
 
 if TYPE_CHECKING:

@@ -1,7 +1,5 @@
-"""Choosing how hard to pull, and comparing methods honestly.
+"""Choosing how hard to pull.
 
-the protocol      compare, design, runs, statistics    equal budgets, paired draws, verdicts
-a grid            sweep, blocks                        every configuration in one program
 closed forms      ridge, logistic, inputs              all λ at once, with every criterion
 criteria          criteria, curvature, lanczos         df, AIC, BIC and evidence of any net
                   validation                           held-out and k-fold validation, regret
@@ -9,9 +7,8 @@ by gradient       learning, gradient, implicit, meta   rates and starts that are
 by search         label_search                         which blocks are frozen, transferred, new
 """
 
-from jaxtl.selection.compare import Comparison, compare
+from jaxtl.protocol import compare
 from jaxtl.selection.criteria import NetCriteria, net_criteria
-from jaxtl.selection.design import Draw, Method, Range, Setting, planned_runs, trial_settings
 from jaxtl.selection.gradient import Implicit, Slope, hypergradient
 from jaxtl.selection.implicit import implicit_gradient, linearised
 from jaxtl.selection.label_search import (
@@ -26,54 +23,24 @@ from jaxtl.selection.learning import LearnedRates, learn_rates, resilient
 from jaxtl.selection.logistic import LogisticCriteria, LogisticPath, logistic_criteria, logistic_path
 from jaxtl.selection.meta import imaml, reptile
 from jaxtl.selection.ridge import RidgePath, ridge_path
-from jaxtl.selection.runs import Run, RunStore, to_csv
-from jaxtl.selection.statistics import (
-    INTERVAL_COVERS,
-    Contrast,
-    Summary,
-    contrast,
-    contrast_family,
-    detectable_difference,
-    holm,
-    paired,
-    price_of_choosing,
-    sign_flip_p,
-    summarise,
-    verdict_sentence,
-)
-from jaxtl.selection.sweep import Sweep, sweep
 from jaxtl.selection.validation import ValidationCriteria, regret, temperature, validation_criteria
+from jaxtl.sweep import sweep
 
 __all__ = [
     "FROZEN",
-    "INTERVAL_COVERS",
-    "Comparison",
-    "Contrast",
-    "Draw",
     "Implicit",
     "LabelSearch",
     "LearnedRates",
     "LogisticCriteria",
     "LogisticPath",
-    "Method",
     "NetCriteria",
-    "Range",
     "RidgePath",
-    "Run",
-    "RunStore",
-    "Setting",
     "Slope",
-    "Summary",
-    "Sweep",
     "ValidationCriteria",
     "assignment_grid",
     "assignment_start",
     "assignments",
     "compare",
-    "contrast",
-    "contrast_family",
-    "detectable_difference",
-    "holm",
     "hypergradient",
     "imaml",
     "implicit_gradient",
@@ -82,20 +49,12 @@ __all__ = [
     "logistic_criteria",
     "logistic_path",
     "net_criteria",
-    "paired",
-    "planned_runs",
-    "price_of_choosing",
     "regret",
     "reptile",
     "resilient",
     "ridge_path",
     "search_labels",
-    "sign_flip_p",
-    "summarise",
     "sweep",
     "temperature",
-    "to_csv",
-    "trial_settings",
     "validation_criteria",
-    "verdict_sentence",
 ]

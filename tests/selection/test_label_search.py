@@ -13,7 +13,6 @@ from jaxtl.labels import NEW, TRANSFERRED, label_params
 from jaxtl.losses import make_loss_fn, mean_of, softmax_cross_entropy
 from jaxtl.optimizers import Group, per_label
 from jaxtl.penalties import Term, l2, labelled
-from jaxtl.selection import sweep
 from jaxtl.selection.label_search import (
     FROZEN,
     LabelSearch,
@@ -23,6 +22,7 @@ from jaxtl.selection.label_search import (
     search_labels,
 )
 from jaxtl.step import Fixed, compile_step, init_state, make_epoch, make_train_step, total_gradient
+from jaxtl.sweep import sweep
 
 BLOCKS = ["first", "second", "head"]
 STEPS = 8

@@ -4,7 +4,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from jaxtl.errors import InputError
-from jaxtl.selection import paired, regret, temperature, validation_criteria
+from jaxtl.protocol import paired
+from jaxtl.selection import regret, temperature, validation_criteria
 
 
 def held_out(n=400, classes=4, scale=1.0, seed=0):

@@ -6,7 +6,7 @@ import pytest
 import scipy.stats
 
 from jaxtl.errors import InputError
-from jaxtl.selection import (
+from jaxtl.protocol import (
     Run,
     contrast,
     contrast_family,

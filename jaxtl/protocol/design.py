@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtl.errors import InputError, suggest
-from jaxtl.selection.runs import COLUMNS
+from jaxtl.protocol.runs import COLUMNS
 
 LEARNING_RATE = "learning_rate"  # the one hyperparameter whose quantile is the same in trial i of every method
 

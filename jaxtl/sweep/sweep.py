@@ -25,8 +25,8 @@ import numpy as np
 from jaxtl import checkpoints
 from jaxtl.checkpoints.disk import leaf_digests, to_host
 from jaxtl.errors import InputError, Interrupted, NotFinite, suggest
-from jaxtl.selection.blocks import BATCHINGS, Blocks, Choice, common, take
 from jaxtl.step import Fixed, TrainState
+from jaxtl.sweep.batching import BATCHINGS, Blocks, Choice, common, take
 from jaxtl.trees import Tree, named_leaves
 from jaxtl.writers import Progress
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxtl.errors import InputError
-from jaxtl.selection import Method, Range, trial_settings
+from jaxtl.protocol import Method, Range, trial_settings
 
 LEARNING_RATES, PULLS = Range(0.004, 0.1), Range(0.03, 30.0)
 

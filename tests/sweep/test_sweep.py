@@ -17,9 +17,9 @@ from jaxtl.loop import request_stop, stop_request
 from jaxtl.losses import make_loss_fn
 from jaxtl.optimizers import Group, per_label
 from jaxtl.penalties import Term, l2, labelled
-from jaxtl.selection import sweep
-from jaxtl.selection.blocks import BATCHINGS, Blocks, _measured, common
 from jaxtl.step import Context, Fixed, compile_step, init_state, make_epoch, make_train_step, program_of, total_gradient
+from jaxtl.sweep import sweep
+from jaxtl.sweep.batching import BATCHINGS, Blocks, _measured, common
 
 STEPS = 5
 PENALTY = labelled(LABELS, {TRANSFERRED: Term(0.0, l2, ("anchor",)), NEW: Term(0.0, l2)})

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxtl.errors import InputError
-from jaxtl.selection import Run, RunStore, to_csv
+from jaxtl.protocol import Run, RunStore, to_csv
 
 
 def test_runs_come_back_as_they_were(tmp_path):

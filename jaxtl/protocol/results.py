@@ -11,8 +11,8 @@ from functools import cached_property
 import numpy as np
 
 from jaxtl.errors import InputError
-from jaxtl.selection import Contrast, Run, Summary, contrast, summarise
-from jaxtl.selection.runs import COLUMNS
+from jaxtl.protocol.runs import COLUMNS, Run
+from jaxtl.protocol.statistics import Contrast, Summary, contrast, summarise
 
 SELECTIONS = ("tuned", "honest")
 Axes = dict[str, float | int | str]

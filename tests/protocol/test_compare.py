@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxtl.errors import InputError, NotFinite
-from jaxtl.selection import Draw, Method, Range, RunStore, compare, planned_runs, trial_settings
+from jaxtl.protocol import Draw, Method, Range, RunStore, compare, planned_runs, trial_settings
 
 LEARNING_RATES, PULLS = Range(0.004, 0.1), Range(0.03, 30.0)
 TUNING, REPORT = [0, 1], [10, 11, 12]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from jaxtl.errors import InputError, suggest
-from jaxtl.selection.runs import Run
+from jaxtl.protocol.runs import Run
 
 INTERVAL_COVERS = (
     "Intervals cover the draws (subset, head initialisation, batch order, augmentation), "

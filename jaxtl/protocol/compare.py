@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtl.errors import InputError, NotFinite
-from jaxtl.selection.design import (
+from jaxtl.protocol.design import (
     Draw,
     Method,
     Setting,
@@ -36,8 +36,8 @@ from jaxtl.selection.design import (
     edges_of,
     trial_settings,
 )
-from jaxtl.selection.runs import COLUMNS, Run, RunStore
-from jaxtl.selection.statistics import Contrast, contrast_family
+from jaxtl.protocol.runs import COLUMNS, Run, RunStore
+from jaxtl.protocol.statistics import Contrast, contrast_family
 
 NO_NUMBER = "the loss or a parameter is not finite"
 
@@ -88,7 +88,7 @@ def compare(
         InputError: repeated or shared draws, repeated or unknown names, or a method that diverges in every trial.
 
     Example:
-        >>> from jaxtl.selection.design import Range
+        >>> from jaxtl.protocol.design import Range
         >>> def method(name, best):
         ...     train = lambda setting, draw: 0.9 - 0.1 * abs(np.log10(setting["pull"] / best)) + draw.seed / 1000
         ...     return Method(name, {"pull": Range(0.01, 100.0)}, train)

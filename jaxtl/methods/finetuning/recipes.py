@@ -1,0 +1,132 @@
+"""Ways to carry a source model to a few labelled examples; each a recipe, most of them rates of one program.
+
+All take the same number of steps; probing a head takes as many again, which cost next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtl.data import image_batches
+from jaxtl.labels import NEW, TRANSFERRED
+from jaxtl.losses import softmax_cross_entropy
+from jaxtl.models import Classifier, Mlp, as_forward
+from jaxtl.optimizers import Group
+from jaxtl.penalties import Term, l2
+from jaxtl.problems import CLASSIFY, FewShot
+from jaxtl.problems.few_shot import SOURCE_HEAD
+from jaxtl.program import Program, Weights, make_program
+from jaxtl.protocol import Draw, Recipe
+
+TOWARDS = {"zero": Term(0.0, l2), "source": Term(0.0, l2, ("anchor",))}  # a method says how hard
+
+
+def options(problem: FewShot) -> dict[str, Any]:
+    """How all but `untuned` go downhill, as arguments of `make_program`."""
+    return {"optimizer": "nesterov", "momentum": problem.config.momentum, "schedule": problem.schedule}
+
+
+def pulls(problem: FewShot, *labels: str, **elsewhere: Term) -> dict[str, Any]:
+    """Groups of some labels, pulled towards zero as `config.decay` says, and transferred ones elsewhere."""
+    groups = {label: Group(decay_kind=problem.decay_kind) for label in labels}
+    if problem.config.decay != "loss":
+        penalties: dict[str, Any] = {TRANSFERRED: elsewhere} if elsewhere else {}
+        return {"groups": groups, "penalties": penalties, "rates": {f"decay/{label}": 0.0 for label in labels}}
+    penalties = {label: TOWARDS["zero"] for label in labels}
+    if elsewhere:
+        penalties[TRANSFERRED] = {"zero": TOWARDS["zero"], **elsewhere}
+    return {"groups": groups, "penalties": penalties}
+
+
+def pulled(problem: FewShot) -> Program:
+    """Transferred parameters are pulled towards zero, towards the source, or not at all; new ones towards zero."""
+    return make_program(
+        as_forward(problem.model),
+        problem.moved.labels,
+        {"task": CLASSIFY},
+        **pulls(problem, TRANSFERRED, NEW, source=TOWARDS["source"]),
+        given={"anchor": problem.moved.anchor},
+        prepare=problem.images.batches(problem.config.batch_size),
+        **options(problem),
+    )
+
+
+def head(problem: FewShot) -> Program:
+    """The head alone, on features that the frozen trunk gives once: seconds instead of minutes for all folds."""
+    width = problem.source.weights.params["head"]["kernel"].shape[0]
+    return make_program(
+        as_forward(Classifier(Mlp(widths=()), problem.model.heads)),
+        {"head": problem.moved.labels["head"]},
+        {"task": CLASSIFY},
+        **pulls(problem, NEW),
+        prepare=image_batches(problem.config.batch_size, np.zeros(width), np.ones(width)),
+        dense=True,
+        **options(problem),
+    )
+
+
+def joint(problem: FewShot) -> Program:
+    """Σ ℓ_target + source_weight · Σ ℓ_source: one trunk, two heads, a batch of each task."""
+    forward, source_forward = as_forward(problem.joint_model), as_forward(problem.source_model)
+    target, source = (i.batches(problem.config.batch_size) for i in (problem.images, problem.source_images))
+
+    def prepare(data, rng, step):
+        target_rng, source_rng = jax.random.split(rng)
+        return {**target(data["target"], target_rng, step), "source": source(data["source"], source_rng, step)}
+
+    def both(params, model_state, batch, ctx):
+        outputs, model_state = forward(params, model_state, batch, ctx)
+        source_outputs, model_state = source_forward(params, model_state, batch["source"], ctx)
+        return {**outputs, "source": source_outputs}, model_state
+
+    def source_loss(outputs, batch, ctx):
+        return jnp.mean(softmax_cross_entropy(outputs["source"][SOURCE_HEAD], batch["source"]["label"]))
+
+    own = jax.tree.map(lambda _: TRANSFERRED, problem.source.weights.params["head"])
+    return make_program(
+        both,
+        {**problem.moved.labels, SOURCE_HEAD: own},
+        {"task": CLASSIFY, "source": Term(0.0, source_loss)},
+        {TRANSFERRED: Group(), NEW: Group()},
+        prepare=prepare,
+        **options(problem),
+    )
+
+
+def untuned(problem: FewShot) -> Program:
+    """The common recipe: Adam at 1e-3, coupled decay 1e-5 on the trunk and 1e-4 on the head."""
+    groups = {TRANSFERRED: Group(1e-3, 1e-5, "coupled"), NEW: Group(1e-3, 1e-4, "coupled")}
+    prepare = problem.images.batches(problem.config.batch_size)
+    forward = as_forward(problem.model)
+    return make_program(forward, problem.moved.labels, {"task": CLASSIFY}, groups, optimizer="adam", prepare=prepare)
+
+
+def fresh(problem: FewShot, draw: Draw) -> Weights:
+    """Nothing from the source."""
+    return problem.fresh(draw)
+
+
+def with_source_head(problem: FewShot, draw: Draw) -> Weights:
+    """Both heads on the source's trunk."""
+    start = problem.start(draw)
+    return start._replace(params={**start.params, SOURCE_HEAD: problem.source.weights.params["head"]})
+
+
+PROBED = (Recipe(head), {"learning_rate": "head_learning_rate"})  # its head is first trained on features
+RECIPES = {
+    "scratch": Recipe(pulled, ("learning_rate", "pull"), start=fresh, transfers=False),
+    "features": Recipe(head, ("learning_rate", "pull/new")),
+    "fine_tune": Recipe(pulled),
+    "l2": Recipe(pulled, ("learning_rate", "pull")),
+    "l2_differential": Recipe(pulled, ("learning_rate", "pull/transferred", "pull/new")),
+    "l2_sp": Recipe(pulled, ("learning_rate", "pull/source", "pull/new")),
+    "lr_ratio": Recipe(pulled, ("learning_rate", "ratio")),
+    "lp_ft": Recipe(pulled, ("learning_rate", "head_learning_rate"), before=PROBED),
+    "lp_l2_sp": Recipe(pulled, ("learning_rate", "head_learning_rate", "pull/source", "pull/new"), before=PROBED),
+    "joint": Recipe(joint, ("learning_rate", "source_weight"), start=with_source_head),
+    "untuned": Recipe(untuned, ()),
+}

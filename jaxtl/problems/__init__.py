@@ -1,0 +1,24 @@
+"""Questions put to methods: what a draw is given, where training starts, how what was trained is judged.
+
+a source model and few labels    source, few_shot
+raw images on their way          images
+"""
+
+from jaxtl.problems.few_shot import FewShot, FewShotConfig, check_examples
+from jaxtl.problems.images import Images, accuracy, outputs, predict
+from jaxtl.problems.source import CLASSIFY, Source, SourceConfig, make_model, make_source
+
+__all__ = [
+    "CLASSIFY",
+    "FewShot",
+    "FewShotConfig",
+    "Images",
+    "Source",
+    "SourceConfig",
+    "accuracy",
+    "check_examples",
+    "make_model",
+    "make_source",
+    "outputs",
+    "predict",
+]

@@ -1,0 +1,275 @@
+"""A source model and a few labelled images of each target class."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxtl.data import (
+    DataSet,
+    Split,
+    contrast,
+    gaussian_blur,
+    gaussian_noise,
+    hold_out,
+    imbalanced,
+    label_noise,
+    on_device,
+    per_class,
+    pixelate,
+    stratified_folds,
+)
+from jaxtl.errors import InputError
+from jaxtl.labels import norm_by_label, some
+from jaxtl.models import Classifier, initial_model_state, initialise
+from jaxtl.optimizers import pull_per_rate
+from jaxtl.problems.images import Images, accuracy, in_grey, outputs, predict
+from jaxtl.problems.source import Source, make_model
+from jaxtl.program import Program, Weights
+from jaxtl.protocol import Draw, Setting, Trained, pull_name, rates_of
+from jaxtl.transfer import Adaptation, Transfer, matching_classes, sum_channels, transfer
+
+CORRUPTIONS = {  # about severity 3 of 5 in CIFAR-10-C
+    "noise": lambda image: gaussian_noise(image, jax.random.key(0), 20.0),
+    "blur": lambda image: gaussian_blur(image, 0.8),
+    "contrast": lambda image: contrast(image, 0.4),
+    "pixels": lambda image: pixelate(image, 2),
+}
+USES = ("head", "order", "source order", "run")  # of a draw's keys
+SOURCE_HEAD = "source_head"  # what joint training adds to the model
+
+
+@dataclasses.dataclass(frozen=True)
+class FewShotConfig:
+    """The labelled examples and what is asked of them: fields of an experiment's Config."""
+
+    imbalance: float = 1.0  # the first class keeps all of them, the last one this many times fewer
+    label_noise: float = 0.0  # the part of the labelled examples whose label is wrong
+    corruptions: bool = False  # also test on images with noise, blur, little contrast, coarse pixels
+    decay: Literal["loss", "coupled", "decoupled"] = "loss"  # how parameters are pulled towards 0
+    head: Literal["fresh", "shared"] = "fresh"  # shared: copy the head's columns of classes both tasks name
+    validation: int = 1000  # target training images outside every subset that choose the "tuned" settings
+
+
+class Examples(NamedTuple):
+    """Indices into the target's training part, and the labels that it is said to have."""
+
+    seen: np.ndarray
+    held: np.ndarray  # to validate on
+    labels: np.ndarray  # wrong for some of the labelled examples, if so configured
+
+
+def held_out(config: Any, task: DataSet) -> tuple[np.ndarray, np.ndarray]:
+    """(what chooses the "tuned" settings, what the labelled examples are drawn from): indices."""
+    return hold_out(task.train.labels, min(config.validation, len(task.train) // 4), config.seed)
+
+
+def labelled_examples(config: Any, task: DataSet, pool: np.ndarray, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(the labelled examples of a draw, the labels of the whole training part as they are given)."""
+    subset = per_class(task.train.labels, n, seed, among=pool)
+    if config.imbalance > 1:
+        subset = imbalanced(task.train.labels, config.imbalance, seed, among=subset)
+    given = task.train.labels.copy()
+    given[subset] = label_noise(given[subset], config.label_noise, seed)
+    return subset, given
+
+
+def check_examples(config: Any, task: DataSet, n: int, folds: bool) -> None:
+    """Refuse more labelled examples than there are before the first model is trained, not after it.
+
+    Args:
+        config: has the fields of `FewShotConfig` and `Budget`.
+        task: the target task.
+        n: labelled examples of each class.
+        folds: whether any method also chooses by folds.
+
+    Raises:
+        InputError: naming `--config.n_per_class`.
+    """
+    try:
+        subset, given = labelled_examples(config, task, held_out(config, task)[1], n, config.seed)
+        if folds:
+            stratified_folds(given[subset], config.folds, config.seed)
+    except InputError as error:
+        raise InputError(error.what, where=f"--config.n_per_class={n}", todo=error.todo) from None
+
+
+class FewShot:
+    """n labelled examples of each target class, and a source model; a `protocol.Problem`.
+
+    Attributes:
+        moved: the source's trunk under a fresh head: labels and anchor, the same for every draw.
+        model, joint_model: with the target's head, and with both heads.
+        source_model: both heads, for images of the source's size.
+        schedule: step -> factor on every learning rate.
+    """
+
+    def __init__(self, config: Any, source: Source, task: DataSet, n: int):
+        self.config, self.source, self.task, self.n = config, source, task, n
+        self.title = f"{some(source.task.classes)} → {some(task.classes)}, {n} per class"
+        self.origin = task.origin
+        own = Images.of(task)
+        same = own.shape[-1] == source.images.shape[-1]  # the trunk expects the statistics that it was trained with
+        self.images = source.images._replace(shape=own.shape) if same else own
+        heads = {"head": len(task.classes), SOURCE_HEAD: len(source.task.classes)}
+        self.model = make_model(config, own.shape, head=len(task.classes))
+        self.joint_model = make_model(config, own.shape, **heads)
+        self.source_model = make_model(config, source.images.shape, **heads)
+        self.held, self.pool = held_out(config, task)
+        self.target_images = jnp.asarray(task.train.images)
+        self.seen_source = in_grey(source.task) if own.shape[-1] == 1 < source.images.shape[-1] else source.task
+        self.source_images = Images.of(self.seen_source) if self.seen_source is not source.task else source.images
+        self.source_data = on_device(self.seen_source.train, jax.random.key(0))
+        self.test_images, self.source_test_images = map(jnp.asarray, (task.test.images, self.seen_source.test.images))
+        kinds = CORRUPTIONS if config.corruptions else {}
+        self.worse = {name: jax.jit(corrupt)(self.test_images) for name, corrupt in kinds.items()}
+        self.schedule = optax.cosine_decay_schedule(1.0, config.steps)
+        self.moved = self.transferred(Draw(0))
+
+    # A draw is one seed for subset, head, order and augmentation, the same for every method.
+
+    def key(self, draw: Draw, use: str) -> jax.Array:
+        """The random key of a draw for one of `USES`."""
+        key = jax.random.fold_in(jax.random.key(self.config.seed), draw.seed)
+        return jax.random.fold_in(key, USES.index(use))
+
+    def examples(self, draw: Draw) -> Examples:
+        """What a draw trains on and is validated on; a fold is validated on the labelled examples it leaves out."""
+        seed = 1000 * self.config.seed + draw.seed
+        subset, given = labelled_examples(self.config, self.task, self.pool, self.n, seed)
+        if draw.fold is None:
+            return Examples(subset, self.held, given)
+        train, validation = stratified_folds(given[subset], draw.folds, seed)[draw.fold]
+        return Examples(subset[train], subset[validation], given)
+
+    def data(self, program: Program, start: Weights, draw: Draw) -> Any:
+        """The labelled examples; for a program that trains the head alone, their features by the trunk as it starts."""
+        examples, order = self.examples(draw), self.key(draw, "order")
+        if set(program.labels) == {"head"}:
+            features = outputs(self.model, start, self.target_images[examples.seen], self.images, "features")
+            return on_device(Split(features, examples.labels[examples.seen]), order)
+        target = on_device(Split(self.target_images, examples.labels), order, examples.seen)
+        if SOURCE_HEAD not in program.labels:
+            return target
+        return {"target": target, "source": {**self.source_data, "order": self.key(draw, "source order")}}
+
+    # Where training starts, and with which rates.
+
+    def fresh(self, draw: Draw) -> Weights:
+        """Nothing from the source."""
+        params = initialise(self.model, self.key(draw, "head"), self.images.shape)
+        return Weights(params, initial_model_state(self.model, self.images.shape))
+
+    def start(self, draw: Draw) -> Weights:
+        """The source's trunk under a fresh head."""
+        return Weights(self.transferred(draw).params, self.source.weights.model_state)
+
+    def transferred(self, draw: Draw) -> Transfer:
+        """What `start` copies, with labels, anchor and report."""
+        adapt: list[tuple[str, Adaptation]] = []
+        if self.source.images.shape[-1] == 3 and self.images.shape[-1] == 1:
+            adapt.append(("trunk/(conv_0|stem)/kernel", sum_channels))
+        source, target = self.source.weights.params, self.fresh(draw).params
+        if self.config.head == "fresh":
+            return transfer(source, target, reinit=["head/.*"], adapt=adapt)
+        adapt.append(("head/.*", matching_classes(self.source.task.classes, self.task.classes)))
+        return transfer(source, target, adapt=adapt)
+
+    @functools.cached_property
+    def reach(self) -> dict[str, float]:
+        """Of a learning rate 1 in a whole run, for rates in the loss and in the optimizer."""
+        kinds: dict[str, Any] = {"penalty": "coupled", "decay": self.decay_kind}
+        of = functools.partial(pull_per_rate, 1.0, self.config.steps, schedule=self.schedule)
+        return {name: of(momentum=self.config.momentum, decay_kind=kind) for name, kind in kinds.items()}
+
+    @property
+    def decay_kind(self) -> Literal["coupled", "decoupled"]:
+        """How a decay in the optimizer acts."""
+        return "decoupled" if self.config.decay == "decoupled" else "coupled"
+
+    def rates(self, program: Program, setting: Setting) -> dict[str, float]:
+        """See `rates_of`."""
+        return rates_of(program, setting, self.reach)
+
+    # What is measured, on which images.
+
+    @functools.cached_property
+    def norms(self) -> Callable:
+        """params -> {"norm": ‖w‖, "distance": ‖w − w⁰‖} by label; a head that only joint training has is left out."""
+
+        def measure(params):
+            own = {name: params[name] for name in self.moved.labels}
+            of = functools.partial(norm_by_label, own, self.moved.labels)
+            return {"norm": of(), "distance": of(self.moved.anchor)}
+
+        return jax.jit(measure)
+
+    def model_of(self, weights: Weights) -> Classifier:
+        """The one that these are the weights of."""
+        return self.joint_model if SOURCE_HEAD in weights.params else self.model
+
+    def validation(self, weights: Weights, index: np.ndarray, labels: np.ndarray) -> float:
+        """Accuracy on some of the target's training images, a fraction."""
+        predicted = predict(self.model_of(weights), weights, self.target_images[index], self.images)
+        return accuracy(predicted, labels[index])
+
+    def point(self, weights: Weights) -> dict[str, float]:
+        """A point of the learning curves; no test image is looked at."""
+        figures = {"validation": self.validation(weights, self.held, self.task.train.labels)}
+        for what, by_label in self.norms(weights.params).items():
+            figures |= {f"{what}/{label}": float(value) for label, value in by_label.items()}
+        return figures
+
+    def validate(self, trained: Trained, draw: Draw) -> float:
+        """Accuracy on the images that choose."""
+        examples = self.examples(draw)
+        return self.validation(trained.weights, examples.held, examples.labels)
+
+    def test(self, trained: Trained, draw: Draw) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Accuracies, rates and curves of a report run."""
+        weights, examples = trained.weights, self.examples(draw)
+        predict_on = functools.partial(predict, self.model_of(weights), weights, images=self.images)
+        predicted = predict_on(self.test_images)
+        metrics = {
+            "test": accuracy(predicted, self.task.test.labels),
+            "train": self.validation(weights, examples.seen, examples.labels),
+        }
+        for name, image in self.worse.items():
+            metrics[f"corrupted/{name}"] = accuracy(predict_on(image), self.task.test.labels)
+        if trained.recipe.transfers:
+            metrics["source"] = self.source_accuracy(weights)
+        metrics |= self.rates_in_words(trained)
+        curves = {name: np.array([row[name] for row in trained.curve]) for name in trained.curve[0]}
+        curves["loss"] = curves.pop("task")  # without penalties, which differ from method to method
+        kept = {name: curve for name, curve in curves.items() if self._has_meaning(name, trained)}
+        return metrics, {"prediction": predicted, **{f"curve/{name}": curve for name, curve in kept.items()}}
+
+    def _has_meaning(self, curve: str, trained: Trained) -> bool:
+        return trained.recipe.transfers or not curve.startswith("distance/")
+
+    def rates_in_words(self, trained: Trained) -> dict[str, float]:
+        """λ of every pull, and lr/‖w‖² by label: before a normalisation, decay changes nothing but this."""
+        found = {
+            f"lambda/{pull_name(name)}": float(rate)
+            for name, rate in trained.rates.items()
+            if rate and name.startswith(("penalty/", "decay/"))
+        }
+        for label, norm in self.norms(trained.weights.params)["norm"].items():
+            if rate := trained.rates.get(f"learning_rate/{label}"):
+                found[f"effective_rate/{label}"] = rate / float(norm) ** 2
+        return found
+
+    def source_accuracy(self, weights: Weights) -> float:
+        """Of the source's head, or the one trained jointly, on the trunk as it is now."""
+        params = {SOURCE_HEAD: self.source.weights.params["head"], **weights.params}
+        weights = weights._replace(params=params)
+        images = self.source_images
+        predicted = predict(self.source_model, weights, self.source_test_images, images, SOURCE_HEAD)
+        return accuracy(predicted, self.seen_source.test.labels)

@@ -1,0 +1,81 @@
+"""Raw images on their way to a model, and what the model says of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtl.data import DataSet, Split, channel_statistics, image_batches, normalise
+from jaxtl.models import as_forward
+from jaxtl.program import Weights
+from jaxtl.step import Context
+
+
+class Images(NamedTuple):
+    """How raw images reach a model: their shape [H, W, C], and the [C] mean and std that they are normalised by."""
+
+    shape: tuple[int, ...]
+    mean: np.ndarray
+    std: np.ndarray
+
+    @classmethod
+    def of(cls, task: DataSet) -> Images:
+        """Those of a task's training part."""
+        return cls(task.train.images.shape[1:], *channel_statistics(task.train.images))
+
+    def batches(self, batch_size: int) -> Callable:
+        """The `prepare` of a step: shifted by up to an eighth of the edge; photographs, not digits, are mirrored."""
+        crop, photographs = self.shape[0] // 8, self.shape[-1] == 3
+        return image_batches(batch_size, self.mean, self.std, crop=crop, flip=photographs)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "output"))
+def _output_of(model: Any, weights: Weights, image: jax.Array, mean, std, output: str) -> jax.Array:
+    ctx, batch = Context(0, None, {}, {}, train=False), {"image": normalise(image, mean, std)}
+    return as_forward(model)(weights.params, weights.model_state, batch, ctx)[0][output]
+
+
+def outputs(model, weights: Weights, image: jax.Array, images: Images, output: str, block: int = 1000) -> np.ndarray:
+    """Features or a head's logits of raw images, in blocks of one size, so that one program serves all.
+
+    Args:
+        model: a `Classifier`.
+        weights: its own.
+        image: [N, H, W, C] as they are in the data set.
+        images: how they reach the model.
+        output: "features" or the name of a head.
+        block: images at a time.
+
+    Returns:
+        [N, ...] float32.
+    """
+    blocks = [image[i : i + block] for i in range(0, len(image), block)]
+    short = len(blocks[0]) - len(blocks[-1])
+    blocks[-1] = jnp.concatenate([blocks[-1], blocks[0][:short]])
+    parts = [_output_of(model, weights, part, images.mean, images.std, output) for part in blocks]
+    return np.concatenate(parts)[: len(image)]
+
+
+def predict(model, weights: Weights, image: jax.Array, images: Images, head: str = "head") -> np.ndarray:
+    """The class of every raw image, [N] uint8; arguments as for `outputs`."""
+    return np.argmax(outputs(model, weights, image, images, head), axis=-1).astype(np.uint8)
+
+
+def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
+    """The part of [N] predictions that are right, a fraction."""
+    return float(np.mean(predicted == labels))
+
+
+def in_grey(task: DataSet) -> DataSet:
+    """Colour images as a trunk for grey ones sees them: the mean of the channels."""
+
+    def grey(part: Split) -> Split:
+        return Split(part.images.mean(axis=-1, keepdims=True).astype(part.images.dtype), part.labels)
+
+    return dataclasses.replace(task, train=grey(task.train), test=grey(task.test))

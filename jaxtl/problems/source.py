@@ -1,0 +1,146 @@
+"""A source model: its task, its weights, and the training or the file that they come from."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxtl import backend, checkpoints
+from jaxtl.data import DataSet, feed, hold_out, keep_to_data
+from jaxtl.labels import NEW, label_params
+from jaxtl.losses import mean_of, softmax_cross_entropy
+from jaxtl.models import Classifier, Cnn, Mlp, as_forward, initial_model_state, initialise, resnet18, wide_resnet
+from jaxtl.optimizers import Group
+from jaxtl.penalties import Term, l2
+from jaxtl.placement import by_example, here, make_mesh
+from jaxtl.problems.images import Images, accuracy, predict
+from jaxtl.program import Weights, make_program
+from jaxtl.sweep import run
+from jaxtl.trees import check_same
+from jaxtl.writers import Writer
+
+CLASSIFY = Term(1.0, mean_of(softmax_cross_entropy))
+STATE = "model_state"  # in a file of weights, beside the parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceConfig:
+    """The model and its training: fields of an experiment's Config."""
+
+    source_checkpoint: str = ""  # weights of a source model instead of training one: .safetensors, .npz, a run
+    model: Literal["cnn", "mlp", "wide_resnet", "resnet18"] = "cnn"  # WRN-16-4, and ResNet-18 in its form for CIFAR
+    widths: tuple[int, ...] = (16, 32, 64)  # of cnn and mlp
+    normalisation: Literal["group", "batch", "none"] = "group"  # none: the control, decay changes the function itself
+    input_size: int = 16  # larger images are averaged down towards this edge, for cnn
+    source_steps: int = 2500
+    source_batch_size: int = 128
+    source_learning_rate: float = 0.1
+    source_decay: float = 5e-4
+    mesh: tuple[str, ...] = ()  # all devices share its training: data:8, or data:2,parameters:4; () is one device
+
+
+class Source(NamedTuple):
+    """A trained source model and its task."""
+
+    task: DataSet
+    images: Images
+    weights: Weights
+    accuracy: float
+
+
+def make_model(config: Any, shape: tuple[int, ...], **heads: int) -> Classifier:
+    """The model that a Config names, for images of a shape [H, W, C], with heads of so many outputs."""
+    if config.model != "cnn":
+        trunks: dict[str, Callable] = {
+            "mlp": functools.partial(Mlp, config.widths),
+            "wide_resnet": functools.partial(wide_resnet, 16, 4, config.normalisation),
+            "resnet18": functools.partial(resnet18, config.normalisation),
+        }
+        return Classifier(trunks[config.model](), tuple(heads.items()))
+    pooling = max(1, shape[0] // config.input_size)
+    return Classifier(Cnn(config.widths, config.normalisation, pooling), tuple(heads.items()))
+
+
+def make_source(config: Any, task: DataSet, workdir: Path, examples: int = 0) -> Source:
+    """A source model, trained here (an interrupted training goes on) or read from `config.source_checkpoint`.
+
+    Args:
+        config: has the fields of `SourceConfig` and `Budget`.
+        task: the source task.
+        workdir: of its training; "source.safetensors" is written there.
+        examples: how many it is trained on; 0 is all.
+
+    Raises:
+        InputError: weights of another model.
+        Interrupted, NotFinite: as `fit`.
+    """
+    images = Images.of(task)
+    model = make_model(config, images.shape, head=len(task.classes))
+    start = Weights(
+        initialise(model, jax.random.key(config.seed), images.shape), initial_model_state(model, images.shape)
+    )
+    if config.source_checkpoint:
+        weights = _read(config.source_checkpoint, start)
+    else:
+        weights = _trained(config, task, images, model, start, examples, workdir)
+        checkpoints.export(_as_tree(weights), workdir / "source.safetensors")
+    predicted = predict(model, weights, jnp.asarray(task.test.images), images)
+    return Source(task, images, weights, accuracy(predicted, task.test.labels))
+
+
+def _as_tree(weights: Weights) -> dict[str, Any]:
+    return {**weights.params, **({STATE: weights.model_state} if weights.model_state else {})}
+
+
+def _read(path: str, like: Weights) -> Weights:
+    loaded = checkpoints.load_weights(path)
+    todo = "model, widths, normalisation and source classes must be those it was trained with"
+    check_same(loaded, _as_tree(like), where=path, todo=todo)
+    loaded = jax.tree.map(jnp.asarray, loaded)
+    return Weights({name: tree for name, tree in loaded.items() if name != STATE}, loaded.get(STATE, {}))
+
+
+def _trained(
+    config: Any, task: DataSet, images: Images, model: Classifier, start: Weights, examples: int, workdir: Path
+) -> Weights:
+    program = make_program(
+        as_forward(model),
+        label_params(start.params, [(".*", NEW)]),
+        {"task": CLASSIFY},
+        {NEW: Group(config.source_learning_rate)},
+        {NEW: Term(config.source_decay, l2)},
+        optimizer="nesterov",
+        momentum=config.momentum,
+        schedule=optax.cosine_decay_schedule(1.0, config.source_steps),
+        prepare=images.batches(config.source_batch_size),
+    )
+    order, rng = jax.random.split(jax.random.key(config.seed))
+    index = hold_out(task.train.labels, examples, config.seed)[0] if examples else None
+    chunk = backend.steps_per_dispatch(config.chunk, config.source_steps)
+    mesh = make_mesh(config.mesh) if config.mesh else None
+    sharding = by_example(mesh) if mesh else None
+    data = feed(task.train, order, index, batch_size=config.source_batch_size, sharding=sharding)
+    keep_to_data(workdir, task.origin)
+    with Writer(workdir) as writer:
+        ended = run(
+            program,
+            start,
+            data,
+            {},
+            rng,
+            steps=config.source_steps,
+            chunk=chunk,
+            every=max(1, config.source_steps // 10 // chunk) * chunk,
+            mesh=mesh,
+            workdir=workdir,
+            log=writer,
+            progress="training the source model",
+        )
+    return Weights(*map(here, ended.weights))

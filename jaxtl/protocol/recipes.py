@@ -1,0 +1,175 @@
+"""Methods as rows of a table, and what a problem tells them.
+
+A *recipe* says in which program a method runs, what is searched, and where it starts. A *problem* says what a draw is
+given and how what was trained is judged. Neither knows the other's insides: `Trainer` brings them together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from jaxtl.errors import InputError
+from jaxtl.labels import TRANSFERRED, some
+from jaxtl.program import Program, Weights
+from jaxtl.protocol.design import Draw, Range, Setting
+from jaxtl.trees import Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A method.
+
+    Attributes:
+        program: problem -> Program; recipes that name the same function share the compiled program.
+        search: what is chosen, names as `rates_of` reads them; () for nothing.
+        says: what it does, in a line.
+        ranges: of names in `search` that the Config has no range for.
+        start: (problem, draw) -> weights; what the problem starts from when left out.
+        transfers: it starts from the source model, so that what it keeps of it and how far it moves mean something.
+        before: (recipe, {name there: name here}), trained first on the same draw; this one goes on from its end. A name
+            that is the same there and here is read by both.
+        given: (problem, draw, weights it starts from) -> trees by name for this draw, beside those of the program.
+        finish: (problem, trained weights, setting, draw) -> weights, once training is over.
+    """
+
+    program: Callable[[Any], Program]
+    search: tuple[str, ...] = ("learning_rate",)
+    says: str = ""
+    ranges: Mapping[str, Range] = dataclasses.field(default_factory=dict)
+    start: Callable[[Any, Draw], Weights] | None = None
+    transfers: bool = True
+    before: tuple[Recipe, Mapping[str, str]] | None = None
+    given: Callable[[Any, Draw, Weights], Mapping[str, Tree]] | None = None
+    finish: Callable[[Any, Weights, Setting, Draw], Weights] | None = None
+
+
+class Trained(NamedTuple):
+    """What one run of one method leaves."""
+
+    method: str
+    recipe: Recipe
+    weights: Weights
+    rates: Mapping[str, float]
+    curve: list[dict[str, float]]
+
+
+class Problem(Protocol):
+    """A question put to methods.
+
+    Attributes:
+        config: has the fields of `Budget`.
+        title: what is asked, in a line.
+        origin: of its data, in words.
+    """
+
+    config: Any
+    title: str
+    origin: str
+
+    def key(self, draw: Draw, use: str) -> jax.Array:
+        """The random key of a draw for one use, such as "run"."""
+        ...
+
+    def start(self, draw: Draw) -> Weights:
+        """What methods start from that do not say otherwise."""
+        ...
+
+    def data(self, program: Program, start: Weights, draw: Draw) -> Any:
+        """What the steps of a program read on a draw."""
+        ...
+
+    def rates(self, program: Program, setting: Setting) -> dict[str, float]:
+        """A setting as rates of a program; mostly `rates_of`."""
+        ...
+
+    def point(self, weights: Weights) -> Mapping[str, float]:
+        """A point of a learning curve; no test example is looked at."""
+        ...
+
+    def validate(self, trained: Trained, draw: Draw) -> float:
+        """What choices are made by, larger being better."""
+        ...
+
+    def test(self, trained: Trained, draw: Draw) -> tuple[Mapping[str, float], Mapping[str, np.ndarray]]:
+        """(metrics with "test", arrays), once per report run."""
+        ...
+
+
+def rates_of(program: Program, setting: Setting, reach: Mapping[str, float]) -> dict[str, float]:
+    """A setting as rates of a program; what it does not name has its default.
+
+    "learning_rate" is that of every label and "ratio" a factor on that of transferred ones. "pull" goes to every label,
+    "pull/LABEL" to one, and "pull/NAME" to the pull of that name: λ = pull / (learning rate of its label · reach).
+    "NAME_weight" is the rate of the term NAME, and a rate may be set by its own name.
+
+    Args:
+        program: whose rates.
+        setting: names and values.
+        reach: of a learning rate 1, by the kind of rate: {"penalty": …, "decay": …}, see `pull_per_rate`.
+
+    Returns:
+        A value for every rate of the program.
+
+    Raises:
+        InputError: the setting has a name that no rate of the program follows from.
+    """
+    rates, read = dict(program.rates), set[str]()
+    for name in program.rates:
+        for key, value in _asked(name, setting, rates, reach):
+            read.add(key)
+            rates[name] = value
+    for key in sorted(set(setting) - read):
+        todo = f"this program reads {some(program.rates)}"
+        raise InputError(f"no rate follows from '{key}'", where="setting", todo=todo)
+    return rates
+
+
+def _asked(
+    name: str, setting: Setting, rates: Mapping[str, float], reach: Mapping[str, float]
+) -> Iterator[tuple[str, float]]:
+    """(name in the setting, value of the rate) for all that sets a rate, the most particular last."""
+    kind, _, label = name.partition("/")
+    if kind == "learning_rate":
+        ratio = setting.get("ratio", 1.0) if label == TRANSFERRED else 1.0
+        for key in {"learning_rate", "ratio"} & setting.keys():
+            yield key, setting["learning_rate"] * ratio
+    elif kind in ("penalty", "decay"):
+        owner, own = label.partition("/")[0], pull_name(name)
+        for key in (*(["pull"] if own == owner else []), f"pull/{own}"):
+            if key in setting:
+                yield key, setting[key] / (rates[f"learning_rate/{owner}"] * reach[kind])
+    elif f"{name}_weight" in setting:
+        yield f"{name}_weight", setting[f"{name}_weight"]
+    if name in setting:
+        yield name, setting[name]
+
+
+def pull_name(rate: str) -> str:
+    """What a setting calls the pull behind a rate: its label, or what a label's further pull is named.
+
+    Example:
+        >>> [pull_name(rate) for rate in ("decay/new", "penalty/transferred/zero", "penalty/transferred/source")]
+        ['new', 'transferred', 'source']
+    """
+    label, _, name = rate.partition("/")[2].partition("/")
+    return label if name in ("", "zero") else name
+
+
+def range_of(name: str, recipe: Recipe, config: Any) -> Range:
+    """The range in which a method searches a name: the recipe's own, else that of the Config.
+
+    Raises:
+        InputError: neither has one.
+    """
+    if name in recipe.ranges:
+        return recipe.ranges[name]
+    kind = name.removeprefix("head_").partition("/")[0]
+    for field in (kind, *(["weight"] if kind.endswith("_weight") else [])):
+        if (ends := getattr(config, field, None)) is not None:
+            return Range(*ends)
+    raise InputError(f"no range for '{name}'", where="Recipe", todo=f"pass ranges={{'{name}': Range(low, high)}}")

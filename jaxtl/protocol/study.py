@@ -1,0 +1,93 @@
+"""`study`: all methods on one problem, with equal budgets and paired draws; an interrupted study goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jaxtl.data import keep_to_data
+from jaxtl.loop import refuse_stop
+from jaxtl.protocol.compare import compare
+from jaxtl.protocol.design import planned_runs
+from jaxtl.protocol.recipes import Problem, Recipe
+from jaxtl.protocol.results import Axes, Result
+from jaxtl.protocol.runs import RunStore
+from jaxtl.protocol.training import Trainer
+from jaxtl.writers import Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What every method is given: fields of an experiment's Config."""
+
+    methods: tuple[str, ...] = ()  # some of them; all when empty
+    steps: int = 150
+    batch_size: int = 50
+    momentum: float = 0.9
+    chunk: int = 0  # steps in one dispatch; 0: what suits the device
+    trials: int = 8  # settings tried for every tuned method
+    tuning_draws: int = 2
+    report_draws: int = 10
+    honest: tuple[str, ...] = ()  # methods that also choose from their n labelled examples alone; or all
+    folds: int = 5
+    learning_rate: tuple[float, ...] = (0.008, 0.25)  # ranges, searched log-uniformly
+    pull: tuple[float, ...] = (0.03, 30.0)  # λ · Σ learning rates / (1 − momentum), without unit
+    ratio: tuple[float, ...] = (0.01, 1.0)  # learning rate of the trunk / of the head
+    weight: tuple[float, ...] = (0.03, 3.0)  # of a further term of the loss
+    seed: int = 0
+
+
+def study(
+    problem: Problem,
+    recipes: Mapping[str, Recipe],
+    workdir: Path,
+    contrasts: Sequence[tuple[str, str]] = (),
+    axes: Axes | None = None,
+) -> Result:
+    """Choose, report and compare all methods on one problem, as `compare` does.
+
+    Args:
+        problem: the question; its `config` has the fields of `Budget`.
+        recipes: by the name of the method.
+        workdir: keeps the runs; the same study with the same data goes on there.
+        contrasts: pairs of methods fixed beforehand; those that are not run are left out.
+        axes: what tells this result from others of the experiment.
+
+    Returns:
+        The result.
+
+    Raises:
+        InputError: what `compare` refuses, or a workdir that was begun on other data.
+        Interrupted: a stop was requested; finished runs are kept.
+    """
+    config, methods = problem.config, Trainer(problem, recipes).methods(problem.config.methods)
+    names = [method.name for method in methods]
+    honest = names if "all" in config.honest else [name for name in config.honest if name in names]
+    honest = [name for name in honest if recipes[name].search]
+    tuning = range(config.tuning_draws)
+    reporting = range(config.tuning_draws, config.tuning_draws + config.report_draws)
+    keep_to_data(workdir, problem.origin)
+    store = RunStore(workdir)
+    total = planned_runs(methods, config.trials, tuning, reporting, honest, config.folds)
+    with Progress(total, "comparing") as progress:
+
+        def tell(description: str) -> None:
+            refuse_stop(f"before {description}")
+            progress.describe(description)
+            progress.advance(1)
+
+        runs, verdicts = compare(
+            methods,
+            config.trials,
+            tuning,
+            reporting,
+            validate=problem.validate,
+            test=problem.test,
+            honest=honest,
+            folds=config.folds,
+            contrasts=[pair for pair in contrasts if set(pair) <= set(names)],
+            store=store,
+            progress=tell,
+        )
+    return Result(problem.title, dict(axes or {}), runs, verdicts, store.arrays)

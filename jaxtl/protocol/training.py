@@ -1,0 +1,112 @@
+"""Recipes carried out on a problem: one run with its curve, or all settings of a draw in one sweep."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from jaxtl.errors import InputError, suggest
+from jaxtl.program import Program, Weights
+from jaxtl.protocol.design import Draw, Method, Setting
+from jaxtl.protocol.recipes import Problem, Recipe, Trained, range_of
+from jaxtl.sweep import Ended, run, run_all
+
+
+class Trainer:
+    """A problem with the recipes that are tried on it; every program of theirs is made once.
+
+    Args:
+        problem: the question.
+        recipes: by the name of the method.
+    """
+
+    def __init__(self, problem: Problem, recipes: Mapping[str, Recipe]):
+        self.problem, self.recipes = problem, recipes
+        self._programs: dict[Callable, Program] = {}
+
+    def methods(self, names: Sequence[str] = ()) -> list[Method]:
+        """Some of the recipes as `compare` takes them, all of them when none is named.
+
+        Raises:
+            InputError: a name that is no recipe's, a search without a range.
+        """
+        return [self._method(name) for name in names or self.recipes]
+
+    def program(self, make: Callable[[Any], Program]) -> Program:
+        """The program that a recipe names."""
+        if make not in self._programs:
+            self._programs[make] = make(self.problem)
+        return self._programs[make]
+
+    def train(self, name: str, setting: Setting, draw: Draw) -> Trained:
+        """One setting on a draw, with a curve.
+
+        Raises:
+            NotFinite: it diverged.
+        """
+
+        def one(program, starts, data, rates, rng, given):
+            how = {"steps": config.steps, "chunk": config.chunk, "given": given, "evaluate": self.problem.point}
+            return [run(program, starts[0], data, rates[0], rng, **how)]
+
+        config = self.problem.config
+        (trained,) = self._train(one, name, self.recipes[name], [setting], draw)
+        assert trained is not None  # `run` raises
+        return trained
+
+    def train_all(self, name: str, settings: Sequence[Setting], draw: Draw) -> list[Trained | None]:
+        """All settings on a draw, in one sweep; None for those that diverged."""
+
+        def every(program, starts, data, rates, rng, given):
+            return run_all(program, starts, data, rates, rng, steps=config.steps, chunk=config.chunk, given=given)
+
+        config = self.problem.config
+        return self._train(every, name, self.recipes[name], settings, draw)
+
+    def _method(self, name: str) -> Method:
+        if name not in self.recipes:
+            todo = suggest(name, self.recipes)
+            raise InputError(f"no method '{name}'", where="--config.methods", todo=todo)
+        recipe = self.recipes[name]
+        search = {key: range_of(key, recipe, self.problem.config) for key in recipe.search}
+        return Method(name, search, functools.partial(self.train, name), functools.partial(self.train_all, name))
+
+    def _train(
+        self, how: Callable[..., list[Ended | None]], name: str, recipe: Recipe, settings: Sequence[Setting], draw: Draw
+    ) -> list[Trained | None]:
+        problem = self.problem
+        start = recipe.start(problem, draw) if recipe.start else problem.start(draw)
+        starts, before = self._starts(how, name, recipe, start, settings, draw)
+        alive = [k for k, one in enumerate(starts) if one is not None]
+        if not alive:
+            return [None] * len(settings)
+        program = self.program(recipe.program)
+        own = [{key: value for key, value in settings[k].items() if key not in before} for k in alive]
+        rates = [problem.rates(program, setting) for setting in own]
+        given = recipe.given(problem, draw, start) if recipe.given else None
+        data, rng = problem.data(program, start, draw), problem.key(draw, "run")
+        trained: list[Trained | None] = [None] * len(settings)
+        ended = how(program, [starts[k] for k in alive], data, rates, rng, given)
+        for k, one, rate in zip(alive, ended, rates, strict=True):
+            if one is not None:
+                finish = recipe.finish or _as_it_is
+                weights = finish(problem, one.weights, settings[k], draw)
+                trained[k] = Trained(name, recipe, weights, rate, one.curve)
+        return trained
+
+    def _starts(
+        self, how: Callable, name: str, recipe: Recipe, start: Weights, settings: Sequence[Setting], draw: Draw
+    ) -> tuple[list[Weights | None], set[str]]:
+        """Where every setting starts, None where what comes before has diverged; and the names that were read there."""
+        if recipe.before is None:
+            return [start] * len(settings), set()
+        first, names = recipe.before
+        asked = [{there: setting[here] for there, here in names.items()} for setting in settings]
+        begun = self._train(how, name, first, asked, draw)
+        read = {here for there, here in names.items() if there != here}
+        return [None if one is None else one.weights for one in begun], read
+
+
+def _as_it_is(problem: Problem, weights: Weights, setting: Setting, draw: Draw) -> Weights:
+    return weights

@@ -19,6 +19,7 @@ from jaxtl.trees import Tree, keep, map_named, named_leaves, sum_leaves
 
 TRANSFERRED = "transferred"
 NEW = "new"
+SHARED = "shared"  # by several tasks; what belongs to one is "task:NAME"
 
 Rules = Iterable[tuple[str, str]]  # (regular expression for a whole path, label)
 

@@ -113,6 +113,37 @@ def mean_of(loss: Callable[..., jax.Array], head: str = "head", target: str = "l
     return lambda outputs, batch, ctx: masked_mean(values(outputs, batch, ctx), batch.get("mask"))
 
 
+def mean_of_present(loss: Callable[..., jax.Array], head: str, target: str, present: str) -> Callable[..., jax.Array]:
+    """fn(outputs, batch, ctx) -> scalar: the mean of a leaf loss over the examples whose label is there.
+
+    What stands where a label is missing (−1, NaN, anything) is not looked at, in the value or in the gradient. A batch
+    without any label gives 0, which `methods.multitask` takes for a task that is absent.
+
+    Args:
+        loss: (predictions, targets) -> [B].
+        head: name of the output.
+        target: field of the batch with the labels, [B] or [B, K].
+        present: field of the batch, [B], 1 where the label is there; the batch's own "mask" is heeded as well.
+
+    Example:
+        >>> term = mean_of_present(squared_error, "age", "age", "age_known")
+        >>> batch = {"age": jnp.array([1.0, jnp.nan]), "age_known": jnp.array([1, 0])}
+        >>> float(term({"age": jnp.array([3.0, 3.0])}, batch, None))
+        2.0
+    """
+
+    def term(outputs, batch, ctx):
+        known = batch[present] > 0
+        if "mask" in batch:
+            known &= batch["mask"] > 0
+        labels = batch[target]
+        wide = known.reshape(known.shape + (1,) * (labels.ndim - 1))
+        # 0 in place of the label, not only of the loss: the slope of a NaN times 0 is NaN
+        return masked_mean(loss(outputs[head], jnp.where(wide, labels, jnp.zeros_like(labels))), known)
+
+    return term
+
+
 def make_loss_fn(
     forward: Forward, terms: Mapping[str, Term], penalty: Callable | None = None, frozen: Tree | None = None
 ) -> Callable[..., tuple[dict[str, jax.Array], tuple[dict[str, jax.Array], Tree]]]:

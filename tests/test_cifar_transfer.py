@@ -12,12 +12,17 @@ import pytest
 from sklearn.datasets import load_digits
 
 from experiments import cifar_transfer as experiment
-from experiments.cifar_transfer import RECIPES, Config, Problem
+from experiments.cifar_transfer import Config
 from jaxtl import loop
 from jaxtl.data import from_arrays, load, source_and_target
 from jaxtl.errors import InputError, Interrupted
 from jaxtl.labels import NEW, TRANSFERRED
-from jaxtl.protocol import Draw
+from jaxtl.methods.finetuning import RECIPES, head, pulled
+from jaxtl.models import initialise
+from jaxtl.problems import FewShot, make_model, make_source
+from jaxtl.problems.few_shot import CORRUPTIONS
+from jaxtl.program import Weights
+from jaxtl.protocol import Draw, Trainer
 from jaxtl.step import program_of
 
 SETTING = {
@@ -30,6 +35,10 @@ SETTING = {
     "ratio": 0.1,
     "source_weight": 0.5,
 }
+
+
+def train(problem, *how):
+    return Trainer(problem, RECIPES).train(*how)
 
 
 def setting(method, **changes):
@@ -85,13 +94,13 @@ def problem(config, tmp_path_factory):
 def make_problem(config, workdir):
     data = load(config.data)
     source_task, task = source_and_target(config.splits[0], data, data)
-    return Problem(config, experiment.make_source(config, source_task, 0, workdir), task, 4)
+    return FewShot(config, make_source(config, source_task, workdir), task, 4)
 
 
 def test_a_source_model_trained_on_two_devices_is_that_of_one(config, problem, tmp_path):
     shared = dataclasses.replace(config, mesh=("data:2",), source_batch_size=16)
-    params = make_problem(shared, tmp_path).source.params
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), params, problem.source.params)
+    params = make_problem(shared, tmp_path).source.weights.params
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), params, problem.source.weights.params)
     assert {len(leaf.devices()) for leaf in jax.tree.leaves(params)} == {1}, "what follows knows of one device"
 
 
@@ -116,15 +125,16 @@ def test_every_method_is_reported_with_its_draws_contrasts_and_predictions(finis
 
 
 def test_an_interrupted_comparison_goes_on_and_ends_with_the_same_figures(finished, config, tmp_path, monkeypatch):
-    calls, train = [], Problem.train_by
+    calls, train_once = [], Trainer._train
 
-    def stop_in_the_eighth(self, *args):
-        calls.append(len(args[2]))
-        if len(calls) == 8:
-            loop.request_stop(signal.SIGTERM)
-        return train(self, *args)
+    def stop_in_the_eighth(self, how, name, recipe, settings, draw):
+        if recipe is self.recipes[name]:  # and not what comes before it
+            calls.append(len(settings))
+            if len(calls) == 8:
+                loop.request_stop(signal.SIGTERM)
+        return train_once(self, how, name, recipe, settings, draw)
 
-    monkeypatch.setattr(Problem, "train_by", stop_in_the_eighth)
+    monkeypatch.setattr(Trainer, "_train", stop_in_the_eighth)
     with pytest.raises(Interrupted):
         experiment.main(config, tmp_path)
     loop.stop_request.signal_number = None
@@ -142,21 +152,22 @@ def _lines(workdir):
 
 
 def test_methods_of_one_structure_run_in_one_compiled_program(problem):
-    shared = [name for name, recipe in RECIPES.items() if recipe.program == "pulled"]
+    trainer = Trainer(problem, RECIPES)
+    shared = [name for name, recipe in RECIPES.items() if recipe.program is pulled]
     for name in shared:
         for factor in (1.0, 0.5):
-            problem.train(name, {key: factor * value for key, value in setting(name).items()}, Draw(0))
+            trainer.train(name, {key: factor * value for key, value in setting(name).items()}, Draw(0))
     assert len(shared) == 8
-    assert program_of(problem.programs["pulled"].step, 1)._cache_size() == 1
-    assert program_of(problem.programs["head"].step, 1)._cache_size() == 1  # what probes for lp_ft
+    assert program_of(trainer.program(pulled).step, 1)._cache_size() == 1
+    assert program_of(trainer.program(head).step, 1)._cache_size() == 1  # what probes for lp_ft
 
 
 @pytest.mark.parametrize("method", ["l2", "l2_differential", "l2_sp", "scratch"])
 def test_a_pull_in_the_loss_is_the_coupled_decay_and_not_the_decoupled_one(method, problem):
     trained = {}
     for decay in ("loss", "coupled", "decoupled"):
-        other = Problem(dataclasses.replace(problem.config, decay=decay), problem.source, problem.task, 4)
-        trained[decay] = other.train(method, setting(method), Draw(0)).params
+        other = FewShot(dataclasses.replace(problem.config, decay=decay), problem.source, problem.task, 4)
+        trained[decay] = train(other, method, setting(method), Draw(0)).weights.params
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), trained["loss"], trained["coupled"]
     )
@@ -165,40 +176,43 @@ def test_a_pull_in_the_loss_is_the_coupled_decay_and_not_the_decoupled_one(metho
 
 
 def test_several_steps_in_one_dispatch_are_the_same_steps(problem):
-    other = Problem(dataclasses.replace(problem.config, chunk=5), problem.source, problem.task, 4)
-    single, together = (p.train("l2_sp", setting("l2_sp"), Draw(0)).params for p in (problem, other))
+    other = FewShot(dataclasses.replace(problem.config, chunk=5), problem.source, problem.task, 4)
+    single, together = (train(p, "l2_sp", setting("l2_sp"), Draw(0)).weights.params for p in (problem, other))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), single, together)
 
 
 def test_features_leave_the_trunk_and_with_it_the_source_accuracy(problem):
-    trained = problem.train("features", setting("features"), Draw(1))
-    jax.tree.map(np.testing.assert_array_equal, trained.params["trunk"], problem.source.params["trunk"])
+    trained = train(problem, "features", setting("features"), Draw(1))
+    jax.tree.map(np.testing.assert_array_equal, trained.weights.params["trunk"], problem.source.weights.params["trunk"])
     metrics, _ = problem.test(trained, Draw(1))
     assert metrics["source"] == problem.source.accuracy
 
 
 def test_methods_start_where_they_say(problem):
-    fresh, moved = problem.fresh(Draw(3)), problem.transferred(Draw(3)).params
-    assert not np.allclose(fresh["trunk"]["conv_0"]["kernel"], problem.source.params["trunk"]["conv_0"]["kernel"])
+    fresh, moved = problem.fresh(Draw(3)).params, problem.start(Draw(3)).params
+    assert not np.allclose(
+        fresh["trunk"]["conv_0"]["kernel"], problem.source.weights.params["trunk"]["conv_0"]["kernel"]
+    )
     np.testing.assert_array_equal(
-        moved["trunk"]["conv_0"]["kernel"], problem.source.params["trunk"]["conv_0"]["kernel"]
+        moved["trunk"]["conv_0"]["kernel"], problem.source.weights.params["trunk"]["conv_0"]["kernel"]
     )
     np.testing.assert_array_equal(fresh["head"]["kernel"], moved["head"]["kernel"])
     standing = {"learning_rate": 1e-12, "pull": 1e-9, "head_learning_rate": 0.05}
     for name, trunk in (("scratch", fresh), ("fine_tune", moved), ("lp_ft", moved)):
-        ended = problem.train(name, standing, Draw(3)).params
+        own = {key: standing[key] for key in RECIPES[name].search}
+        ended = train(problem, name, own, Draw(3)).weights.params
         np.testing.assert_allclose(ended["trunk"]["conv_0"]["kernel"], trunk["trunk"]["conv_0"]["kernel"], atol=1e-6)
         assert np.allclose(ended["head"]["kernel"], moved["head"]["kernel"], atol=1e-6) == (name != "lp_ft")
 
 
 def test_a_pull_of_one_becomes_the_lambda_that_shrinks_a_free_weight_by_e(problem):
-    rates = problem.rates("l2_differential", setting("l2_differential", **{"pull/transferred": 1.0, "pull/new": 3.0}))
+    rates = problem.rates(pulled(problem), setting("l2_differential", **{"pull/transferred": 1.0, "pull/new": 3.0}))
     factors = np.array([problem.schedule(step) for step in range(problem.config.steps)])
     reach = 0.05 * factors.sum() / (1 - 0.9)
     assert rates["penalty/transferred/zero"] == pytest.approx(1 / reach, rel=1e-5)
     assert rates["penalty/new"] == pytest.approx(3 / reach, rel=1e-5)
     assert rates["penalty/transferred/source"] == 0
-    slow = problem.rates("lr_ratio", setting("lr_ratio"))
+    slow = problem.rates(pulled(problem), setting("lr_ratio"))
     assert slow["learning_rate/transferred"] == pytest.approx(0.1 * slow["learning_rate/new"])
 
 
@@ -218,7 +232,7 @@ def test_draws_never_meet_the_validation_images_and_folds_stay_inside_their_draw
 
 def test_imbalance_and_label_noise_reach_the_labelled_examples_and_nothing_else(problem):
     config = dataclasses.replace(problem.config, imbalance=4.0, label_noise=0.5)
-    other = Problem(config, problem.source, problem.task, 4)
+    other = FewShot(config, problem.source, problem.task, 4)
     true = problem.task.train.labels
     seen, held, given = other.examples(Draw(1))
     assert np.bincount(true[seen]).tolist() == [4, 3, 2, 1, 1]
@@ -227,20 +241,20 @@ def test_imbalance_and_label_noise_reach_the_labelled_examples_and_nothing_else(
     assert set(wrong) <= set(seen)
     assert len(wrong) == 2 + 2 + 1  # a half of each class, and of a single example none
     np.testing.assert_array_equal(given[held], true[held])
-    batch = other.images.batches(11)(other.data("pulled", {}, other.examples(Draw(1)), Draw(1)), jax.random.key(0), 0)
+    batch = other.images.batches(11)(other.data(pulled(other), other.start(Draw(1)), Draw(1)), jax.random.key(0), 0)
     assert sorted(batch["label"].tolist()) == sorted(given[seen].tolist())
 
 
 def test_corrupted_test_images_are_tested_on_when_asked(problem):
-    other = Problem(dataclasses.replace(problem.config, corruptions=True), problem.source, problem.task, 4)
-    metrics, _ = other.test(other.train("l2", setting("l2"), Draw(1)), Draw(1))
+    other = FewShot(dataclasses.replace(problem.config, corruptions=True), problem.source, problem.task, 4)
+    metrics, _ = other.test(train(other, "l2", setting("l2"), Draw(1)), Draw(1))
     kinds = {name.removeprefix("corrupted/") for name in metrics if name.startswith("corrupted/")}
-    assert kinds == set(experiment.CORRUPTIONS)
+    assert kinds == set(CORRUPTIONS)
     for name, images in other.worse.items():
         assert images.shape == other.test_images.shape
         assert not np.array_equal(images, other.test_images), name
     assert not any(
-        name.startswith("corrupted") for name in problem.test(problem.train("l2", setting("l2"), Draw(1)), Draw(1))[0]
+        name.startswith("corrupted") for name in problem.test(train(problem, "l2", setting("l2"), Draw(1)), Draw(1))[0]
     )
 
 
@@ -260,9 +274,13 @@ def test_examples_that_cannot_be_drawn_are_refused_before_the_source_model_is_tr
 
 
 def test_joint_training_learns_both_tasks(problem):
-    trained = problem.train("joint", setting("joint"), Draw(0))
-    assert trained.params["source_head"]["kernel"].shape == problem.source.params["head"]["kernel"].shape
-    assert not np.allclose(trained.params["source_head"]["kernel"], problem.source.params["head"]["kernel"])
+    trained = train(problem, "joint", setting("joint"), Draw(0))
+    assert (
+        trained.weights.params["source_head"]["kernel"].shape == problem.source.weights.params["head"]["kernel"].shape
+    )
+    assert not np.allclose(
+        trained.weights.params["source_head"]["kernel"], problem.source.weights.params["head"]["kernel"]
+    )
 
 
 def test_a_colour_trunk_meets_grey_images_by_summing_its_first_kernel(config, tmp_path):
@@ -274,23 +292,23 @@ def test_a_colour_trunk_meets_grey_images_by_summing_its_first_kernel(config, tm
         grey.test.labels,
     )
     source_task, task = source_and_target("0-4:5-9", colour, grey)
-    problem = Problem(config, experiment.make_source(config, source_task, 0, tmp_path), task, 4)
+    problem = FewShot(config, make_source(config, source_task, tmp_path), task, 4)
     moved = problem.transferred(Draw(0))
-    kernel = problem.source.params["trunk"]["conv_0"]["kernel"]
+    kernel = problem.source.weights.params["trunk"]["conv_0"]["kernel"]
     np.testing.assert_allclose(moved.params["trunk"]["conv_0"]["kernel"], jnp.sum(kernel, 2, keepdims=True), rtol=1e-6)
     assert moved.labels["trunk"]["conv_0"]["kernel"] == TRANSFERRED
-    metrics, _ = problem.test(problem.train("joint", setting("joint"), Draw(1)), Draw(1))
+    metrics, _ = problem.test(train(problem, "joint", setting("joint"), Draw(1)), Draw(1))
     assert 0 <= metrics["source"] <= 1
-    untouched = {**moved.params, "head": problem.source.params["head"]}
-    assert problem.source_accuracy(untouched) == pytest.approx(problem.source.accuracy, abs=0.15)
+    untouched = {**moved.params, "head": problem.source.weights.params["head"]}
+    assert problem.source_accuracy(Weights(untouched)) == pytest.approx(problem.source.accuracy, abs=0.15)
     with pytest.raises(InputError, match="trunk/conv_0/kernel: the source has"):
-        Problem(config, experiment.make_source(config, *[task] * 1, 0, tmp_path / "g"), source_task, 4)
+        FewShot(config, make_source(config, task, tmp_path / "g"), source_task, 4)
 
 
 @pytest.mark.parametrize(("model", "parameters"), [("wide_resnet", 2_748_890), ("resnet18", 11_173_962)])
 def test_larger_models_are_those_that_are_published(config, model, parameters):
-    made = experiment.make_model(dataclasses.replace(config, model=model), (32, 32, 3), head=10)
-    shapes = jax.eval_shape(lambda: experiment.initialise(made, jax.random.key(0), (32, 32, 3)))
+    made = make_model(dataclasses.replace(config, model=model), (32, 32, 3), head=10)
+    shapes = jax.eval_shape(lambda: initialise(made, jax.random.key(0), (32, 32, 3)))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == parameters
 
 
@@ -298,9 +316,9 @@ def test_head_columns_of_shared_classes_are_copied_when_asked(config, tmp_path):
     data = load(config.data)
     source_task, task = source_and_target("0-6:5-9", data, data)
     shared = dataclasses.replace(config, head="shared")
-    problem = Problem(shared, experiment.make_source(shared, source_task, 0, tmp_path), task, 4)
+    problem = FewShot(shared, make_source(shared, source_task, tmp_path), task, 4)
     moved = problem.transferred(Draw(0))
-    source_head = problem.source.params["head"]["kernel"]
+    source_head = problem.source.weights.params["head"]["kernel"]
     np.testing.assert_array_equal(moved.params["head"]["kernel"][:, :2], source_head[:, 5:7])
     np.testing.assert_array_equal(moved.anchor["head"]["kernel"][:, 2:], 0)
     assert moved.labels["head"]["kernel"] == NEW
@@ -309,8 +327,10 @@ def test_head_columns_of_shared_classes_are_copied_when_asked(config, tmp_path):
 def test_a_source_checkpoint_takes_the_place_of_training(config, problem, tmp_path):
     data = load(config.data)
     source_task, _ = source_and_target(config.splits[0], data, data)
-    made = experiment.make_source(config, source_task, 0, tmp_path)
+    made = make_source(config, source_task, tmp_path)
     given = dataclasses.replace(config, source_checkpoint=str(tmp_path / "source.safetensors"), source_steps=1)
-    read = experiment.make_source(given, source_task, 0, tmp_path / "unused")
-    jax.tree.map(np.testing.assert_array_equal, made.params, read.params)
-    jax.tree.map(np.testing.assert_array_equal, made.params, problem.source.params)  # and training is reproducible
+    read = make_source(given, source_task, tmp_path / "unused")
+    jax.tree.map(np.testing.assert_array_equal, made.weights.params, read.weights.params)
+    jax.tree.map(
+        np.testing.assert_array_equal, made.weights.params, problem.source.weights.params
+    )  # and training is reproducible

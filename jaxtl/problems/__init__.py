@@ -1,11 +1,14 @@
 """Questions put to methods: what a draw is given, where training starts, how what was trained is judged.
 
 a source model and few labels    source, few_shot
+several tasks                    many_tasks, new_task
 raw images on their way          images
 """
 
 from jaxtl.problems.few_shot import FewShot, FewShotConfig, check_examples
 from jaxtl.problems.images import Images, accuracy, outputs, predict
+from jaxtl.problems.many_tasks import ManyTasks, ManyTasksConfig
+from jaxtl.problems.new_task import NewTask
 from jaxtl.problems.source import CLASSIFY, Source, SourceConfig, make_model, make_source
 
 __all__ = [
@@ -13,6 +16,9 @@ __all__ = [
     "FewShot",
     "FewShotConfig",
     "Images",
+    "ManyTasks",
+    "ManyTasksConfig",
+    "NewTask",
     "Source",
     "SourceConfig",
     "accuracy",

@@ -111,6 +111,8 @@ class FewShot:
         schedule: step -> factor on every learning rate.
     """
 
+    points = 5  # of a curve
+
     def __init__(self, config: Any, source: Source, task: DataSet, n: int):
         self.config, self.source, self.task, self.n = config, source, task, n
         self.title = f"{some(source.task.classes)} → {some(task.classes)}, {n} per class"
@@ -220,7 +222,7 @@ class FewShot:
         predicted = predict(self.model_of(weights), weights, self.target_images[index], self.images)
         return accuracy(predicted, labels[index])
 
-    def point(self, weights: Weights) -> dict[str, float]:
+    def point(self, weights: Weights, draw: Draw) -> dict[str, float]:
         """A point of the learning curves; no test image is looked at."""
         figures = {"validation": self.validation(weights, self.held, self.task.train.labels)}
         for what, by_label in self.norms(weights.params).items():

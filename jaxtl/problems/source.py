@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxtl import backend, checkpoints
+from jaxtl import checkpoints
 from jaxtl.data import DataSet, feed, hold_out, keep_to_data
 from jaxtl.labels import NEW, label_params
 from jaxtl.losses import mean_of, softmax_cross_entropy
@@ -123,7 +123,6 @@ def _trained(
     )
     order, rng = jax.random.split(jax.random.key(config.seed))
     index = hold_out(task.train.labels, examples, config.seed)[0] if examples else None
-    chunk = backend.steps_per_dispatch(config.chunk, config.source_steps)
     mesh = make_mesh(config.mesh) if config.mesh else None
     sharding = by_example(mesh) if mesh else None
     data = feed(task.train, order, index, batch_size=config.source_batch_size, sharding=sharding)
@@ -136,8 +135,8 @@ def _trained(
             {},
             rng,
             steps=config.source_steps,
-            chunk=chunk,
-            every=max(1, config.source_steps // 10 // chunk) * chunk,
+            chunk=config.chunk,
+            points=10,
             mesh=mesh,
             workdir=workdir,
             log=writer,

@@ -65,11 +65,13 @@ class Problem(Protocol):
         config: has the fields of `Budget`.
         title: what is asked, in a line.
         origin: of its data, in words.
+        points: of a learning curve.
     """
 
     config: Any
     title: str
     origin: str
+    points: int
 
     def key(self, draw: Draw, use: str) -> jax.Array:
         """The random key of a draw for one use, such as "run"."""
@@ -87,7 +89,7 @@ class Problem(Protocol):
         """A setting as rates of a program; mostly `rates_of`."""
         ...
 
-    def point(self, weights: Weights) -> Mapping[str, float]:
+    def point(self, weights: Weights, draw: Draw) -> Mapping[str, float]:
         """A point of a learning curve; no test example is looked at."""
         ...
 

@@ -47,10 +47,10 @@ class Trainer:
         """
 
         def one(program, starts, data, rates, rng, given):
-            how = {"steps": config.steps, "chunk": config.chunk, "given": given, "evaluate": self.problem.point}
-            return [run(program, starts[0], data, rates[0], rng, **how)]
+            how = {"steps": config.steps, "chunk": config.chunk, "points": self.problem.points, "given": given}
+            return [run(program, starts[0], data, rates[0], rng, evaluate=point, **how)]
 
-        config = self.problem.config
+        config, point = self.problem.config, functools.partial(self.problem.point, draw=draw)
         (trained,) = self._train(one, name, self.recipes[name], [setting], draw)
         assert trained is not None  # `run` raises
         return trained

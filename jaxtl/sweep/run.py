@@ -20,7 +20,7 @@ from jaxtl.step import make_epoch
 from jaxtl.sweep.sweep import sweep
 from jaxtl.trees import Tree
 
-POINTS = 5  # of a curve
+DISPATCH = 100  # steps at most, whatever the device
 
 
 class Ended(NamedTuple):
@@ -85,7 +85,7 @@ def run(
     *,
     steps: int,
     chunk: int = 0,
-    every: int = 0,
+    points: int = 5,
     given: Mapping[str, Tree] | None = None,
     evaluate: Callable[[Weights], Mapping[str, float]] | None = None,
     **fitting: Any,
@@ -94,7 +94,7 @@ def run(
 
     Args:
         program, start, data, rates, rng, steps, chunk, given: as for `run_all`.
-        every: steps between two points of the curve, a multiple of the chunk; 0: a fifth of them.
+        points: of the curve, about; with a workdir the state is saved there as well.
         evaluate: weights of the whole model -> figures, at every point.
         fitting: further arguments of `fit`: workdir, log, mesh, progress.
 
@@ -105,10 +105,8 @@ def run(
         InputError: a rate that the program does not read, and what `fit` refuses.
         NotFinite: the loss or a parameter is not finite.
     """
-    if not every:
-        part = max(1, steps // POINTS)
-        chunk = backend.steps_per_dispatch(chunk, steps, part)
-        every = max(1, part // chunk) * chunk
+    part = max(1, steps // points)
+    chunk = backend.steps_per_dispatch(chunk, steps, min(DISPATCH, part))
 
     def point(state):
         assert evaluate is not None
@@ -121,7 +119,7 @@ def run(
         program.fixed(rates, given),
         steps=steps,
         chunk=chunk,
-        every=every,
+        every=max(1, part // chunk) * chunk,
         evaluate=None if evaluate is None else point,
         **fitting,
     )

@@ -9,14 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from problems import context, dense, wave
 
-from jaxtl.labels import having, label_params
-from jaxtl.losses import make_loss_fn, sigmoid_binary_cross_entropy, softmax_cross_entropy, squared_error
+from jaxtl.labels import SHARED, having, label_params
+from jaxtl.losses import (
+    make_loss_fn,
+    mean_of_present,
+    sigmoid_binary_cross_entropy,
+    softmax_cross_entropy,
+    squared_error,
+)
 from jaxtl.methods.multitask import (
-    SHARED,
     cagrad_weights,
     equal_weights,
     imtl_g_weights,
-    mean_of_present,
     mgda_weights,
     nash_weights,
     pcgrad_weights,

@@ -23,8 +23,8 @@ from multitask_problem import (
 )
 from problems import assert_close, context, largest_gap
 
-from jaxtl.losses import make_loss_fn
-from jaxtl.methods.multitask import each_task, equal_weights, mean_of_present, mgda_weights, on_task
+from jaxtl.losses import make_loss_fn, mean_of_present
+from jaxtl.methods.multitask import each_task, equal_weights, mgda_weights, on_task
 from jaxtl.penalties import Term
 
 # --- missing labels ---

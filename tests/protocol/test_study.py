@@ -24,7 +24,7 @@ CONFIG = Budget(steps=20, trials=3, tuning_draws=1, report_draws=3, learning_rat
 class Rows:
     """y = x·w of a table with 6 columns and few rows; "test" is 1 / (1 + squared error)."""
 
-    config, title, origin = CONFIG, "rows of a table", "made up"
+    config, title, origin, points = CONFIG, "rows of a table", "made up", 2
 
     def key(self, draw, use):
         return jax.random.fold_in(jax.random.key(draw.seed), ("rows", "start", "run").index(use))
@@ -42,7 +42,7 @@ class Rows:
     def rates(self, program, setting):
         return rates_of(program, setting, {"penalty": 20.0})
 
-    def point(self, weights):
+    def point(self, weights, draw):
         return {}
 
     def score(self, weights, seed):

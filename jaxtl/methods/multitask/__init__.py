@@ -19,7 +19,7 @@ from jaxtl.methods.multitask.combine import (
     pcgrad_weights,
 )
 from jaxtl.methods.multitask.gradients import Combine, surgery
-from jaxtl.methods.multitask.tasks import SHARED, each_task, mean_of_present, on_task
+from jaxtl.methods.multitask.tasks import each_task, on_task
 from jaxtl.methods.multitask.weightings import (
     LOG_VARIANCES,
     WEIGHTING,
@@ -40,7 +40,6 @@ from jaxtl.methods.multitask.weightings import (
 
 __all__ = [
     "LOG_VARIANCES",
-    "SHARED",
     "WEIGHTING",
     "Combine",
     "Weighting",
@@ -59,7 +58,6 @@ __all__ = [
     "gls",
     "imtl_g",
     "imtl_g_weights",
-    "mean_of_present",
     "mgda",
     "mgda_weights",
     "nash",

@@ -8,7 +8,7 @@ the rules           compare       who is tuned on what, and when test data are l
 what it says        statistics    contrasts, intervals, verdicts;  results: all of it, as reports show it
 """
 
-from jaxtl.protocol.compare import Comparison, compare
+from jaxtl.protocol.compare import Comparison, Selection, compare
 from jaxtl.protocol.design import Draw, Method, Range, Setting, planned_runs, trial_settings
 from jaxtl.protocol.recipes import Problem, Recipe, Trained, pull_name, rates_of
 from jaxtl.protocol.results import Result
@@ -43,6 +43,7 @@ __all__ = [
     "Result",
     "Run",
     "RunStore",
+    "Selection",
     "Setting",
     "Summary",
     "Trained",

@@ -6,11 +6,12 @@ What is tried, what is chosen, on which draws, and when test data are looked at 
 - A *draw* is one seed for everything random: labelled subset, head initialisation, batch order, augmentation. All
   methods share the draws, and no draw is used both to tune and to report.
 - Every method has the same number of trials, over the same learning-rate quantiles of its own range.
-- Selection "tuned": one setting a method, the best mean validation over the tuning draws. What the method can do.
-- Selection "honest": one setting a method and report draw, the best mean over stratified folds of that draw's labelled
-  examples alone; then it is trained on all of them. What a user gets.
-- All choices are made before the first test score is asked for. `test` is called once per method, selection and report
-  draw; where both selections choose the same setting the run is made once and recorded for both.
+- A *selection* says by which score a setting is chosen, and over what: the tuning draws, for one setting a method;
+  stratified folds of a report draw's labelled examples alone, or that draw as it is, for one setting a draw.
+- "tuned": the best mean validation over the tuning draws. What the method can do.
+- "honest": the best mean over folds of the labelled examples; then it is trained on all of them. What a user gets.
+- All choices are made before the first test score is asked for. `test` is called once per method, setting and report
+  draw; where several selections choose the same setting the run is made once and recorded for each.
 - A run that diverges is never chosen. On a report draw it counts as accuracy 0, visibly: to leave the draw out would
   favour the method that fails on it.
 """
@@ -18,28 +19,19 @@ What is tried, what is chosen, on which draws, and when test data are looked at 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jaxtl.errors import InputError, NotFinite
-from jaxtl.protocol.design import (
-    Draw,
-    Method,
-    Setting,
-    check_columns,
-    check_draws,
-    check_plan,
-    edges_of,
-    trial_settings,
-)
-from jaxtl.protocol.runs import COLUMNS, Run, RunStore
+from jaxtl.errors import InputError
+from jaxtl.protocol.design import Draw, Method, check_draws, check_plan
+from jaxtl.protocol.runs import Run, RunStore
 from jaxtl.protocol.statistics import Contrast, contrast_family
+from jaxtl.protocol.units import Executor, Unit, Worker
 
-NO_NUMBER = "the loss or a parameter is not finite"
+STAGES = {"tuning": "tuning", "folds": "fold", "draw": "draw"}  # of the runs that choose, by what is chosen over
 
 
 class Comparison(NamedTuple):
@@ -47,6 +39,24 @@ class Comparison(NamedTuple):
 
     runs: list[Run]
     contrasts: list[Contrast]
+
+
+class Selection(NamedTuple):
+    """How a setting is chosen.
+
+    Attributes:
+        name: of the selection.
+        over: "tuning": one setting a method; "folds" or "draw": one for each report draw, see the module.
+        score: (trained, draw) -> number, the larger the better; the comparison's `validate` when left out.
+        methods: the methods that choose so; all when None.
+        bound: it looks at what nobody has, such as labels of the target: shown as a bound, and never compared with.
+    """
+
+    name: str
+    over: Literal["tuning", "folds", "draw"]
+    score: Callable[[Any, Draw], float] | None = None
+    methods: tuple[str, ...] | None = None
+    bound: bool = False
 
 
 def compare(
@@ -59,10 +69,12 @@ def compare(
     test: Callable[[Any, Draw], tuple[Mapping[str, float], Mapping[str, np.ndarray]]],
     honest: Iterable[str] = (),
     folds: int = 5,
+    selections: Iterable[Selection] = (),
     contrasts: Iterable[tuple[str, str]] = (),
     margin: float = 0.01,
     store: RunStore | None = None,
     progress: Callable[[str], None] | None = None,
+    executor: Executor = map,
 ) -> Comparison:
     """Choose a setting for every method, report it on fresh draws, and compare (module docstring: the rules).
 
@@ -76,10 +88,12 @@ def compare(
             number worth a column; arrays (predictions, curves) go to the store.
         honest: names of the methods that are also run with the selection "honest".
         folds: parts of the labelled examples in the selection "honest".
+        selections: further ways to choose; the runs that choose are made once and scored by all of them.
         contrasts: pairs (a, b) of method names, fixed before the results are seen: a − b under the selection "tuned".
         margin: effects smaller than this do not matter; 0.01 is one point of accuracy.
         store: keeps the runs; the same comparison with the same store makes only those that are missing.
         progress: called with a few words before each of the `planned_runs`, also those found in the store.
+        executor: (work, units) -> what work(unit) returns, in their order: here one after another.
 
     Returns:
         (runs, contrasts). Ties between settings go to the earlier trial, whose learning rate is the smaller.
@@ -88,7 +102,7 @@ def compare(
         InputError: repeated or shared draws, repeated or unknown names, or a method that diverges in every trial.
 
     Example:
-        >>> from jaxtl.protocol.design import Range
+        >>> from jaxtl.protocol import Range
         >>> def method(name, best):
         ...     train = lambda setting, draw: 0.9 - 0.1 * abs(np.log10(setting["pull"] / best)) + draw.seed / 1000
         ...     return Method(name, {"pull": Range(0.01, 100.0)}, train)
@@ -101,120 +115,152 @@ def compare(
     tuning, report = check_draws(tuning_draws, report_draws)
     honest, contrasts = list(honest), list(contrasts)
     check_plan(methods, honest, folds, contrasts, margin)
-    protocol = _Protocol(trials, validate, test, RunStore() if store is None else store, progress or _quiet)
-    runs: list[Run] = []
-    choices: list[tuple[Method, str, int, int]] = []
-    for method in methods:
-        trial, made = protocol.choose(method, "tuning", [Draw(seed) for seed in tuning])
-        runs += made
-        choices += [(method, "tuned", trial, seed) for seed in report]
-    for method in methods:
-        for seed in report if method.name in honest else ():
-            trial, made = protocol.choose(method, "fold", [Draw(seed, fold, folds) for fold in range(folds)])
-            runs += made
-            choices.append((method, "honest", trial, seed))
-    runs += [protocol.report(*choice) for choice in choices]
+    ways = [Selection("tuned", "tuning"), *([Selection("honest", "folds", methods=tuple(honest))] if honest else [])]
+    ways += selections
+    names = [way.name for way in ways]
+    if len(set(names)) < len(names):
+        raise InputError(f"names are {names}", where="selections", todo='give each a name of its own, none "tuned"')
+    by_name = {method.name: method for method in methods}
+    scores = {way.name: way.score for way in ways if way.score is not None}
+    worker = Worker(by_name, trials, validate, scores, test)
+    desk = _Desk(worker, RunStore() if store is None else store, progress or _quiet, executor)
+    choices = [
+        choice
+        for way in ways
+        for method in methods
+        if way.methods is None or method.name in way.methods
+        for choice in _choices(way, method.name, tuning, report, folds)
+    ]
+    runs = desk.choose(choices)
+    runs += desk.report(choices)
     return Comparison(runs, contrast_family(runs, contrasts, margin=margin))
 
 
-@dataclass(frozen=True)
-class _Protocol:
-    """What the steps of one comparison share."""
+@dataclass
+class _Choice:
+    """A setting of a method to be chosen, for some report draws; `trial` is which one it was, once that is known."""
 
-    trials: int
-    validate: Callable[[Any, Draw], float]
-    test: Callable[[Any, Draw], tuple[Mapping[str, float], Mapping[str, np.ndarray]]]
+    way: Selection
+    method: str
+    draws: list[Draw]
+    seeds: list[int]
+    trial: int | None = None
+
+    @property
+    def stage(self) -> str:
+        """Of the runs that it is chosen by."""
+        return STAGES[self.way.over]
+
+
+def _choices(way: Selection, method: str, tuning: list[int], report: list[int], folds: int) -> Iterator[_Choice]:
+    if way.over == "tuning":
+        yield _Choice(way, method, [Draw(seed) for seed in tuning], report)
+        return
+    for seed in report:
+        parts = [Draw(seed, fold, folds) for fold in range(folds)] if way.over == "folds" else [Draw(seed)]
+        yield _Choice(way, method, parts, [seed])
+
+
+@dataclass(frozen=True)
+class _Desk:
+    """Hands out units, keeps what comes back, and chooses."""
+
+    worker: Worker
     store: RunStore
     progress: Callable[[str], None]
+    executor: Executor
 
-    def choose(self, method: Method, stage: str, draws: Sequence[Draw]) -> tuple[int, list[Run]]:
-        """The trial with the best mean validation over the draws, and the runs that it took to know."""
-        settings = trial_settings(method.search, self.trials)
-        if len(settings) == 1:
-            return 0, []
-        by_draw = [self._try_all(method, stage, settings, draw) for draw in draws]
-        by_trial = list(zip(*by_draw, strict=True))
-        scores = [sum(run.validation for run in runs) / len(runs) for runs in by_trial]
-        if max(scores) == -math.inf:
-            where = f"method '{method.name}', {stage} from draw {draws[0].seed}"
-            todo = "lower the ranges that are searched, the learning rate first"
-            raise InputError(f"each of the {len(settings)} trials diverged", where=where, todo=todo)
-        return scores.index(max(scores)), [run for runs in by_trial for run in runs]
+    def choose(self, choices: Sequence[_Choice]) -> list[Run]:
+        """Decide every choice, each as soon as it can be, and return the runs that it took."""
+        for choice in choices:
+            if len(self.worker.settings(choice.method)) == 1:
+                choice.trial = 0
+        open_ones = [choice for choice in choices if choice.trial is None]
+        units = dict.fromkeys(unit for choice in open_ones for unit in self._units(choice))
+        for _ in self._made(units):
+            self._decide(open_ones)
+        self._decide(open_ones)  # where everything was in the store
+        runs = [run for choice in open_ones for trial in self._by_trial(choice) for run in trial if run is not None]
+        return list({(run.method, run.stage, run.seed, run.fold, run.trial): run for run in runs}.values())
 
-    def report(self, method: Method, selection: str, trial: int, seed: int) -> Run:
-        """The chosen setting on one report draw, with test metrics."""
-        settings = trial_settings(method.search, self.trials)
-        plan = Run(method.name, "report", selection, seed, None, trial, settings[trial], edges_of(settings, trial))
-        return self._run(method, plan, Draw(seed))
+    def report(self, choices: Sequence[_Choice]) -> list[Run]:
+        """Every chosen setting on its report draws, with test metrics."""
+        asked = [
+            (choice, Unit(choice.method, "report", Draw(seed), (choice.trial or 0,)))
+            for choice in choices
+            for seed in choice.seeds
+        ]
+        for _ in self._made([unit for _, unit in asked]):
+            pass
+        return [
+            replace(run, selection=choice.way.name, chosen_in=choice.stage)
+            for choice, unit in asked
+            for run in self._found(unit)
+            if run is not None
+        ]
 
-    def _try_all(self, method: Method, stage: str, settings: Sequence[Setting], draw: Draw) -> list[Run]:
-        """Every setting on one draw, without test metrics; those that the store lacks in one sweep if there is one."""
-        plans = [Run(method.name, stage, "", draw.seed, draw.fold, i, setting) for i, setting in enumerate(settings)]
-        missing = [plan for plan in plans if self.store.find(plan) is None]
-        if method.train_all is None or not missing:
-            return [self._run(method, plan, draw) for plan in plans]
-        for plan in plans:
-            self._tell(plan, draw)
-        started = time.perf_counter()
-        try:
-            trained: Sequence[Any] = method.train_all([dict(plan.setting) for plan in missing], draw)
-        except NotFinite:
-            trained = [None] * len(missing)
-        seconds = (time.perf_counter() - started) / len(missing)
-        for plan, one in zip(missing, trained, strict=True):
-            run = replace(plan, seconds=seconds)
-            self.store.add(_diverged(run, NO_NUMBER) if one is None else self._validated(run, one, draw), {})
-        return [made for plan in plans if (made := self.store.find(plan))]
+    def _units(self, choice: _Choice) -> list[Unit]:
+        """All settings of a draw are one unit where they are trained in one sweep, and one each otherwise."""
+        every = tuple(range(len(self.worker.settings(choice.method))))
+        together = self.worker.methods[choice.method].train_all is not None
+        parts = [every] if together else [(trial,) for trial in every]
+        return [Unit(choice.method, choice.stage, draw, part) for draw in choice.draws for part in parts]
 
-    def _run(self, method: Method, plan: Run, draw: Draw) -> Run:
-        """The run as the store has it, otherwise made now and stored."""
-        self._tell(plan, draw)
-        found = self.store.find(plan)
-        if found is not None:
-            return replace(found, selection=plan.selection)
-        run, arrays = self._make(method, plan, draw)
-        self.store.add(run, arrays)
-        return run
+    def _found(self, unit: Unit) -> list[Run | None]:
+        return [self.store.find(plan) for plan in self.worker.plan(unit)]
 
-    def _tell(self, plan: Run, draw: Draw) -> None:
-        fold = "" if draw.fold is None else f", fold {draw.fold + 1}/{draw.folds}"
-        what = f"{plan.selection} setting" if plan.selection else f"trial {plan.trial + 1}/{self.trials}"
-        self.progress(f"{plan.method}: {plan.stage}, {what}, draw {draw.seed}{fold}")
+    def _made(self, units: Iterable[Unit]) -> Iterator[Unit]:
+        """Have the units made that the store lacks; each, once its runs are kept."""
+        missing: dict[Unit, None] = {}
+        for unit in units:
+            lacking = tuple(t for t, run in zip(unit.trials, self._found(unit), strict=True) if run is None)
+            rest = unit._replace(trials=lacking)
+            if lacking and rest not in missing:
+                missing[rest] = None
+            else:
+                self._tell(unit, unit.trials)
 
-    def _make(self, method: Method, plan: Run, draw: Draw) -> tuple[Run, Mapping[str, np.ndarray]]:
-        started = time.perf_counter()
-        try:
-            trained = method.train(dict(plan.setting), draw)
-        except NotFinite as error:
-            return _diverged(replace(plan, seconds=time.perf_counter() - started), str(error)), {}
-        run = self._validated(replace(plan, seconds=time.perf_counter() - started), trained, draw)
-        if run.diverged or run.stage != "report":
-            return run, {}
-        metrics, arrays = self.test(trained, draw)
-        metrics = _checked_metrics(metrics, run)
-        if not math.isfinite(metrics["test"]):
-            return _diverged(run, f"test accuracy {metrics['test']}"), {}
-        return replace(run, metrics=metrics, arrays=tuple(arrays)), arrays
+        def handed_out() -> Iterator[Unit]:
+            for unit in missing:
+                self._tell(unit, unit.trials)
+                yield unit
 
-    def _validated(self, run: Run, trained: Any, draw: Draw) -> Run:
-        run = replace(run, validation=float(self.validate(trained, draw)))
-        return run if math.isfinite(run.validation) else _diverged(run, f"validation score {run.validation}")
+        for unit, made in zip(missing, self.executor(self.worker, handed_out()), strict=True):
+            for run, arrays in made:
+                self.store.add(run, arrays)
+            yield unit
 
+    def _decide(self, choices: Sequence[_Choice]) -> None:
+        for choice in choices:
+            by_trial = self._by_trial(choice) if choice.trial is None else []
+            if not by_trial or any(run is None for runs in by_trial for run in runs):
+                continue
+            scores = [_mean([_score(run, choice.way) for run in runs if run]) for runs in by_trial]
+            if max(scores) == -math.inf:
+                where = f"method '{choice.method}', {choice.stage} from draw {choice.draws[0].seed}"
+                todo = "lower the ranges that are searched, the learning rate first"
+                raise InputError(f"each of the {len(scores)} trials diverged", where=where, todo=todo)
+            choice.trial = scores.index(max(scores))
 
-def _diverged(run: Run, note: str) -> Run:
-    metrics = {"test": 0.0} if run.stage == "report" else {}
-    return replace(run, validation=-math.inf, metrics=metrics, diverged=True, note=note)
+    def _by_trial(self, choice: _Choice) -> list[list[Run | None]]:
+        """[trials][draws], None where the store has none."""
+        every = tuple(range(len(self.worker.settings(choice.method))))
+        by_draw = [self._found(Unit(choice.method, choice.stage, draw, every)) for draw in choice.draws]
+        return [list(runs) for runs in zip(*by_draw, strict=True)]
+
+    def _tell(self, unit: Unit, trials: Sequence[int]) -> None:
+        fold = "" if unit.draw.fold is None else f", fold {unit.draw.fold + 1}/{unit.draw.folds}"
+        for trial in trials:
+            what = "chosen setting" if unit.stage == "report" else f"trial {trial + 1}/{self.worker.trials}"
+            self.progress(f"{unit.method}: {unit.stage}, {what}, draw {unit.draw.seed}{fold}")
 
 
-def _checked_metrics(metrics: Mapping[str, float], run: Run) -> dict[str, float]:
-    where = f"test of {run.method}"
-    check_columns(metrics, taken={*COLUMNS, *run.setting}, where=where)
-    numbers = {name: float(value) for name, value in metrics.items()}
-    if "test" not in numbers:
-        raise InputError(f"no metric 'test' among: {', '.join(numbers)}", where=where, todo="return test accuracy")
-    if math.isfinite(numbers["test"]) and not 0 <= numbers["test"] <= 1:
-        raise InputError(f"test accuracy {numbers['test']}", where=where, todo="return it as a fraction, 0 to 1")
-    return numbers
+def _score(run: Run, way: Selection) -> float:
+    return run.validation if way.score is None else run.scores.get(way.name, -math.inf)
+
+
+def _mean(scores: Sequence[float]) -> float:
+    return sum(scores) / len(scores)
 
 
 def _quiet(description: str) -> None:

@@ -14,7 +14,6 @@ from jaxtl.errors import InputError
 from jaxtl.protocol.runs import COLUMNS, Run
 from jaxtl.protocol.statistics import Contrast, Summary, contrast, summarise
 
-SELECTIONS = ("tuned", "honest")
 Axes = dict[str, float | int | str]
 
 
@@ -56,7 +55,8 @@ class Result:
     def summaries(self) -> dict[tuple[str, str], Summary]:
         """By (method, selection), in the order of the methods."""
         found = {(summary.method, summary.selection): summary for summary in summarise(self.runs)}
-        return {(m, s): found[m, s] for m in dict.fromkeys(m for m, _ in found) for s in SELECTIONS if (m, s) in found}
+        methods = dict.fromkeys(method for method, _ in found)
+        return {(m, s): found[m, s] for m in methods for s in self.selections if (m, s) in found}
 
     @property
     def methods(self) -> list[str]:
@@ -65,12 +65,12 @@ class Result:
 
     @property
     def selections(self) -> list[str]:
-        """Those that any method was reported under."""
-        return [selection for selection in SELECTIONS if any(kind == selection for _, kind in self.summaries)]
+        """Those that any method was reported under, in the order of the runs."""
+        return list(dict.fromkeys(run.selection for run in self.runs if run.stage == "report"))
 
     def shown(self, method: str) -> str:
-        """The selection that a table with one row per method shows: "tuned" where there is one."""
-        return next(selection for selection in SELECTIONS if (method, selection) in self.summaries)
+        """The selection that a table with one row per method shows: the first that there is, mostly "tuned"."""
+        return next(selection for selection in self.selections if (method, selection) in self.summaries)
 
     def reported(self, method: str, selection: str) -> list[Run]:
         """Report runs, ordered by draw."""

@@ -23,7 +23,7 @@ class Run:
 
     Attributes:
         method: name of the method.
-        stage: "tuning" and "fold" runs choose a setting, "report" runs are the result.
+        stage: "tuning", "fold" and "draw" runs choose a setting, "report" runs are the result.
         selection: how a report run's setting was chosen, "tuned" or "honest"; "" for the runs that choose.
         seed: the draw.
         fold: the fold left out of training, None for none.
@@ -37,6 +37,8 @@ class Run:
         seconds: wall time of training alone; the first run of a program also pays its compilation.
         diverged: the loss or a score was not finite. Such a run is never chosen, and its test accuracy counts as 0.
         note: what was said when it diverged.
+        chosen_in: of a report run, the stage of the runs that chose its setting.
+        scores: of a run that chooses, what further selections say of it.
     """
 
     method: str
@@ -53,6 +55,8 @@ class Run:
     seconds: float = 0.0
     diverged: bool = False
     note: str = ""
+    chosen_in: str = ""
+    scores: dict[str, float] = field(default_factory=dict)
 
 
 COLUMNS = tuple(column.name for column in fields(Run))  # names that no hyperparameter and no metric may take
@@ -177,7 +181,8 @@ def _encode(run: Run) -> bytes:
 
     record = asdict(run)
     record["validation"] = number(run.validation)
-    record["metrics"] = {name: number(value) for name, value in run.metrics.items()}
+    for numbers in ("metrics", "scores"):
+        record[numbers] = {name: number(value) for name, value in record[numbers].items()}
     return json.dumps(record, allow_nan=False).encode() + b"\n"
 
 
@@ -185,7 +190,8 @@ def _decode(line: bytes, path: Path, number: int) -> Run:
     try:
         record: dict[str, Any] = json.loads(line)
         record["validation"] = float(record["validation"])
-        record["metrics"] = {name: float(value) for name, value in record["metrics"].items()}
+        for numbers in ("metrics", "scores"):
+            record[numbers] = {name: float(value) for name, value in record[numbers].items()}
         record["edges"], record["arrays"] = tuple(record["edges"]), tuple(record["arrays"])
         return Run(**record)
     except (ValueError, TypeError, KeyError, AttributeError) as error:

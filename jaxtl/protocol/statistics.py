@@ -293,7 +293,7 @@ def _contrast_runs(a: str, b: str, first: list[Run], second: list[Run], margin: 
 def _summary(runs: list[Run], method: str, selection: str) -> Summary:
     report = _reported(runs, method, selection)
     accuracies = tuple(run.metrics["test"] for run in report)
-    choosing = {"tuned": "tuning", "honest": "fold"}[selection]
+    choosing = report[0].chosen_in
     by_metric: dict[str, list[float]] = {}
     for run in report:
         for name, value in run.metrics.items():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxtl.errors import InputError, NotFinite
-from jaxtl.protocol import Draw, Method, Range, RunStore, compare, planned_runs, trial_settings
+from jaxtl.protocol import Draw, Method, Range, RunStore, Selection, compare, planned_runs, trial_settings
 
 LEARNING_RATES, PULLS = Range(0.004, 0.1), Range(0.03, 30.0)
 TUNING, REPORT = [0, 1], [10, 11, 12]
@@ -180,7 +180,7 @@ def test_one_run_serves_both_selections_when_they_choose_the_same():
     lab = Laboratory(best_in_folds=dict.fromkeys(REPORT, 3.0))
     runs, _ = lab.compare([lab.method("a", {"pull": 3.0}, search)], honest=["a"])
     tuned, honest = ([r for r in runs if r.selection == s] for s in ("tuned", "honest"))
-    assert [replace(r, selection="tuned") for r in honest] == tuned
+    assert [replace(r, selection="tuned", chosen_in="tuning") for r in honest] == tuned
     assert len(lab.tested) == len(REPORT)
 
 
@@ -310,7 +310,57 @@ def test_progress_is_told_of_every_planned_run(tmp_path):
         assert len(told) == planned == (4 * 2 + 3) + (4 * 3 * 3 + 3) + 3 + 3
     assert told[0] == "a: tuning, trial 1/4, draw 0"
     assert told[8] == "a: fold, trial 1/4, draw 10, fold 1/3"
-    assert told[-1] == "untuned: report, honest setting, draw 12"
+    assert told[-1] == "untuned: report, chosen setting, draw 12"
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_runs_that_choose_are_made_once_and_scored_by_every_selection(together):
+    lab, sweeps = Laboratory(best_in_folds=dict.fromkeys(REPORT, 3.0)), []
+    pulls = [setting["pull"] for setting in trial_settings({"pull": PULLS}, 4)]
+    method = lab.method("a", {"pull": pulls[1]}, {"pull": PULLS})
+    method = in_one_sweep(method, sweeps) if together else method
+    ways = [
+        Selection("second", "tuning", lambda trained, draw: -abs(trained[1] - 0.7)),
+        Selection("each", "draw", lambda trained, draw: trained[1]),
+        Selection("oracle", "draw", lambda trained, draw: -trained[1], bound=True),
+    ]
+    runs, _ = lab.compare([method], 4, selections=ways)
+    report = {way: [run for run in runs if run.selection == way] for way in ("tuned", "second", "each", "oracle")}
+    assert all([run.seed for run in found] == REPORT for found in report.values())
+    assert {run.trial for run in report["tuned"]} == {1}
+    assert [run.trial for run in report["each"]] == [1, 1, 1]
+    farthest = max(range(4), key=lambda trial: abs(math.log(pulls[trial] / pulls[1])))
+    assert [run.trial for run in report["oracle"]] == [farthest] * 3
+    assert {run.chosen_in for run in report["each"] + report["oracle"]} == {"draw"}
+    chosen_by = [run for run in runs if run.stage == "draw"]
+    assert len(chosen_by) == 4 * len(REPORT)
+    assert all(run.scores["each"] == -run.scores["oracle"] == run.validation for run in chosen_by)
+    tested = [(name, draw.seed) for name, draw, _ in lab.tested]
+    assert len(tested) == len({(run.seed, run.trial) for run in runs if run.stage == "report"})
+    trained = [entry for entry in lab.trained if entry[1].seed in TUNING]
+    assert len(trained) == 4 * len(TUNING)
+
+
+def test_units_may_be_made_elsewhere_and_the_result_is_the_same(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    def methods(lab):
+        return [in_one_sweep(lab.method(name, {"pull": best}, {"pull": PULLS}), []) for name, best in BESTS.items()]
+
+    BESTS = {"a": 1.0, "b": 10.0}
+    here, there = Laboratory({10: 1.0, 11: 20.0, 12: 0.05}), Laboratory({10: 1.0, 11: 20.0, 12: 0.05})
+    options = {"honest": ["a"], "contrasts": [("a", "b")]}
+    expected = here.compare(methods(here), **options)
+    with ThreadPoolExecutor(4) as pool:
+        found = there.compare(methods(there), store=RunStore(tmp_path), executor=pool.map, **options)
+    assert same_runs(found.runs, expected.runs)
+    assert found.contrasts == expected.contrasts
+
+
+def test_two_selections_of_one_name_are_refused():
+    lab = Laboratory()
+    with pytest.raises(InputError, match="selections: names are"):
+        lab.compare([lab.method("a", {"pull": 1.0})], selections=[Selection("tuned", "draw")])
 
 
 @pytest.mark.parametrize(

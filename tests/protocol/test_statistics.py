@@ -180,10 +180,47 @@ def test_summaries():
     runs = [
         Run("l2", "tuning", "", 0, None, 0, {"pull": 1.0}, validation=0.6, seconds=5.0),
         Run("l2", "fold", "", 100, 0, 0, {"pull": 1.0}, validation=0.6, seconds=0.5),
-        Run("l2", "report", "tuned", 101, None, 0, {"pull": 1.0}, metrics={"test": 0.7, "train": 0.9}, seconds=2.0),
-        Run("l2", "report", "tuned", 100, None, 0, {"pull": 1.0}, metrics={"test": 0.6, "train": 0.8}, seconds=3.0),
-        Run("l2", "report", "honest", 100, None, 0, {"pull": 1.0}, metrics={"test": 0.6}, seconds=3.0),
-        Run("l2", "report", "honest", 101, None, 1, {"pull": 2.0}, ("pull>",), -math.inf, {"test": 0.0}, diverged=True),
+        Run(
+            "l2",
+            "report",
+            "tuned",
+            101,
+            None,
+            0,
+            {"pull": 1.0},
+            metrics={"test": 0.7, "train": 0.9},
+            seconds=2.0,
+            chosen_in="tuning",
+        ),
+        Run(
+            "l2",
+            "report",
+            "tuned",
+            100,
+            None,
+            0,
+            {"pull": 1.0},
+            metrics={"test": 0.6, "train": 0.8},
+            seconds=3.0,
+            chosen_in="tuning",
+        ),
+        Run(
+            "l2", "report", "honest", 100, None, 0, {"pull": 1.0}, metrics={"test": 0.6}, seconds=3.0, chosen_in="fold"
+        ),
+        Run(
+            "l2",
+            "report",
+            "honest",
+            101,
+            None,
+            1,
+            {"pull": 2.0},
+            ("pull>",),
+            -math.inf,
+            {"test": 0.0},
+            diverged=True,
+            chosen_in="fold",
+        ),
     ]
     tuned, honest = summarise(runs)
     assert (tuned.method, tuned.selection, tuned.seeds, tuned.accuracies) == ("l2", "tuned", (100, 101), (0.6, 0.7))

@@ -27,61 +27,38 @@ import functools
 import itertools
 import time
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from experiments import cifar_transfer
-from experiments.cifar_transfer import TOWARDS, Problem, Trained, accuracy, make_source, outputs
 from jaxtl import cli, report
-from jaxtl.data import keep_to_data, load, normalise, source_and_target
-from jaxtl.errors import InputError
-from jaxtl.labels import NEW, TRANSFERRED, kernels, some
-from jaxtl.loop import Stoppable, refuse_stop
-from jaxtl.models import as_forward
-from jaxtl.penalties import Term, l2, labelled
-from jaxtl.protocol import Draw, Range, Run, RunStore, Setting, paired
+from jaxtl.data import keep_to_data, load, source_and_target
+from jaxtl.labels import NEW, TRANSFERRED, some
+from jaxtl.loop import Stoppable
+from jaxtl.methods.finetuning import RECIPES, TOWARDS
+from jaxtl.problems import FewShot, FewShotConfig, SourceConfig, check_examples, make_source
+from jaxtl.problems.criteria import Criteria
+from jaxtl.protocol import Budget, Draw, Range, Run, RunStore, Setting, Trainer, paired
 from jaxtl.protocol.results import compact, number, points
 from jaxtl.report import Plot, Section, Table
 from jaxtl.report.maps import Map, heat_maps, overfitting
-from jaxtl.selection import net_criteria, regret, validation_criteria
-from jaxtl.selection.validation import log_likelihoods
-from jaxtl.step import Fixed
-from jaxtl.trees import Tree
+from jaxtl.selection import regret
 from jaxtl.writers import Progress
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(SourceConfig, FewShotConfig, Budget):
     preset: str = ""  # smoke: fills what is not given
     data: str = "auto"  # a name (digits, cifar10, ...) or a path; auto: CIFAR-10 if found, else digits
     data_dir: str = ""  # where named data sets are looked for
     split: str = "0-4:5-9"  # source classes : target classes
     n_per_class: tuple[int, ...] = (20,)  # labelled target examples
-    model: Literal["cnn", "mlp"] = "cnn"
-    widths: tuple[int, ...] = (16, 32, 64)
-    normalisation: Literal["group", "none"] = "group"
-    input_size: int = 16  # larger images are averaged down towards this edge
-    source_steps: int = 2500
-    source_batch_size: int = 128
-    source_learning_rate: float = 0.1
-    source_decay: float = 5e-4
-    steps: int = 150
-    batch_size: int = 50
-    momentum: float = 0.9
-    chunk: int = 0  # steps in one dispatch; 0: what suits the device
-    pull: tuple[float, ...] = (0.01, 100.0)  # the ends of the map: λ · Σ learning rates / (1 − momentum), without unit
     points: int = 5  # pulls on each side of the map
-    learning_rate: tuple[float, ...] = (0.008, 0.25)  # the range of the learning rate, which fine-tuning chooses
-    trials: int = 6  # learning rates tried
-    tuning_draws: int = 2  # choose the learning rate, and the best pulls of each part of the map
+    pull: tuple[float, ...] = (0.01, 100.0)  # the ends of the map: λ · Σ learning rates / (1 − momentum), without unit
+    trials: int = 6  # learning rates tried by fine-tuning, whose choice all pulls share
     report_draws: int = 4
     folds: int = 3  # of k-fold validation
-    validation: int = 1000  # target training images outside every subset
-    seed: int = 0
 
     may_change: ClassVar = ("n_per_class",)
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -119,61 +96,6 @@ REGIONS = {  # parts of the map, of (pull on transferred, pull on new)
     "new > transferred": lambda down, across: down < across,
     "new < transferred": lambda down, across: down > across,
 }
-EXACT = 1000  # numbers observed, above which degrees of freedom are estimated by probes
-LEAST = {"points": 2, "trials": 1, "tuning_draws": 1, "report_draws": 2, "folds": 2, "validation": 10}
-
-
-# ---------------------------------------------------------------- one point of the map
-
-
-class Judge:
-    """What is measured of a trained net."""
-
-    def __init__(self, problem: Problem):
-        self.problem, self.forward = problem, as_forward(problem.model)
-        self.penalty = labelled(problem.moved.labels, {TRANSFERRED: TOWARDS, NEW: Term(0.0, l2)})
-        pulled = kernels(problem.moved.params)  # biases and scales go where they will, and are taken as given
-        self.given = jax.tree.map(lambda kernel: not kernel, pulled)
-        self.all_but_the_head = {**jax.tree.map(lambda _: True, pulled), "head": self.given["head"]}
-
-    def logits(self, params: Tree, image: jax.Array) -> np.ndarray:
-        return outputs(self.problem.model, params, image, self.problem.images, "head")
-
-    def held_out(self, trained: Trained) -> np.ndarray:
-        return self.logits(trained.params, self.problem.target_images[trained.examples.held])
-
-    def measure(self, trained: Trained) -> dict[str, float]:
-        """Everything but k-fold validation. Test figures judge, and choose nothing."""
-        problem, examples, params = self.problem, trained.examples, trained.params
-        seen = problem.target_images[examples.seen]
-        found = {"train_loss": loss(self.logits(params, seen), examples.labels[examples.seen])}
-        held = validation_criteria(self.held_out(trained), examples.labels[examples.held])
-        found |= {"validation_log_loss": held.log_loss, "temperature": held.temperature}
-        logits, labels = self.logits(params, problem.test_images), problem.task.test.labels
-        found |= {"test": accuracy(logits.argmax(axis=1), labels), "test_loss": loss(logits, labels)}
-        found |= {f"norm/{label}": float(norm) for label, norm in problem.norms(params)["norm"].items()}
-        return found | self.price(trained, seen)
-
-    def price(self, trained: Trained, seen: jax.Array) -> dict[str, float]:
-        """Criteria that need no held-out example: of all kernels, and of the head's above a given trunk."""
-        problem, examples = self.problem, trained.examples
-        batch = {
-            "image": normalise(seen, problem.images.mean, problem.images.std),
-            "label": jnp.asarray(examples.labels[examples.seen]),
-        }
-        pulls = {name: rate for name, rate in trained.rates.items() if name.startswith("penalty/")}
-        fixed = Fixed(pulls, {"anchor": problem.moved.anchor})
-        observed = len(examples.seen) * (len(problem.task.classes) - 1)
-        ask = functools.partial(net_criteria, self.forward, trained.params, batch, self.penalty, fixed)
-        whole = ask(frozen=self.given, probes=0 if observed <= EXACT else 8)
-        head = ask(frozen=self.all_but_the_head)
-        kept = {name: getattr(whole, name) for name in ("df", "aic", "aicc", "bic", "log_evidence")}
-        return kept | {"head_df": head.df, "head_log_evidence": head.log_evidence}
-
-
-def loss(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean cross-entropy."""
-    return -float(log_likelihoods(logits.astype(np.float64), labels).mean())
 
 
 # ---------------------------------------------------------------- the map
@@ -192,66 +114,13 @@ def settings_of(config: Config, method: str, learning_rate: float) -> list[Setti
     ]
 
 
-def choose_learning_rate(config: Config, problem: Problem, store: RunStore) -> float:
+def choose_learning_rate(config: Config, trainer: Trainer, store: RunStore) -> float:
     """The best of plain fine-tuning on the tuning draws: the map shows pulls, and no learning rates in disguise."""
     low_to_high = Range(*config.learning_rate)
     settings = [{"learning_rate": low_to_high.at((i + 0.5) / config.trials)} for i in range(config.trials)]
-    scores = [made(problem, store, "fine_tune", settings, Draw(seed)) for seed in range(config.tuning_draws)]
+    scores = [trainer.kept(store, "fine_tune", settings, Draw(seed)) for seed in range(config.tuning_draws)]
     means = np.mean([[run.validation for run in runs] for runs in scores], axis=0)
     return settings[int(np.argmax(means))]["learning_rate"]
-
-
-def made(
-    problem: Problem, store: RunStore, method: str, settings: list[Setting], draw: Draw, judge: Judge | None = None
-) -> list[Run]:
-    """A run for every setting on one draw, from the store or from one sweep; with a judge everything is measured."""
-    stage = "tuning" if judge is None else "report"
-    plans = [Run(method, stage, "", draw.seed, None, k, setting) for k, setting in enumerate(settings)]
-    missing = [plan for plan in plans if store.find(plan) is None]
-    if missing:
-        tried = [plan.setting for plan in missing]
-        refuse_stop(f"before {method} on draw {draw.seed}")
-        folded = folds_of(problem, method, tried, draw, judge) if judge else [{}] * len(tried)
-        began = time.perf_counter()
-        trained = problem.train_all(method, tried, draw)
-        seconds = (time.perf_counter() - began) / len(tried)
-        for plan, one, metrics in zip(missing, trained, folded, strict=True):
-            run = dataclasses.replace(plan, seconds=seconds)
-            if one is None:
-                run = dataclasses.replace(run, validation=-np.inf, metrics={"test": 0.0}, diverged=True)
-            else:
-                metrics = metrics | (judge.measure(one) if judge else {})
-                run = dataclasses.replace(run, validation=problem.validate(one, draw), metrics=metrics)
-            store.add(run, {})
-    return [found for plan in plans if (found := store.find(plan))]
-
-
-def folds_of(
-    problem: Problem, method: str, settings: list[Setting], draw: Draw, judge: Judge
-) -> list[dict[str, float]]:
-    """k-fold validation on the labelled examples alone, of every setting."""
-    folds = problem.config.folds
-    logits: list[list[np.ndarray]] = [[] for _ in settings]
-    labels, parts, diverged = [], [], set[int]()
-    for fold in range(folds):
-        part = Draw(draw.seed, fold, folds)
-        held = problem.examples(part)
-        labels.append(held.labels[held.held])
-        parts.append(np.full(len(held.held), fold))
-        for k, one in enumerate(problem.train_all(method, settings, part)):
-            if one is None:
-                diverged.add(k)
-            else:
-                logits[k].append(judge.held_out(one))
-    true, of = np.concatenate(labels), np.concatenate(parts)
-    found: list[dict[str, float]] = []
-    for k, blocks in enumerate(logits):
-        if k in diverged:
-            found.append({})
-            continue
-        judged = validation_criteria(np.concatenate(blocks), true, of)
-        found.append({"folds": judged.accuracy, "folds_log_loss": judged.log_loss})
-    return found
 
 
 class Mapped(NamedTuple):
@@ -283,14 +152,24 @@ class Mapped(NamedTuple):
         return np.array([[run.setting[MAPS[self.method]], run.setting[ACROSS]] for run in self.report[0]])
 
 
-def map_out(config: Config, problem: Problem, method: str, learning_rate: float, store: RunStore) -> Mapped:
-    settings, judge = settings_of(config, method, learning_rate), Judge(problem)
-    draws = range(config.tuning_draws + config.report_draws)
+def map_out(config: Config, trainer: Trainer, method: str, learning_rate: float, store: RunStore) -> Mapped:
+    settings, problem = settings_of(config, method, learning_rate), trainer.problem
+    criteria = Criteria(problem, {TRANSFERRED: TOWARDS, NEW: TOWARDS["zero"]})
+
+    def measured(draw: Draw, trained: list, tried: list) -> list[dict[str, float]]:
+        folded = criteria.by_folds(trainer, method, tried, draw)
+        both = zip(trained, folded, strict=True)
+        return [found | (criteria.measure(one, draw) if one else {}) for one, found in both]
+            found | (criteria.measure(one, draw) if one else {}) for one, found in zip(trained, folded, strict=True)
+        ]
+
+    draws = [Draw(seed) for seed in range(config.tuning_draws + config.report_draws)]
     with Progress(len(draws), f"{method}, n = {problem.n}: {len(settings)} pairs of pulls a draw") as progress:
         runs = []
-        for seed in draws:
-            of = judge if seed >= config.tuning_draws else None
-            runs.append(made(problem, store, method, settings, Draw(seed), of))
+        for draw in draws:
+            reported = draw.seed >= config.tuning_draws
+            how = {"stage": "report", "measure": functools.partial(measured, draw)} if reported else {}
+            runs.append(trainer.kept(store, method, settings, draw, **how))
             progress.advance()
     cut = config.tuning_draws
     return Mapped(method, problem.n, learning_rate, runs[:cut], runs[cut:])
@@ -392,27 +271,26 @@ def overfitting_plot(config: Config, mapped: Mapped) -> Plot:
 
 def main(config: Config, workdir: Path) -> None:
     started = time.perf_counter()
-    check(config)
     console = Console(highlight=False)
     data = load(config.data, config.data_dir or None, progress=Stoppable)
     report.print_data(console, source=data, target=data)
     source_task, task = source_and_target(config.split, data, data)
-    shared = as_transfer(config)
-    cifar_transfer.check_examples(shared, task)
+    for n in config.n_per_class:
+        check_examples(config, task, n, folds=True)
     keep_to_data(workdir, task.origin)
-    source = make_source(shared, source_task, 0, workdir / "source")
+    source = make_source(config, source_task, workdir / "source")
     console.print(f"source model: {source.accuracy:.1%} of its {len(source_task.test)} test images are right")
     sections: list[Section] = []
     maps: list[Map] = []
     plots: list[Plot] = []
     figures: dict[str, Any] = {}
     for n in config.n_per_class:
-        problem = Problem(shared, source, task, n)
+        trainer = Trainer(FewShot(config, source, task, n), {name: RECIPES[name] for name in ("fine_tune", *MAPS)})
         console.print(f"target: {n} labelled examples of each of {some(task.classes)}")
         store = RunStore(workdir / f"n_{n}")
-        learning_rate = choose_learning_rate(config, problem, store)
+        learning_rate = choose_learning_rate(config, trainer, store)
         for method in MAPS:
-            mapped = map_out(config, problem, method, learning_rate, store)
+            mapped = map_out(config, trainer, method, learning_rate, store)
             section, found, drawn = section_of(config, mapped)
             report.print_section(console, section)
             sections.append(section)
@@ -425,23 +303,6 @@ def main(config: Config, workdir: Path) -> None:
     header = cli.header("lambda_selection", config, started, data=data.origin)
     for path in report.write_sections(workdir, header, figures, sections):
         console.print(f"wrote {path}", soft_wrap=True)
-
-
-def as_transfer(config: Config) -> cifar_transfer.Config:
-    """The same settings as the main job has them."""
-    names = {field.name for field in dataclasses.fields(cifar_transfer.Config)} - {"preset", "trials", "pull"}
-    own = dataclasses.asdict(config)
-    return cifar_transfer.Config(splits=(config.split,), **{name: own[name] for name in names & own.keys()})
-
-
-def check(config: Config) -> None:
-    cifar_transfer.check(as_transfer(config))
-    for flag, least in LEAST.items():
-        if getattr(config, flag) < least:
-            raise InputError(f"{getattr(config, flag)} is less than {least}", where=f"--config.{flag}")
-    if len(config.pull) != 2 or not 0 < config.pull[0] < config.pull[1]:
-        todo = "give low,high with 0 < low < high"
-        raise InputError(f"{config.pull} is no range", where="--config.pull", todo=todo)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxtl.errors import InputError, suggest
+from jaxtl.loop import refuse_stop
 from jaxtl.program import Program, Weights
 from jaxtl.protocol.design import Draw, Method, Setting
 from jaxtl.protocol.recipes import Problem, Recipe, Trained, range_of
+from jaxtl.protocol.runs import Run, RunStore
 from jaxtl.sweep import Ended, run, run_all
 
 
@@ -63,6 +68,48 @@ class Trainer:
 
         config = self.problem.config
         return self._train(every, name, self.recipes[name], settings, draw)
+
+    def kept(
+        self,
+        store: RunStore,
+        name: str,
+        settings: Sequence[Setting],
+        draw: Draw,
+        *,
+        stage: str = "tuning",
+        measure: Callable[[Sequence[Trained | None], Sequence[Setting]], list[dict[str, float]]] | None = None,
+    ) -> list[Run]:
+        """A run for every setting on a draw, from the store or from one sweep; for maps, which choose nothing.
+
+        Args:
+            store: keeps them.
+            name: of the method.
+            settings: what is tried, by trial.
+            draw: on what.
+            stage: what the runs are for.
+            measure: (trained, settings) -> metrics of each beside the validation score.
+
+        Returns:
+            In the order of the settings; test 0 for one that diverged.
+        """
+        plans = [Run(name, stage, "", draw.seed, draw.fold, k, dict(setting)) for k, setting in enumerate(settings)]
+        missing = [plan for plan in plans if store.find(plan) is None]
+        if missing:
+            refuse_stop(f"before {name} on draw {draw.seed}")
+            tried = [plan.setting for plan in missing]
+            began = time.perf_counter()
+            trained = self.train_all(name, tried, draw)
+            seconds = (time.perf_counter() - began) / len(tried)
+            measured = measure(trained, tried) if measure else [{}] * len(tried)
+            for plan, one, metrics in zip(missing, trained, measured, strict=True):
+                run = dataclasses.replace(plan, seconds=seconds, metrics=metrics)
+                if one is None:
+                    metrics = metrics | {"test": 0.0}
+                    run = dataclasses.replace(run, validation=-math.inf, metrics=metrics, diverged=True)
+                else:
+                    run = dataclasses.replace(run, validation=self.problem.validate(one, draw))
+                store.add(run, {})
+        return [found for plan in plans if (found := store.find(plan))]
 
     def _method(self, name: str) -> Method:
         if name not in self.recipes:

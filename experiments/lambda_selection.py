@@ -160,8 +160,6 @@ def map_out(config: Config, trainer: Trainer, method: str, learning_rate: float,
         folded = criteria.by_folds(trainer, method, tried, draw)
         both = zip(trained, folded, strict=True)
         return [found | (criteria.measure(one, draw) if one else {}) for one, found in both]
-            found | (criteria.measure(one, draw) if one else {}) for one, found in zip(trained, folded, strict=True)
-        ]
 
     draws = [Draw(seed) for seed in range(config.tuning_draws + config.report_draws)]
     with Progress(len(draws), f"{method}, n = {problem.n}: {len(settings)} pairs of pulls a draw") as progress:

@@ -39,7 +39,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -48,17 +48,18 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from experiments.multitask_problem import METHODS, PULLED, ROWS, Problem, Program, Trained, fraction, make_net, quality
 from jaxtl import cli, report
 from jaxtl.data import keep_to_data, load
-from jaxtl.data.composed import TaskSet, TaskSplit, class_and_group, linnerud, low_rank, two_digits
+from jaxtl.data.composed import TaskSet, class_and_group, linnerud, low_rank, two_digits
 from jaxtl.errors import InputError, NotFinite, suggest
-from jaxtl.labels import NEW, TRANSFERRED, count_by_label, label_params
+from jaxtl.labels import count_by_label, label_params
 from jaxtl.loop import refuse_stop
-from jaxtl.losses import make_loss_fn, mean_of, softmax_cross_entropy, squared_error
-from jaxtl.optimizers import Group, per_label
+from jaxtl.losses import squared_error
+from jaxtl.methods.multitask.recipes import PULLED, cosines, recipes
 from jaxtl.penalties import Term, l2, labelled
-from jaxtl.protocol import Draw, Method, Range, RunStore, Setting, compare, paired, planned_runs, to_csv
+from jaxtl.problems import ManyTasks, ManyTasksConfig, NewTask
+from jaxtl.problems.many_tasks import fraction
+from jaxtl.protocol import Budget, Draw, Setting, Trained, Trainer, paired, study, to_csv
 from jaxtl.protocol.results import Result, compact, number, points
 from jaxtl.report import Plot, Section, Table
 from jaxtl.report.tables import setting_table
@@ -75,36 +76,21 @@ from jaxtl.report.tasks import (
     with_gains,
 )
 from jaxtl.selection import net_criteria, regret
-from jaxtl.step import Context, Fixed, total_gradient
-from jaxtl.transfer import transfer
+from jaxtl.step import Fixed
 from jaxtl.trees import Tree
 from jaxtl.writers import Progress
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(ManyTasksConfig, Budget):
     preset: str = ""  # smoke, cifar, low_rank, linnerud: fills what is not given
     data: Literal["two_digits", "cifar", "low_rank", "linnerud"] = "two_digits"
     images: str = "auto"  # a name or a path; auto: MNIST for two_digits, CIFAR-10 for cifar; digits if it is not found
     data_dir: str = ""  # where named data sets are looked for
-    tasks: tuple[str, ...] = ("left", "right", "larger")
     new_task: str = "sum"  # what the trunks are moved to afterwards; none when empty
-    n: int = 500  # labelled images
-    missing: float = 0.0  # the share of the labels of each task that are not there
-    methods: tuple[str, ...] = ()  # some of them, as in the table; all when empty
-    model: Literal["mlp", "cnn"] = "mlp"
-    widths: tuple[int, ...] = (128,)  # of the shared trunk
-    head_widths: tuple[int, ...] = ()  # hidden layers of each head
-    input_size: int = 14  # images of larger height are averaged down towards it
     steps: int = 300
-    batch_size: int = 50
-    momentum: float = 0.9
     trials: int = 20  # settings tried for every method
-    tuning_draws: int = 2
-    report_draws: int = 10
-    validation: int = 1000  # training images outside every labelled set, which choose the settings
     honest: tuple[str, ...] = ("equal_l2",)  # methods that also choose from their labelled images alone; or all
-    folds: int = 5
     learning_rate: tuple[float, ...] = (0.005, 0.5)  # ranges, searched log-uniformly
     pull: tuple[float, ...] = (0.03, 100.0)  # λ · Σ learning rates / (1 − momentum), without unit
     weight: tuple[float, ...] = (0.33, 3.0)  # of a task against another, for fixed weights
@@ -113,7 +99,6 @@ class Config:
     n_new: int = 200  # labelled images of the new task
     noise: float = 1.0  # of the low-rank tasks, whose signal has variance 1
     rank: int = 1
-    seed: int = 0
 
     may_change: ClassVar = ("methods", "honest")  # they only add runs
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -191,8 +176,6 @@ EXACT, PROBES = 1000, 8  # numbers observed, above which degrees of freedom are 
 COSINES = f"Cosines between the tasks' gradients on the trunk, {BASELINE}"
 WEIGHTS = "How much each task counts, and how gradients agree"
 TEN_CLASSES = {"two_digits": "mnist", "cifar": "cifar10"}
-LEAST = dict.fromkeys(("n", "n_new", "widths", "steps", "batch_size", "trials", "tuning_draws", "report_draws"), 1)
-LEAST |= {"validation": 1, "folds": 2, "path_points": 2, "path_draws": 0, "noise": 0, "rank": 1, "input_size": 1}
 
 
 # ---------------------------------------------------------------- data
@@ -225,100 +208,23 @@ def make_tasks(config: Config) -> TaskSet:
 # ---------------------------------------------------------------- a new task
 
 
-class NewTask:
-    """A trunk learned on one task, or on all of them, moved to another task with labels of other examples."""
-
-    def __init__(self, problem: Problem, settings: Mapping[str, Setting]):
-        config, self.problem, self.settings = problem.config, problem, settings
-        self.name, self.is_number = config.new_task, config.new_task in problem.numbers
-        self.net = make_net(config, problem.shape, {self.name: problem.tasks.classes[self.name] or 1})
-        labels = label_params(self.net.init(jax.random.key(0)), [("trunk/.*", TRANSFERRED), (".*", NEW)])
-        loss = squared_error if self.is_number else softmax_cross_entropy
-        terms = {"task": Term(1.0, mean_of(loss, self.name, self.name))}
-        penalty = labelled(labels, {label: Term(0.0, l2) for label in (TRANSFERRED, NEW)})
-        groups = {label: Group(0.0) for label in (TRANSFERRED, NEW)}
-        tx = per_label(labels, groups, "nesterov", momentum=config.momentum, schedule=problem.schedule)
-        self.program = Program(config, total_gradient(make_loss_fn(self.net.forward, terms, penalty)), tx)
-        self.sources = functools.lru_cache(self._sources)
-
-    @property
-    def contrasts(self) -> list[tuple[str, str]]:
-        return [(FROM_ALL, other) for other in self.starts if other != FROM_ALL]
-
-    @property
-    def starts(self) -> list[str]:
-        return ["scratch", *(f"from_{task}" for task in self.problem.names), FROM_ALL]
-
-    def methods(self) -> list[Method]:
-        config = self.problem.config
-        search = {"learning_rate": Range(*config.learning_rate), "pull": Range(*config.pull)}
-        return [
-            Method(name, search, functools.partial(self.train, name), functools.partial(self.train_all, name))
-            for name in self.starts
-        ]
-
-    def _sources(self, seed: int) -> dict[str, Tree]:
-        """The trunks by where they come from, learned on the labelled examples of a draw by the settings chosen."""
-        trunks = {}
-        for method, setting in self.settings.items():
-            (trained,) = self.problem.train_all(method, [setting], Draw(seed))
-            if trained is None:
-                raise NotFinite(f"{method}, draw {seed}: a parameter is not finite")
-            trunks[method] = trained.params["trunk"]
-        apart = {f"from_{task}": trunk for task, trunk in trunks[SINGLE].items()}
-        return apart | {FROM_ALL: trunks[BASELINE]}
-
-    def start(self, name: str, draw: Draw) -> Tree:
-        fresh = self.net.init(self.problem.key(draw, "new net"))
-        if name == "scratch":
-            return fresh
-        return transfer({"trunk": self.sources(draw.seed)[name]}, fresh, reinit=[f"{self.name}/.*"]).params
-
-    def seen(self, draw: Draw) -> np.ndarray:
-        """Labelled examples of the new task: none of those that the trunks have learned from."""
-        return self.problem.labelled_order(draw)[self.problem.config.n :][: self.problem.config.n_new]
-
-    def train_all(self, name: str, settings: list[Setting], draw: Draw) -> list[Tree | None]:
-        problem, seen = self.problem, self.seen(draw)
-        part, order = problem.tasks.train, problem.key(draw, "new order")
-        data = {"image": part.inputs[seen], self.name: part.targets[self.name][seen], "order": order}
-        rates = []
-        for setting in settings:
-            lam = setting["pull"] / (setting["learning_rate"] * problem.reach)
-            rates.append({f"learning_rate/{label}": setting["learning_rate"] for label in (TRANSFERRED, NEW)})
-            rates[-1] |= {f"penalty/{label}": lam for label in (TRANSFERRED, NEW)}
-        return self.program.run_all([self.start(name, draw)] * len(settings), data, rates, problem.key(draw, "run"))
-
-    def train(self, name: str, setting: Setting, draw: Draw) -> Tree:
-        (params,) = self.train_all(name, [setting], draw)
-        if params is None:
-            raise NotFinite(f"{name}, draw {draw.seed}: a parameter is not finite")
-        return params
-
-    @functools.cached_property
-    def _outputs(self):
-        ctx = Context(0, None, {}, {}, train=False)
-        return jax.jit(lambda params, image: self.net.forward(params, {}, {"image": image}, ctx)[0][self.name])
-
-    def measure(self, params: Tree, part: TaskSplit, index: np.ndarray) -> float:
-        found = np.asarray(self._outputs(params, part.inputs[index]))
-        return fraction(quality(found, part.targets[self.name][index]), self.is_number)
-
-    def validate(self, params: Tree, draw: Draw) -> float:
-        return self.measure(params, self.problem.tasks.train, self.problem.held)
-
-    def test(self, params: Tree, draw: Draw) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        tasks = self.problem.tasks
-        tested = self.measure(params, tasks.test, np.arange(len(tasks.test)))
-        return {"test": tested, "train": self.measure(params, tasks.train, self.seen(draw))}, {}
+def trunks_of(trainer: Trainer, settings: Mapping[str, Setting], seed: int) -> dict[str, Tree]:
+    """By where they come from, learned on the labelled examples of a draw by the settings that were chosen."""
+    trunks = {}
+    for method in (SINGLE, BASELINE):
+        (trained,) = trainer.train_all(method, [settings[method]], Draw(seed))
+        if trained is None:
+            raise NotFinite(f"{method}, draw {seed}: a parameter is not finite")
+        trunks[method] = trained.weights.params["trunk"]
+    return {f"from_{task}": trunk for task, trunk in trunks[SINGLE].items()} | {FROM_ALL: trunks[BASELINE]}
 
 
 # ---------------------------------------------------------------- the pull on the trunk
 
 
-def price(problem: Problem, trained: Trained) -> dict[str, float]:
+def price(problem: ManyTasks, trained: Trained, draw: Draw) -> dict[str, float]:
     """What a net of numbers says of itself: all tasks are one output of as many numbers, their losses its loss."""
-    seen, part = trained.examples.seen, problem.tasks.train
+    seen, part = problem.examples(draw).seen, problem.tasks.train
     batch = {"image": jnp.asarray(part.inputs[seen])}
     batch["label"] = jnp.concatenate([part.targets[task][seen] for task in problem.names], axis=1)
 
@@ -326,14 +232,16 @@ def price(problem: Problem, trained: Trained) -> dict[str, float]:
         found, model_state = problem.net.forward(params, model_state, batch, ctx)
         return {"head": jnp.concatenate([found[task] for task in problem.names], axis=1)}, model_state
 
-    penalty = problem.penalty(label_params(trained.params, problem.net.rules))
+    params = trained.weights.params
+    labels = label_params(params, problem.net.rules)
+    penalty = labelled(labels, {label: Term(0.0, l2) for label in problem.labels})
     fixed = Fixed({name: rate for name, rate in trained.rates.items() if name.startswith("penalty/")})
     probes = 0 if batch["label"].size <= EXACT else PROBES
-    found = net_criteria(forward, trained.params, batch, penalty, fixed, loss=squared_error, probes=probes)
+    found = net_criteria(forward, params, batch, penalty, fixed, loss=squared_error, probes=probes)
     return {name: getattr(found, name) for name in ("df", "aic", "bic", "log_evidence")}
 
 
-def path(config: Config, problem: Problem, setting: Setting) -> tuple[Section, dict[str, Any]]:
+def path(config: Config, trainer: Trainer, setting: Setting) -> tuple[Section, dict[str, Any]]:
     """Pulls on the shared trunk beside the chosen learning rate and pull on the heads: what each criterion chooses."""
     pulls = np.geomspace(config.pull[0] / 10, config.pull[1], config.path_points)
     settings = [setting | {"pull/shared": float(pull)} for pull in pulls]
@@ -342,7 +250,7 @@ def path(config: Config, problem: Problem, setting: Setting) -> tuple[Section, d
     with Progress(len(draws), "pulls on the trunk") as progress:
         for draw in draws:
             refuse_stop(f"before the pulls on draw {draw.seed}")
-            for name, column in along(config, problem, settings, draw).items():
+            for name, column in along(config, trainer, settings, draw).items():
                 found[name].append(column)
             progress.advance()
     columns = {name: np.array(rows) for name, rows in found.items() if rows}
@@ -372,21 +280,22 @@ def path(config: Config, problem: Problem, setting: Setting) -> tuple[Section, d
     }
 
 
-def along(config: Config, problem: Problem, settings: list[Setting], draw: Draw) -> dict[str, np.ndarray]:
+def along(config: Config, trainer: Trainer, settings: list[Setting], draw: Draw) -> dict[str, np.ndarray]:
     """Every column of `path` on one draw, [P]; where a net diverged its test score is 0 and the others are NaN."""
+    problem: Any = trainer.problem
     priced = problem.numbers and not config.missing  # of classes it would take minutes
     rows = []
-    for one in problem.train_all(BASELINE, settings, draw):
+    for one in trainer.train_all(BASELINE, settings, draw):
         row = {"test": 0.0} if one is None else {"test": problem.test(one, draw)[0]["test"]}
         if one is not None:
-            row |= {"validation": problem.validate(one, draw)} | (price(problem, one) if priced else {})
+            row |= {"validation": problem.validate(one, draw)} | (price(problem, one, draw) if priced else {})
         rows.append(row)
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: np.array([row.get(name, math.nan) for row in rows]) for name in names}
     parts = []
     for fold in range(config.folds):
         part = Draw(draw.seed, fold, config.folds)
-        trained = problem.train_all(BASELINE, settings, part)
+        trained = trainer.train_all(BASELINE, settings, part)
         parts.append([math.nan if one is None else problem.validate(one, part) for one in trained])
     return columns | {"folds": np.mean(parts, axis=0)}
 
@@ -394,7 +303,7 @@ def along(config: Config, problem: Problem, settings: list[Setting], draw: Draw)
 # ---------------------------------------------------------------- what is shown
 
 
-def together(problem: Problem, result: Result) -> Section:
+def together(problem: ManyTasks, result: Result) -> Section:
     config, names = problem.config, problem.names
     unit = "R² on test data, %" if problem.numbers else "test accuracy, %"
     lines = [
@@ -428,7 +337,7 @@ def together(problem: Problem, result: Result) -> Section:
     return Section(f"Together or apart: {config.n} labelled examples", tables, lines, plots)
 
 
-def moved(problem: Problem, result: Result) -> Section:
+def moved(problem: ManyTasks, result: Result) -> Section:
     config, rows = problem.config, []
     for (method, _), summary in result.summaries.items():
         difference = result.difference(method, FROM_ALL)
@@ -448,41 +357,8 @@ def moved(problem: Problem, result: Result) -> Section:
 # ---------------------------------------------------------------- the experiment
 
 
-def compared(config: Config, task, title: str, workdir: Path, honest: Sequence[str], contrasts) -> Result:
-    """All methods of a problem under the protocol of `compare`."""
-    methods = task.methods()
-    names = [method.name for method in methods]
-    chosen = [name for name in (names if "all" in honest else honest) if name in names]
-    tuning = range(config.tuning_draws)
-    reporting = range(config.tuning_draws, config.tuning_draws + config.report_draws)
-    store = RunStore(workdir)
-    total = planned_runs(methods, config.trials, tuning, reporting, chosen, config.folds)
-    with Progress(total, title) as progress:
-
-        def tell(description: str) -> None:
-            refuse_stop(f"before {description}")
-            progress.describe(description)
-            progress.advance(1)
-
-        runs, verdicts = compare(
-            methods,
-            config.trials,
-            tuning,
-            reporting,
-            validate=task.validate,
-            test=task.test,
-            honest=chosen,
-            folds=config.folds,
-            contrasts=[pair for pair in contrasts if set(pair) <= set(names)],
-            store=store,
-            progress=tell,
-        )
-    return Result(title, {}, runs, verdicts, store.arrays)
-
-
 def main(config: Config, workdir: Path) -> None:
     started = time.perf_counter()
-    check(config)
     console = Console(highlight=False)
     tasks = make_tasks(config)
     check_tasks(config, tasks)
@@ -492,23 +368,25 @@ def main(config: Config, workdir: Path) -> None:
     )
     if tasks.notice:
         console.print(f"NOTE: {tasks.notice}", style="bold yellow", soft_wrap=True)
-    problem = Problem(config, tasks)
+    problem = ManyTasks(config, tasks, watch=cosines)
     params = problem.net.init(jax.random.key(0))
     for label, count in count_by_label(params, label_params(params, problem.net.rules)).items():
         console.print(f"label     {label}: {count.leaves} leaves, {count.parameters:,} parameters")
-    title = f"{', '.join(config.tasks)}; {config.n} labelled examples"
-    result = compared(config, problem, title, workdir / "together", config.honest, CONTRASTS)
+    methods = recipes(config.tasks)
+    result = study(problem, methods, workdir / "together", CONTRASTS)
     result = dataclasses.replace(result, runs=with_gains(result.runs, SINGLE, problem.numbers))
     sections, results = [together(problem, result)], {"together": result}
     figures: dict[str, Any] = {}
     chosen = {method: result.reported(method, "tuned")[0].setting for method in result.methods}
+    trainer = Trainer(problem, methods)
     if config.path_draws and BASELINE in chosen:
-        section, figures = path(config, problem, chosen[BASELINE])
+        section, figures = path(config, trainer, chosen[BASELINE])
         sections.append(section)
     if config.new_task and {SINGLE, BASELINE} <= chosen.keys():
-        task = NewTask(problem, {method: chosen[method] for method in (SINGLE, BASELINE)})
-        title = f"{config.new_task}; {config.n_new} labelled examples"
-        results["new_task"] = compared(config, task, title, workdir / "new_task", (), task.contrasts)
+        task = NewTask(problem, functools.partial(trunks_of, trainer, chosen))
+        moving = task.recipes({name: "" for name in (*(f"from_{task}" for task in config.tasks), FROM_ALL)})
+        contrasts = [(FROM_ALL, other) for other in moving if other != FROM_ALL]
+        results["new_task"] = study(task, moving, workdir / "new_task", contrasts, methods=(), honest=())
         sections.append(moved(problem, results["new_task"]))
     for section in sections:
         report.print_section(console, section)
@@ -528,26 +406,6 @@ def numbers_of(result: Result) -> dict[str, Any]:
         "methods": [dataclasses.asdict(summary) for summary in result.summaries.values()],
         "contrasts": [dataclasses.asdict(contrast) for contrast in result.contrasts],
     }
-
-
-def check(config: Config) -> None:
-    for flag, least in LEAST.items():
-        for value in np.atleast_1d(getattr(config, flag)):
-            if value < least:
-                raise InputError(f"{value} is less than {least}", where=f"--config.{flag}")
-    for flag, names in (("methods", config.methods), ("honest", set(config.honest) - {"all"})):
-        for name in names:
-            if name not in METHODS:
-                raise InputError(f"no method '{name}'", where=f"--config.{flag}", todo=suggest(name, METHODS))
-    if not 0 <= config.missing < 1:
-        raise InputError(f"{config.missing} is not in [0, 1)", where="--config.missing")
-    for flag in ("learning_rate", "pull", "weight"):
-        ends = getattr(config, flag)
-        if len(ends) != 2 or not 0 < ends[0] < ends[1]:
-            raise InputError(f"{ends} is no range", where=f"--config.{flag}", todo="give low,high with 0 < low < high")
-    if config.steps % ROWS:
-        what, todo = f"{config.steps} is no multiple of {ROWS}", "curves have so many points"
-        raise InputError(what, where="--config.steps", todo=todo)
 
 
 def check_tasks(config: Config, tasks: TaskSet) -> None:

@@ -40,10 +40,10 @@ from experiments.benchmarks.results import Findings, duration, keep
 from experiments.benchmarks.variants import NETWORKS, timed
 from jaxtl import cli
 from jaxtl.errors import InputError
-from jaxtl.labels import having, label_params
+from jaxtl.labels import SHARED, having, label_params
 from jaxtl.loop import refuse_stop
 from jaxtl.losses import make_loss_fn, mean_of, softmax_cross_entropy
-from jaxtl.methods.multitask import SHARED, mgda_weights, nash_weights, pcgrad_weights, surgery
+from jaxtl.methods.multitask import mgda_weights, nash_weights, pcgrad_weights, surgery
 from jaxtl.models import Classifier, as_forward, initialise
 from jaxtl.penalties import Term
 from jaxtl.report import Section, Table

@@ -44,6 +44,9 @@ def study(
     workdir: Path,
     contrasts: Sequence[tuple[str, str]] = (),
     axes: Axes | None = None,
+    *,
+    methods: Sequence[str] | None = None,
+    honest: Sequence[str] | None = None,
 ) -> Result:
     """Choose, report and compare all methods on one problem, as `compare` does.
 
@@ -53,6 +56,7 @@ def study(
         workdir: keeps the runs; the same study with the same data goes on there.
         contrasts: pairs of methods fixed beforehand; those that are not run are left out.
         axes: what tells this result from others of the experiment.
+        methods, honest: in place of those of the config.
 
     Returns:
         The result.
@@ -61,15 +65,16 @@ def study(
         InputError: what `compare` refuses, or a workdir that was begun on other data.
         Interrupted: a stop was requested; finished runs are kept.
     """
-    config, methods = problem.config, Trainer(problem, recipes).methods(problem.config.methods)
-    names = [method.name for method in methods]
-    honest = names if "all" in config.honest else [name for name in config.honest if name in names]
-    honest = [name for name in honest if recipes[name].search]
+    config = problem.config
+    tried = Trainer(problem, recipes).methods(config.methods if methods is None else methods)
+    names = [method.name for method in tried]
+    asked = config.honest if honest is None else honest
+    chosen = [name for name in names if ("all" in asked or name in asked) and recipes[name].search]
     tuning = range(config.tuning_draws)
     reporting = range(config.tuning_draws, config.tuning_draws + config.report_draws)
     keep_to_data(workdir, problem.origin)
     store = RunStore(workdir)
-    total = planned_runs(methods, config.trials, tuning, reporting, honest, config.folds)
+    total = planned_runs(tried, config.trials, tuning, reporting, chosen, config.folds)
     with Progress(total, "comparing") as progress:
 
         def tell(description: str) -> None:
@@ -78,13 +83,13 @@ def study(
             progress.advance(1)
 
         runs, verdicts = compare(
-            methods,
+            tried,
             config.trials,
             tuning,
             reporting,
             validate=problem.validate,
             test=problem.test,
-            honest=honest,
+            honest=chosen,
             folds=config.folds,
             contrasts=[pair for pair in contrasts if set(pair) <= set(names)],
             store=store,

@@ -128,8 +128,6 @@ def _checkpointer() -> Iterator[Any]:
 def to_host(tree: Tree) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Contiguous arrays by path; and which of them are the data of random keys, with the kind of key."""
     leaves, keys = named_leaves(tree), {}
-    if len(leaves) < len(jax.tree.leaves(tree)):
-        raise InputError("two leaves have one path", where="state", todo="rename the dict key that contains '/'")
     for path, leaf in leaves.items():
         if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
             raise InputError(f"{shape_of(leaf)} is no array", where=path, todo="wrap it in jnp.asarray")

@@ -103,6 +103,11 @@ def channels_last(height: int, width: int) -> Adaptation:
 
     Raises:
         InputError: (on use) another shape.
+
+    Example:
+        >>> kernel = np.arange(6).reshape(6, 1)  # of 2 channels on 1×3 places
+        >>> channels_last(1, 3)(kernel, kernel)[0].ravel().tolist()
+        [0, 3, 1, 4, 2, 5]
     """
 
     def adapt(source, target):

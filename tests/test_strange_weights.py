@@ -18,7 +18,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from jaxtl.checkpoints import load_weights
-from jaxtl.checkpoints.files import open_regular
+from jaxtl.checkpoints.foreign import open_regular
 from jaxtl.checkpoints.torch_files import MAGIC
 from jaxtl.errors import InputError
 

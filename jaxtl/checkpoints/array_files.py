@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl.checkpoints.disk import leaf_digests
-from jaxtl.checkpoints.files import MOST_CONTENTS, open_zip, size_of
+from jaxtl.checkpoints.foreign import MOST_CONTENTS, open_zip, size_of
 from jaxtl.checkpoints.torch_files import Refused
 from jaxtl.errors import InputError
 
@@ -103,8 +103,10 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
         if dtype.kind not in "biufc":
             what = f"{name} holds {dtype}, not numbers"
             raise InputError(what, where=where, todo="npz cannot hold bfloat16: use safetensors")
+        if min(shape, default=0) < 0:
+            raise ValueError(f"{name} has a negative size")
         told = content.tell() + math.prod(shape) * dtype.itemsize
-        if min(shape, default=0) < 0 or told != member.file_size:
+        if told != member.file_size:
             raise ValueError(f"{name} claims {told} bytes and has {member.file_size}")
     with archive.open(member) as content:
         return np.lib.format.read_array(content, allow_pickle=False)

@@ -22,7 +22,7 @@ from typing import IO, Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtl.checkpoints.files import UNPACKED, open_zip, size_of
+from jaxtl.checkpoints.foreign import UNPACKED, open_zip, size_of
 from jaxtl.errors import InputError
 
 MAGIC = 0x1950A86A20F9469CFC6C

@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxtl.checkpoints.array_files import read_npz, read_safetensors
 from jaxtl.checkpoints.disk import leaf_digests, one_line, read, to_host, verify
-from jaxtl.checkpoints.files import content_of, open_regular
+from jaxtl.checkpoints.foreign import content_of, open_regular
 from jaxtl.checkpoints.states import ELSEWHERE, newest_intact
 from jaxtl.checkpoints.torch_files import Refused, read_torch
 from jaxtl.errors import InputError

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl.checkpoints.disk import leaf_digests
-from jaxtl.checkpoints.foreign import MOST_CONTENTS, open_zip, size_of
+from jaxtl.checkpoints.foreign import MOST_CONTENTS, check_names, open_zip, size_of
 from jaxtl.checkpoints.torch_files import Refused
 from jaxtl.errors import InputError
 
@@ -45,11 +45,12 @@ def read_safetensors(file: IO[bytes]) -> dict[str, np.ndarray]:
         raise InputError(what, where=file.name, todo="no reader of weights needs so many names")
     entries = json.loads(file.read(length), object_pairs_hook=_without_twins)
     metadata = entries.pop("__metadata__", {})
+    check_names(entries, file.name)
     leaves, end = {}, 0
     for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
         if entry["dtype"] not in SAFETENSORS:
             todo = f"cast it to one of {', '.join(SAFETENSORS)}"
-            raise InputError(f"{name} holds {entry['dtype']}, which is not read", where=file.name, todo=todo)
+            raise InputError(f"{name} holds {entry['dtype']:.20}, which is not read", where=file.name, todo=todo)
         dtype, shape, offsets = np.dtype(SAFETENSORS[entry["dtype"]]), entry["shape"], entry["data_offsets"]
         if not all(type(n) is int and n >= 0 for n in (*shape, *offsets)):
             raise ValueError(f"{name} has no shape or place")
@@ -101,7 +102,7 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
         if dtype.hasobject:
             raise Refused(f"{name} holds Python objects")
         if dtype.kind not in "biufc":
-            what = f"{name} holds {dtype}, not numbers"
+            what = f"{name} holds {dtype!s:.40}, not numbers"
             raise InputError(what, where=where, todo="npz cannot hold bfloat16: use safetensors")
         if min(shape, default=0) < 0:
             raise ValueError(f"{name} has a negative size")

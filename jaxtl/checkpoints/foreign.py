@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 import stat
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any, cast
 
 from jaxtl.errors import InputError
 
 MOST_CONTENTS = 8 * 2**20  # bytes in which a file says what it holds: about 100 000 arrays
-MOST_GROWTH = 100  # times the file, when it is unpacked; weights shrink to a half at best, zeros to a thousandth
+LONGEST = 500  # letters of a name
+MOST_GROWTH = 100  # times the file, when it is unpacked; dense weights shrink to a half at best, zeros to a thousandth
 UNPACKED = 64 * 2**20  # bytes that a small file may always grow to
 
 KINDS = {
@@ -77,6 +79,14 @@ def content_of(start: bytes) -> str:
     return next((kind for magic, kind in STARTS.items() if start.startswith(magic)), "")
 
 
+def check_names(names: Iterable[str], where: object) -> None:
+    """Refuse names that no message could repeat."""
+    longest = max(map(len, names), default=0)
+    if longest > LONGEST:
+        todo = f"at most {LONGEST} are read: rename its arrays"
+        raise InputError(f"the longest name in it has {longest} letters", where=where, todo=todo)
+
+
 class _Sparing:
     """A file that gives at most a table of contents at once: `zipfile` reads one of any length, and needs far more."""
 
@@ -104,6 +114,7 @@ def open_zip(file: IO[bytes]) -> zipfile.ZipFile:
     archive = zipfile.ZipFile(cast(IO[bytes], _Sparing(file)))
     archive.fp = file
     members, size = archive.infolist(), size_of(file)
+    check_names(archive.namelist(), file.name)
     unpacked = sum(member.file_size for member in members)
     what = ""
     if sum(member.compress_size for member in members) > size:

@@ -22,7 +22,7 @@ from typing import IO, Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtl.checkpoints.foreign import UNPACKED, open_zip, size_of
+from jaxtl.checkpoints.foreign import LONGEST, UNPACKED, open_zip, size_of
 from jaxtl.errors import InputError
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -33,7 +33,6 @@ KINDS = {
 
 MOST_STEPS, FEW_STEPS = 1_000_000, 1_000  # of a pickle: a tensor takes about 40, a version or a magic number a few
 MOST_ENTRIES = 200_000  # of all dicts
-LONGEST = 500  # letters of a name
 MOST_AXES = 64  # NumPy's own limit
 MOST_COPIES = 4  # tensors may share their numbers, as tied weights do; here each has its own
 

@@ -82,7 +82,7 @@ def load_weights(path: str | Path) -> dict[str, Any]:
             file.seek(0)
             return _nest(READERS[path.suffix](file), path)
         except Refused as error:
-            raise _pickle(path, f" ({error.what})") from error
+            raise _pickle(path, f" ({one_line(error)})") from error
         except InputError:
             raise
         except Exception as error:  # damaged bytes can fail anywhere in the readers

@@ -18,6 +18,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxtl.errors import InputError, suggest
+from jaxtl.losses import masked_sum, weights_of
 from jaxtl.placement import keep, share
 from jaxtl.trees import Tree
 
@@ -199,7 +200,7 @@ def make_eval_step(forward: Callable, metrics: Mapping[str, Callable]) -> Callab
 
     Returns:
         evaluate(state, batch, fixed) -> {name: sum, …, "count": examples}; examples whose batch["mask"] is 0 are left
-        out, which makes a padded last batch exact.
+        out, which makes a padded last batch exact; where it holds weights, all sums are weighted, "count" too.
     """
 
     def evaluate(state, batch, fixed):
@@ -209,8 +210,8 @@ def make_eval_step(forward: Callable, metrics: Mapping[str, Callable]) -> Callab
         mask = batch["mask"] if "mask" in batch else jnp.ones_like(next(iter(values.values())))
         for name, value in values.items():
             _check_per_example(name, value, mask)
-        sums = {name: jnp.sum(jnp.where(mask > 0, value, 0.0)) for name, value in values.items()}
-        return sums | {"count": jnp.sum(mask > 0).astype(jnp.float32)}
+        sums = {name: masked_sum(value, mask) for name, value in values.items()}
+        return sums | {"count": jnp.sum(weights_of(mask))}
 
     return evaluate
 

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxtl.errors import InputError, suggest
-from jaxtl.losses import Forward, masked_mean
+from jaxtl.losses import Forward, mean_of, weights_of
 
 SHARED = "shared"  # the label of the trunk; a head's is "task:NAME"
 
@@ -28,6 +27,7 @@ def mean_of_present(loss: Callable[..., jax.Array], head: str, target: str, pres
         present: field of the batch, [B], 1 where the label is there; the batch's own "mask" is heeded as well.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> from jaxtl.losses import squared_error
         >>> term = mean_of_present(squared_error, "age", "age", "age_known")
         >>> batch = {"age": jnp.array([1.0, jnp.nan]), "age_known": jnp.array([1, 0])}
@@ -35,14 +35,13 @@ def mean_of_present(loss: Callable[..., jax.Array], head: str, target: str, pres
         2.0
     """
 
+    own = mean_of(loss, head, target)
+
     def term(outputs, batch, ctx):
-        known = batch[present] > 0
+        known = weights_of(batch[present])
         if "mask" in batch:
-            known &= batch["mask"] > 0
-        labels = batch[target]
-        wide = known.reshape(known.shape + (1,) * (labels.ndim - 1))
-        # 0 in place of the label, not only of the loss: the slope of a NaN times 0 is NaN
-        return masked_mean(loss(outputs[head], jnp.where(wide, labels, jnp.zeros_like(labels))), known)
+            known = known * weights_of(batch["mask"])
+        return own(outputs, {target: batch[target], "mask": known}, ctx)
 
     return term
 
@@ -67,7 +66,8 @@ def on_task(task: str, term: Callable[..., jax.Array]) -> Callable[..., jax.Arra
     """A loss term, or an eval metric, that sees the outputs and the batch of one task; the other half of `each_task`.
 
     Example:
-        >>> from jaxtl.losses import mean_of, squared_error
+        >>> import jax.numpy as jnp
+        >>> from jaxtl.losses import squared_error
         >>> term = on_task("a", mean_of(squared_error))
         >>> float(term({"a": {"head": jnp.ones(1)}}, {"a": {"label": jnp.zeros(1)}}, None))
         0.5

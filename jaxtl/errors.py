@@ -6,7 +6,10 @@ Every stop that is not a bug is a `Stop` with an exit code, so that `cli` needs 
 from __future__ import annotations
 
 import difflib
+import inspect
+import numbers
 from collections.abc import Iterable
+from typing import Any
 
 
 class Stop(Exception):
@@ -68,3 +71,49 @@ def suggest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known) or 'none'}"
+
+
+def kind_of(value: Any) -> str:
+    """What a user handed over, in words.
+
+    Example:
+        >>> kind_of(None), kind_of({}), kind_of("10")
+        ('None', 'a dict', "'10'")
+    """
+    if value is None or isinstance(value, str | bool | int | float):
+        return repr(value)
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{value.dtype}{list(value.shape)}"
+    return f"a {type(value).__name__}"
+
+
+def whole_number(value: Any, where: str, least: int = 1) -> int:
+    """An integer ≥ `least`, of Python or NumPy; texts, fractions and truth values are none.
+
+    Raises:
+        InputError: another kind of value, or a smaller one.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise InputError(f"{kind_of(value)} is no whole number", where=where)
+    if value < least:
+        raise InputError(f"{value} is less than {least}", where=where)
+    return int(value)
+
+
+def check_takes(fn: Any, count: int, *, where: str, todo: str) -> None:
+    """Refuse what cannot be called with `count` arguments, before the work and not in the middle of it.
+
+    Raises:
+        InputError: no function, or one of other arguments.
+    """
+    if not callable(fn):
+        raise InputError(f"{kind_of(fn)} is no function", where=where, todo=todo)
+    try:
+        signature = inspect.signature(fn)
+    except ValueError:  # one that does not say what it takes
+        return
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        name = getattr(fn, "__name__", type(fn).__name__)
+        raise InputError(f"{name}{signature} cannot be called with {count} arguments", where=where, todo=todo) from None

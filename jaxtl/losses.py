@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from jaxtl.errors import InputError
+from jaxtl.errors import InputError, kind_of
 from jaxtl.labels import check_labels
 from jaxtl.penalties import Term, checked_rate, checked_scalar
-from jaxtl.trees import Tree, map_named
+from jaxtl.trees import Tree, map_named, named_leaves
 
 Outputs = dict[str, Any]  # "features", each head by its name, "taps"
 # What stands before "/" in the names of other rates and metrics.
@@ -136,7 +138,7 @@ def where_counted(field: jax.Array, mask: jax.Array) -> jax.Array:
 
 def per_example(loss: Callable[..., jax.Array], head: str = "head", target: str = "label") -> Callable[..., jax.Array]:
     """fn(outputs, batch, ctx) -> [B]: a leaf loss on one head's output and one field of the batch; an eval metric."""
-    return lambda outputs, batch, ctx: loss(outputs[head], batch[target])
+    return lambda outputs, batch, ctx: loss(_named(outputs, head, "outputs"), _named(batch, target, "batch"))
 
 
 def mean_of(loss: Callable[..., jax.Array], head: str = "head", target: str = "label") -> Callable[..., jax.Array]:
@@ -168,7 +170,8 @@ def make_loss_fn(
         forward: (params, model_state, batch, ctx) -> (outputs, model_state).
         terms: loss terms by name; `ctx.rates` overrides each rate by that name.
         penalty: what `penalties.labelled` returns.
-        frozen: bool tree like the parameters; no gradient is computed for its true leaves.
+        frozen: bool tree like the parameters; no gradient is computed for its true leaves, and `forward` finds their
+            paths in `ctx.frozen`, see `models.as_forward`.
 
     Returns:
         loss_fn(params, model_state, batch, ctx) -> ({name: weighted scalar}, (metrics, model_state)); metrics holds
@@ -180,10 +183,17 @@ def make_loss_fn(
     """
     _check_terms(terms)
 
+    for path, held in named_leaves(frozen).items():
+        if not isinstance(held, bool | np.bool_):
+            todo = "make it of labels: having(labels, 'transferred')"
+            raise InputError(f"{held!r} is neither True nor False", where=f"make_loss_fn frozen, '{path}'", todo=todo)
+
     def loss_fn(params, model_state, batch, ctx):
         if frozen is not None:
             check_labels(params, frozen, where="make_loss_fn frozen")
-            params = map_named(lambda _, w, held: jax.lax.stop_gradient(w) if held else w, params, frozen)
+            held = {path for path, held in named_leaves(frozen).items() if held}
+            ctx = dataclasses.replace(ctx, frozen=ctx.frozen | held)
+            params = map_named(lambda path, w: jax.lax.stop_gradient(w) if path in held else w, params)
         outputs, model_state = forward(params, model_state, batch, ctx)
         reduce = "reduce it, e.g. with mean_of"
         metrics = {
@@ -211,6 +221,14 @@ def _check_terms(terms: Mapping[str, Term]) -> None:
             raise InputError("given and on are read by penalties only", where=where, todo="leave them out")
         if name.startswith(tuple(f"{first}/" for first in TAKEN)):
             raise InputError("other rates and metrics have such names", where=where, todo="rename the term")
+
+
+def _named(tree: Any, name: str, what: str) -> Any:
+    """A head's output, or a field of the batch."""
+    if not isinstance(tree, Mapping) or tree.get(name) is None:
+        todo = f"it holds {', '.join(map(str, tree))}" if isinstance(tree, Mapping) else "make it a dict"
+        raise InputError(f"{kind_of(tree)} without '{name}'", where=f"the {what}", todo=todo)
+    return tree[name]
 
 
 def _wide(values: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ so changing one never recompiles a step.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
@@ -16,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxtl.errors import InputError, suggest
+from jaxtl.errors import InputError, kind_of, suggest
 from jaxtl.labels import check_labels, having, kernels, label_set, selected
 from jaxtl.penalties import checked_rate, checked_scalar
 from jaxtl.proximal import Ball, Prox, proximal_updates, reached
-from jaxtl.trees import Tree, paired, sum_leaves
+from jaxtl.trees import Tree, differences, named_leaves, paired, sum_leaves
 
 Schedule = Callable[[jax.Array], jax.Array]
 ONE_FACTOR = "give a function: step -> one factor"
@@ -61,6 +62,12 @@ class Group:
         if self.frozen and (_given(self.learning_rate) or _given(self.decay) or self.proximal):
             what = "a frozen group has no learning rate, no decay and no proximal step"
             raise InputError(what, where="Group(frozen=True)")
+
+
+class PerLabel(optax.GradientTransformationExtraArgs):
+    """A transformation that says which parameters it never moves: a step runs their modules as in evaluation."""
+
+    frozen: frozenset[str] = frozenset()
 
 
 class PerLabelState(NamedTuple):
@@ -165,7 +172,37 @@ def per_label(
             updates = proximal_updates(updates, params, labels, label, by, step_size, value, given or {})
         return updates, PerLabelState(state.step + 1, jax.tree.map(_as_before, inner, state.groups))
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    tx = PerLabel(init, update)
+    tx.frozen = frozenset(path for path, label in named_leaves(labels).items() if groups[label].frozen)
+    return tx
+
+
+def update_of(tx: Any) -> Callable:
+    """The optimizer's update, which is handed rates and given trees where it takes them.
+
+    Its type does not tell: `optax.MultiSteps(...).gradient_transformation()` hands on to what it wraps.
+    """
+    if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
+        todo = "make one: per_label(labels, groups), optax.sgd(0.1)"
+        raise InputError(f"{kind_of(tx)} is no optimizer", where="make_train_step tx", todo=todo)
+    takes = inspect.signature(tx.update).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
+        return tx.update
+
+    def update(gradients, opt_state, params, **extra):
+        return tx.update(gradients, opt_state, params, **{name: extra[name] for name in extra if name in takes})
+
+    return update
+
+
+def check_own(tx: Any, opt_state: Any, params: Tree) -> None:
+    """Refuse the state of another optimizer; while a step is traced, which costs nothing later."""
+    lines = differences(opt_state, jax.eval_shape(tx.init, params), dtypes=False)
+    if lines:
+        what = f"is none of this step's optimizer: {lines[0]}"
+        raise InputError(
+            what, where="state.opt_state", todo="init_state(params, tx, ...) and the step take the same tx"
+        )
 
 
 def pull_per_rate(

@@ -7,14 +7,14 @@ they were written), so that pairing by order would pair other leaves.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtl.errors import InputError
+from jaxtl.errors import InputError, kind_of
 
 Tree = Any  # a pytree; the leaves are arrays unless said otherwise
 
@@ -144,3 +144,26 @@ def check_same(ours: Tree, theirs: Tree, *, where: str, todo: str, dtypes: bool 
     if lines:
         more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
         raise InputError("; ".join(lines[:3]) + more, where=where, todo=todo)
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is an array of typed random keys."""
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def check_arrays(tree: Tree, *, where: str, todo: str = "give a tree of arrays, for example a dict") -> None:
+    """Refuse a tree with a leaf that no compiled program takes, and arrays that were donated to an earlier one.
+
+    Raises:
+        InputError: names the path.
+    """
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: isinstance(node, Iterator)):
+        path = path_name(keys)
+        place = f"{where}, '{path}'" if path else where
+        numpy = isinstance(leaf, np.ndarray | np.generic)
+        known = numpy or isinstance(leaf, jax.Array | jax.ShapeDtypeStruct | bool | int | float | complex)
+        if not known or (numpy and leaf.dtype.kind in "OSUMm"):
+            raise InputError(f"{kind_of(leaf)} is no array of numbers", where=place, todo=todo)
+        if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer) and leaf.is_deleted():
+            what = "these numbers are gone: the step that was given them has written over them"
+            raise InputError(what, where=place, todo="go on with the state that came back, or make it anew")

@@ -142,7 +142,8 @@ class Progress:
 
     def __init__(self, total: int, description: str, start: int = 0):
         self._total, self._description = total, description
-        self._start = self._done = start
+        self._done = start
+        self._pace: tuple[float, int] | None = None  # when and where the first steps ended, which compile the program
         self._values = ""
         self._bar: Any = None
 
@@ -166,6 +167,8 @@ class Progress:
     def advance(self, n: int = 1, **values: float) -> None:
         """n more steps are done; `values` are shown beside them until the next ones."""
         self._done += n
+        if self._pace is None and n:
+            self._pace = time.monotonic(), self._done
         self._values = ", ".join(f"{name} {float(value):.4g}" for name, value in values.items())
         self._show()
 
@@ -184,8 +187,8 @@ class Progress:
         self._told = time.monotonic()
         elapsed = self._told - self._began
         parts = [f"{self._description}: {self._done}/{self._total}", f"{_duration(elapsed)} elapsed"]
-        if self._start < self._done < self._total:
-            left = elapsed / (self._done - self._start) * (self._total - self._done)
+        if self._pace is not None and self._pace[1] < self._done < self._total:
+            left = (self._told - self._pace[0]) / (self._done - self._pace[1]) * (self._total - self._done)
             parts.append(f"{_duration(left)} left")
         print(", ".join(filter(None, [*parts, self._values])), flush=True)
 

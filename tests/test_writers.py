@@ -210,9 +210,27 @@ def test_long_work_says_a_line_every_ten_seconds_and_one_at_the_end(clock, capfd
 
 def test_the_time_left_of_a_resumed_run_counts_its_own_steps(clock, capfd):
     with Progress(1000, "train", start=900) as progress:
+        clock(1)
+        progress.advance(25)
         clock(10)
         progress.advance(50)
-    assert capfd.readouterr().out.splitlines()[0] == "train: 950/1000, 10 s elapsed, 10 s left"
+    assert capfd.readouterr().out.splitlines()[0] == "train: 975/1000, 11 s elapsed, 5 s left"
+
+
+def test_the_first_steps_which_compile_tell_nothing_of_the_time_left(clock, capfd):
+    with Progress(1000, "train") as progress:
+        clock(60)  # until the program is compiled
+        progress.advance(10)
+        for _ in range(3):
+            clock(10)
+            progress.advance(100)
+    assert capfd.readouterr().out.splitlines() == [
+        "train: 10/1000, 1 min 00 s elapsed",
+        "train: 110/1000, 1 min 10 s elapsed, 1 min 29 s left",
+        "train: 210/1000, 1 min 20 s elapsed, 1 min 19 s left",
+        "train: 310/1000, 1 min 30 s elapsed, 1 min 09 s left",
+        "train: 310/1000, 1 min 30 s elapsed, 1 min 09 s left",
+    ]
 
 
 def test_the_description_may_change_and_an_error_leaves_the_last_line(clock, capfd):
@@ -225,7 +243,7 @@ def test_the_description_may_change_and_an_error_leaves_the_last_line(clock, cap
 
     with pytest.raises(KeyboardInterrupt):
         work()
-    assert capfd.readouterr().out == "l2 trial 2/8: 1/8, 3 s elapsed, 21 s left\n"
+    assert capfd.readouterr().out == "l2 trial 2/8: 1/8, 3 s elapsed\n"
 
 
 def test_a_terminal_gets_a_bar(monkeypatch, capfd):

@@ -27,7 +27,8 @@ from jaxtl import cli
 from jaxtl.checkpoints import export, load_weights
 from jaxtl.cli import flags
 from jaxtl.data import load
-from jaxtl.data.readers import CIFAR_10, read_cifar, read_idx, read_npz
+from jaxtl.data.npz import read_npz
+from jaxtl.data.readers import CIFAR_10, read_cifar, read_idx
 from jaxtl.errors import InputError
 from jaxtl.labels import label_params
 from jaxtl.transfer import transfer

@@ -13,10 +13,11 @@ from jaxtl.data.catalogue import OFFICIAL
 from jaxtl.data.dataset import DataSet, from_arrays
 from jaxtl.data.fetch import Progress, Silent
 from jaxtl.data.folders import holds_folders, read_folders
+from jaxtl.data.npz import read_npz
 from jaxtl.data.places import default_directory, tfds_roots
 from jaxtl.data.prepare import prepare
 from jaxtl.data.prepared import newest_version, read_prepared, refuse_tfrecord
-from jaxtl.data.readers import holds_cifar, holds_idx, read_cifar, read_idx, read_npz, refuse_pickle
+from jaxtl.data.readers import holds_cifar, holds_idx, read_cifar, read_idx, refuse_pickle
 from jaxtl.data.stored import memory_budget
 from jaxtl.errors import InputError, suggest
 
@@ -158,5 +159,5 @@ def _reader_of(path: Path, name: str, memory: int, prefix: str = "") -> Reader |
     if holds_cifar(path):
         return functools.partial(read_cifar, path, name)
     if holds_idx(path):
-        return functools.partial(read_idx, path, name)
+        return functools.partial(read_idx, path, name, memory)
     return functools.partial(read_folders, path, name, memory) if path.is_dir() and holds_folders(path) else None

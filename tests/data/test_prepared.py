@@ -179,7 +179,7 @@ def test_tfrecord_is_refused(directory):
     refused(directory, "not as array_record", 'file_format="array_record"')
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"type": "no.such.feature"}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "7", "[" * 100_000, '{"a": "\\ud800"}'])
 @pytest.mark.parametrize("name", ["features.json", "dataset_info.json"])
 def test_damaged_descriptions(directory, name, content):
     (directory / name).write_text(content)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import struct
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -35,6 +36,15 @@ DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras, scanners and microscopes deli
 WHITE = 255.0  # of pictures of 8 bits
 INTERPRETATION = 262  # the TIFF tag; 0: small values are white
 ORIENTATION = 0x112  # the EXIF tag; from 5 on, width and height are exchanged
+TURNS = {  # what puts a picture upright, by its orientation
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
 
 
 class Header(NamedTuple):
@@ -67,22 +77,25 @@ def opened(source: Path | bytes, where: object = "") -> Iterator[Image]:
     from PIL import Image, UnidentifiedImageError
 
     where = where or source
-    file = io.BytesIO(source) if isinstance(source, bytes) else regular(source)
     bombs = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-    with reported(where, *bombs, SyntaxError, TypeError, todo=REPAIR):
+    with (
+        reported(where, *bombs, SyntaxError, TypeError, KeyError, struct.error, todo=REPAIR),
+        contextlib.ExitStack() as stack,
+    ):
+        # Not by its path: Pillow would map it into memory, and maps turned TIFF files wrongly.
+        file = io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(regular(source).open("rb"))
         try:
-            image = Image.open(file, formats=FORMATS)
+            image = stack.enter_context(Image.open(file, formats=FORMATS))
         except UnidentifiedImageError:
             words = kind_of(source[:64] if isinstance(source, bytes) else start_of(source))
             if words and not words.endswith("picture"):
                 todo = f"give pictures as {', '.join(FORMATS)}"
                 raise InputError(f"is {words}, which is not opened as a picture", where=where, todo=todo) from None
             raise InputError("cannot be read (no picture, or a damaged one)", where=where, todo=REPAIR) from None
-        with image:
-            if image.width * image.height > PIXELS:
-                what = f"has {image.width}x{image.height} pixels, and more than {PIXELS // 10**6} millions are refused"
-                raise InputError(what, where=where, todo="make it smaller")
-            yield image
+        if image.width * image.height > PIXELS:
+            what = f"has {image.width}x{image.height} pixels, and more than {PIXELS // 10**6} millions are refused"
+            raise InputError(what, where=where, todo="make it smaller")
+        yield image
 
 
 def header(file: Path) -> Header:
@@ -92,7 +105,7 @@ def header(file: Path) -> Header:
         InputError: see `opened`; or it holds several pictures, or so many scans that decoding would not end.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # of Pillow, about its size: it is refused in words of our own
+        warnings.simplefilter("ignore")  # of Pillow, about its size: it is refused below in words of our own
         with opened(file) as image:
             if image.format != "MPO" and getattr(image, "is_animated", False):
                 todo = "save the picture that is meant in a file of its own"
@@ -113,7 +126,10 @@ def header(file: Path) -> Header:
 def _orientation(image: Image) -> int:
     if image.format == "PNG" and "exif" not in image.info:
         return 1  # asking would decode the picture; a tag after its pixels is found when it is
-    return image.getexif().get(ORIENTATION, 1)
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except SyntaxError:  # no EXIF in its place: a viewer shows such a picture as it is stored
+        return 1
 
 
 def top_level(image: Image, where: object) -> tuple[str, float]:
@@ -162,9 +178,11 @@ def pixels(image: Image, grey: bool, white: dict[str, float], where: object) -> 
     Raises:
         InputError: transparency in more than 8 bits.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    ImageOps.exif_transpose(image, in_place=True)
+    image.load()  # which turns TIFF files; Pillow's `exif_transpose` fails over tags that it need not read
+    if turn := TURNS.get(_orientation(image)):
+        image = image.transpose(Image.Transpose[turn])
     if image.mode in DEEP:
         if image.has_transparency_data:
             todo = "bring it to 8 bits first"

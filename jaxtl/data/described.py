@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxtl.data.decode import PIXELS
 from jaxtl.data.files import content, regular, reported
 from jaxtl.errors import InputError
 
@@ -100,7 +101,8 @@ def _image_and_label(kinds: dict[str, Any], directory: Path) -> tuple[str, tuple
         labels = ["label"]
     given = kinds[images[0]]["image"] if len(images) == 1 else {}
     shape = [int(size) for size in given.get("shape", {}).get("dimensions", [])]
-    if len(labels) != 1 or len(shape) != 3 or min(shape) < 1 or shape[2] > 4:
+    bearable = len(shape) == 3 and min(shape) > 0 and shape[0] * shape[1] <= PIXELS and shape[2] <= 4
+    if len(labels) != 1 or not bearable:
         what = f"has the features {', '.join(kinds)}; one image of fixed shape and one class label are needed"
         raise InputError(what, where=directory, todo=YOURSELF)
     if (dtype := given.get("dtype", "uint8")) not in DTYPES:

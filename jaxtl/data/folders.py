@@ -30,8 +30,9 @@ REPAIR = "repair them or move them away"
 
 def holds_folders(directory: Path) -> bool:
     """Whether there are folders of images here, or below parts for training and testing."""
-    above = [*_parts(directory).values()] or [directory]
-    return any(_is_image(file) for part in above for folder in _folders(part) for file in _files(folder))
+    parts = [*_parts(directory).values()]
+    above = [*parts, *(folder for part in parts for folder in _folders(part))] or _folders(directory)
+    return any(_is_image(file) for folder in above for file in _files(folder))
 
 
 def read_folders(directory: Path, name: str, memory: float = math.inf) -> DataSet:
@@ -113,23 +114,26 @@ def _read(directory: Path, parts: list[Path], memory: float) -> tuple[list[_Part
             raise InputError(f"has a class {strangers[0]}", where=part, todo=todo)
         contents.append([(file, classes.index(folder.name)) for folder in _folders(part) for file in _files(folder)])
         if not contents[-1]:
-            raise InputError("holds no images", where=part, todo="put them into one folder for each class")
+            what = "holds images and no folders of them" if any(map(_is_image, _files(part))) else "holds no images"
+            raise InputError(what, where=part, todo="put them into one folder for each class")
     _check_classes(parts[0], classes)
-    headers = _headers(directory, [file for content in contents for file, _ in content])
+    files = [file for content in contents for file, _ in content]
+    headers = _headers(directory, files)
     (width, height), grey = next(iter(headers.values())).size, all(found.grey for found in headers.values())
-    white = decode.white_levels(_tops([file for file, found in headers.items() if found.deep]))
+    white = decode.white_levels(_each(directory, [file for file in files if headers[file].deep], _top))
     shape = (height, width, 1 if grey else 3)
 
-    def read_of(files: list[Path]) -> Callable[[np.ndarray], np.ndarray]:
-        return lambda rows: np.stack([_decoded(files[row], shape, white) for row in rows])
+    def read(rows: np.ndarray) -> np.ndarray:
+        return np.stack([_decoded(files[row], shape, white) for row in rows])
 
-    stored = len(headers) * math.prod(shape) > memory
-    found: list[_Part] = []
-    for content in contents:
-        read, rows = read_of([file for file, _ in content]), np.arange(len(content))
-        labels = np.array([label for _, label in content])
-        found.append((Stored(read, rows, shape) if stored else read(rows), labels, classes))
-    return found, _remarks(headers.values(), white)
+    images: np.ndarray | Stored
+    if len(files) * math.prod(shape) > memory:
+        images = Stored(read, np.arange(len(files)), shape)
+    else:
+        images = np.stack(_each(directory, files, lambda file: _decoded(file, shape, white)))
+    labels, first = np.array([label for content in contents for _, label in content]), len(contents[0])
+    found = [(images[:first], labels[:first], classes), (images[first:], labels[first:], classes)]
+    return found[: len(parts)], _remarks(headers.values(), white)
 
 
 def _check_classes(directory: Path, classes: list[str]) -> None:
@@ -138,9 +142,8 @@ def _check_classes(directory: Path, classes: list[str]) -> None:
     beside = f"; {tables[0]} beside it is not read" if tables else ""
     todo = "make one folder for each class, named like it, and put its images into it"
     if len(classes) == 1:
-        raise InputError(
-            f"holds one folder, {classes[0]}, and one class is nothing to learn{beside}", where=directory, todo=todo
-        )
+        what = f"holds one folder, {classes[0]}, and one class is nothing to learn{beside}"
+        raise InputError(what, where=directory, todo=todo)
     odd = [name for name in classes if name.lower() in CONTENTS]
     if odd and (tables or len(odd) == len(classes)):
         raise InputError(f"holds a folder {odd[0]}, which is no class{beside}", where=directory, todo=todo)
@@ -159,30 +162,43 @@ def _headers(directory: Path, files: list[Path]) -> dict[Path, decode.Header]:
         except InputError as error:
             wrong[file] = error
     sizes = collections.Counter(found.size for found in headers.values())
-    if sizes:
-        usual = sizes.most_common(1)[0][0]
-        like = next(file for file, found in headers.items() if found.size == usual)
-        for file, (size, *_) in headers.items():
-            if size != usual:
-                what = f"is {size[0]}x{size[1]} pixels, {like} is {usual[0]}x{usual[1]}"
-                wrong[file] = InputError(what, where=file, todo="bring all images to one size first")
-    if len(wrong) == 1:
-        raise next(iter(wrong.values()))
-    if wrong:
-        first = [f"{file.relative_to(directory)} ({error.what})" for file, error in [*wrong.items()][:SHOWN]]
-        more = ", ..." if len(wrong) > SHOWN else ""
-        what = f"{len(wrong)} of {len(files)} files cannot be used: {', '.join(first)}{more}"
-        todos = dict.fromkeys(error.todo for error in wrong.values())
-        raise InputError(what, where=directory, todo=next(iter(todos)) if len(todos) == 1 else REPAIR)
+    usual = sizes.most_common(1)[0][0] if sizes else (0, 0)
+    like = next((file for file, found in headers.items() if found.size == usual), None)
+    for file, (size, *_) in headers.items():
+        if size != usual:
+            what = f"is {size[0]}x{size[1]} pixels, {like} is {usual[0]}x{usual[1]}"
+            wrong[file] = InputError(what, where=file, todo="bring all images to one size first")
+    _refuse(directory, wrong, files)
     return headers
 
 
-def _tops(files: Iterable[Path]) -> list[tuple[str, float]]:
-    found = []
+def _each(directory: Path, files: list[Path], work: Callable[[Path], Any]) -> list[Any]:
+    """What the work gives for each file; all that it refuses are told at once."""
+    done, wrong = [], {}
     for file in files:
-        with decode.opened(file) as image:
-            found.append(decode.top_level(image, file))
-    return found
+        try:
+            done.append(work(file))
+        except InputError as error:
+            wrong[file] = error
+    _refuse(directory, wrong, files)
+    return done
+
+
+def _refuse(directory: Path, wrong: dict[Path, InputError], files: list[Path]) -> None:
+    if len(wrong) == 1:
+        raise next(iter(wrong.values()))
+    if wrong:
+        named = [file for file in files if file in wrong][:SHOWN]
+        first = [f"{file.relative_to(directory)} ({wrong[file].what})" for file in named]
+        more = ", ..." if len(wrong) > SHOWN else ""
+        what = f"{len(wrong)} of {len(files)} files cannot be used: {', '.join(first)}{more}"
+        todos = {error.todo for error in wrong.values()}
+        raise InputError(what, where=directory, todo=todos.pop() if len(todos) == 1 else REPAIR)
+
+
+def _top(file: Path) -> tuple[str, float]:
+    with decode.opened(file) as image:
+        return decode.top_level(image, file)
 
 
 def _remarks(headers: Iterable[decode.Header], white: dict[str, float]) -> list[str]:

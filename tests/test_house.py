@@ -103,6 +103,18 @@ def dangers(source: str) -> list[str]:
     )
 
 
+def trusting(source: str) -> list[str]:
+    """Calls that let a file choose what reads it: Pillow may start Ghostscript, a builder imports what it is told."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    named = [(ast.unparse(node.func), {word.arg for word in node.keywords}, node.lineno) for node in calls]
+    return [
+        f"line {line}: {called}"
+        for called, words, line in named
+        if (called == "Image.open" and "formats" not in words)
+        or called.endswith((".builder_from_directory", ".builder_from_files", "tarfile.open"))
+    ]
+
+
 def test_every_module_has_a_room():
     rooms = {room_of(name_of(file)) for file in FILES} - {""}
     assert rooms <= RANK.keys()
@@ -116,6 +128,7 @@ def test_a_module_imports_only_from_its_left(file):
 @pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_nothing_executes_what_it_reads(file):
     assert dangers(file.read_text()) == []
+    assert trusting(file.read_text()) == []
 
 
 @pytest.mark.parametrize("file", TESTS, ids=lambda file: file.stem)
@@ -165,6 +178,12 @@ def test_the_test_sees_a_stranger(module, source, wrong):
 def test_the_test_sees_a_danger(source):
     assert dangers(source)
     assert dangers("np.load(f, allow_pickle=False)\nmodel.eval()") == []
+
+
+@pytest.mark.parametrize("source", ["Image.open(f)", "tfds.builder_from_directory(path)", "tarfile.open(f)"])
+def test_the_test_sees_trust(source):
+    assert trusting(source)
+    assert trusting("Image.open(f, formats=FORMATS)") == []
 
 
 EXPERIMENTS = sorted(  # whatever a command line can start, in folders below too

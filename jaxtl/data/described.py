@@ -76,6 +76,17 @@ def describe(directory: Path) -> Description:
         return Description(info["name"], full_name, image, shape, label, classes, "id" in kinds, deep, parts)
 
 
+def licence_and_citation(directory: Path) -> tuple[str, str]:
+    """What a prepared version says about them; "" where it says nothing.
+
+    Raises:
+        InputError: its description is damaged.
+    """
+    with reported(directory, AttributeError, todo=AGAIN):
+        info = _json(directory / "dataset_info.json")
+        return str(info.get("redistributionInfo", {}).get("license", "")), str(info.get("citation", ""))
+
+
 def _json(file: Path) -> Any:
     return json.loads(content(file, MOST))
 

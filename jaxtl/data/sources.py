@@ -12,6 +12,7 @@ from pathlib import Path
 from jaxtl.data.catalogue import OFFICIAL
 from jaxtl.data.dataset import DataSet, from_arrays
 from jaxtl.data.fetch import Progress, Silent
+from jaxtl.data.files import regular
 from jaxtl.data.folders import holds_folders, read_folders
 from jaxtl.data.npz import read_npz
 from jaxtl.data.places import default_directory, tfds_roots
@@ -138,6 +139,8 @@ def _elsewhere(text: str, directory: Path, memory: int) -> DataSet:
             return read_prepared(version, memory)
         todo = f"check the path, or use a name ({suggest(text, ['auto', 'digits', *FILES])})"
         raise InputError("no such file or directory, and no data set of this name", where=text, todo=todo)
+    if not path.is_dir():
+        regular(path)
     refuse_pickle(path)
     refuse_tfrecord(path)
     if prefix and path.suffix != ".npz":

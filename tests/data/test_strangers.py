@@ -152,7 +152,7 @@ def test_what_is_no_file_among_images(tmp_path, kind):
 @pytest.mark.parametrize("name", ["set.npz", "set.tar.gz", "set.tar", "set"])
 def test_what_is_no_file_as_a_data_set(tmp_path, kind, name):
     OTHERS[kind](tmp_path / name)
-    refused(tmp_path / name)
+    refused(tmp_path / name, f"{name}: is {kind}" if kind in ("a pipe", "a device", "a socket") else "")
     refused(tmp_path / name, work=lambda path: prepare("cifar10", tmp_path / "root", source=path))
 
 

@@ -84,7 +84,7 @@ def read_prepared(directory: Path, memory: float = math.inf) -> DataSet:
     tested = "" if tests[0] == "test" else ", tested on its part validation"
     origin = f"{directory} (tensorflow-datasets {about.full_name}{tested})"
     data = assembled(*arrays, classes=about.classes, name=about.name, origin=origin, where=directory)
-    scaled = f"{about.name}: images {decode.SCALED} ({white['whole']:g} is white)" if white else ""
+    scaled = f"{about.name}: images {decode.SCALED} ({white.get('whole', 65535):g} is white)" if about.deep else ""
     return dataclasses.replace(data, notice=scaled)
 
 
@@ -112,7 +112,7 @@ class _Part:
         sizes = [check_records(shard.file) for shard in shards]
         self.about, self.directory = about, directory
         self.unpacked = sum(size for _, size in sizes)
-        self.step = min(BLOCK, LARGEST // max(1, *(largest for largest, _ in sizes)))
+        self.step = min(BLOCK, LARGEST // max([1, *(largest for largest, _ in sizes)]))
         self.records = ArrayRecordDataSource([str(shard.file) for shard in shards])
         if len(self.records) != (said := sum(shard.records for shard in shards)):
             raise ValueError(f"{len(self.records)} records, and dataset_info.json says {said}")

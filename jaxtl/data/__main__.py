@@ -13,6 +13,7 @@ would: tfds.data_source(NAME) then reads it. With JAXTL_OFFLINE=1 the network is
 from __future__ import annotations
 
 import inspect
+import re
 import signal
 import sys
 import time
@@ -128,7 +129,7 @@ def shown(name: str, path: str | None) -> None:
     """Write the picture."""
     # A budget that is stated keeps accelerators out of this: a training may be using all of their memory.
     dataset = sources.load(name, progress=Progress, memory=BUDGET)
-    file = Path(path or f"{dataset.name}.png")
+    file = Path(path or re.sub(r"[^\w.-]", "_", f"{dataset.name}.png"))  # a name from the data must not lead elsewhere
     picture = samples_by_class(dataset)
     try:
         picture.save(file)

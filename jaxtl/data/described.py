@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxtl.data.decode import PIXELS
-from jaxtl.data.files import content, regular, reported
+from jaxtl.data.files import content, listed, regular, reported
 from jaxtl.errors import InputError
 
 BUILT_IN = "tensorflow_datasets.core.features."
 DICTIONARY = f"{BUILT_IN}features_dict.FeaturesDict"
 IMAGE = f"{BUILT_IN}image_feature.Image"
 LABEL = f"{BUILT_IN}class_label_feature.ClassLabel"
+NAME = r"\w[\w.-]{,199}"  # of a set and of a file in its directory
 DTYPES = ("uint8", "uint16")
 MOST = 2**24  # bytes of a description
 TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
@@ -62,10 +63,12 @@ def describe(directory: Path) -> Description:
         info, features = (_json(directory / name) for name in ("dataset_info.json", "features.json"))
         for feature, name in _classes(features):
             if not re.fullmatch(rf"{re.escape(BUILT_IN)}\w+\.\w+", name):
-                what = f"features.json gives {feature} the class {name}: code of others is never imported"
-                raise InputError(what, where=directory, todo=YOURSELF)
+                what = f"features.json gives {listed([feature])} the class {listed([name])}"
+                raise InputError(f"{what}: code of others is never imported", where=directory, todo=YOURSELF)
         if features["pythonClassName"] != DICTIONARY:
             raise InputError("features.json describes no dictionary of features", where=directory, todo=YOURSELF)
+        if not re.fullmatch(NAME, info["name"]):
+            raise InputError(f"has the name {listed([info['name']])}, which names no set", where=directory, todo=AGAIN)
         kinds = features["featuresDict"]["features"]
         image, shape, label = _image_and_label(kinds, directory)
         deep = kinds[image]["image"].get("dtype") == DTYPES[1]
@@ -91,17 +94,16 @@ def _json(file: Path) -> Any:
     return json.loads(content(file, MOST))
 
 
-def _classes(features: Any, name: str = "the set") -> Iterator[tuple[str, str]]:
+def _classes(features: Any) -> Iterator[tuple[str, str]]:
     """(feature, name of its class) of every feature, however deep; also in the form before version 4.4 ("type")."""
-    if isinstance(features, dict):
-        for key in ("pythonClassName", "type"):
-            if isinstance(features.get(key), str):
-                yield name, features[key]
-        for key, value in features.items():
-            yield from _classes(value, key)
-    elif isinstance(features, list):
-        for value in features:
-            yield from _classes(value, name)
+    left = [("the set", features)]
+    while left:
+        name, found = left.pop()
+        if isinstance(found, dict):
+            yield from ((name, found[key]) for key in ("pythonClassName", "type") if isinstance(found.get(key), str))
+            left += found.items()
+        elif isinstance(found, list):
+            left += [(name, value) for value in found]
 
 
 def _image_and_label(kinds: dict[str, Any], directory: Path) -> tuple[str, tuple[int, int, int], str]:
@@ -114,7 +116,7 @@ def _image_and_label(kinds: dict[str, Any], directory: Path) -> tuple[str, tuple
     shape = [int(size) for size in given.get("shape", {}).get("dimensions", [])]
     bearable = len(shape) == 3 and min(shape) > 0 and shape[0] * shape[1] <= PIXELS and shape[2] <= 4
     if len(labels) != 1 or not bearable:
-        what = f"has the features {', '.join(kinds)}; one image of fixed shape and one class label are needed"
+        what = f"has the features {listed(kinds)}; one image of fixed shape and one class label are needed"
         raise InputError(what, where=directory, todo=YOURSELF)
     if (dtype := given.get("dtype", "uint8")) not in DTYPES:
         raise InputError(f"has images of {dtype}; {' and '.join(DTYPES)} are read", where=directory, todo=YOURSELF)
@@ -134,8 +136,10 @@ def _shards(part: dict[str, Any], name: str, directory: Path) -> list[Shard]:
     for number, count in enumerate(counts):
         index = f"{number:0{digits}d}"
         file = template.replace("{SHARD_X_OF_Y}", f"{index}-of-{words['NUM_SHARDS']}").replace("{SHARD_INDEX}", index)
-        if not re.fullmatch(r"\w[\w.-]*", file) or count < 0:
-            raise InputError(f"names a file of records {file}, which is none in it", where=directory, todo=AGAIN)
+        if not re.fullmatch(NAME, file) or count < 0:
+            raise InputError(
+                f"names a file of records {listed([file])}, which is none in it", where=directory, todo=AGAIN
+            )
         shards.append(Shard(directory / file, count))
     return shards
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import itertools
 import os
 import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from jaxtl.errors import InputError
@@ -91,6 +92,18 @@ def content(path: Path, most: int) -> bytes:
         if os.fstat(file.fileno()).st_size > most:
             raise InputError(f"has more than {most} bytes", where=path, todo=AGAIN)
         return file.read(most)
+
+
+def listed(names: Iterable[str], most: int = 6) -> str:
+    """Some names that somebody else chose, for a message: the first few, and of long ones the beginning.
+
+    Example:
+        >>> listed(["a", "b" * 100, "c"], most=2)
+        'a, bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb..., ...'
+    """
+    first = list(itertools.islice(names, most + 1))
+    cut = [name if len(name) <= 64 else f"{name[:61]}..." for name in first[:most]]
+    return ", ".join([*cut, "..."] if len(first) > most else cut)
 
 
 def start_of(path: Path, count: int = 64) -> bytes:

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxtl.data import decode
 from jaxtl.data.dataset import DataSet, assembled, from_arrays
-from jaxtl.data.files import reported
+from jaxtl.data.files import listed, reported
 from jaxtl.data.stored import Stored
 from jaxtl.errors import InputError
 
@@ -61,7 +61,7 @@ def read_folders(directory: Path, name: str, memory: float = math.inf) -> DataSe
     train, test = _train_and_test(directory, parts)
     (first, second), remarks = _read(directory, [train, test], memory)
     unread = [folder.name for folder in _folders(directory) if folder not in (train, test)]
-    remarks = ([f"not read: {', '.join(unread)}"] if unread else []) + remarks
+    remarks = ([f"not read: {listed(unread)}"] if unread else []) + remarks
     origin = f"{directory} (image folders, tested on {test.name})"
     arrays = (*first[:2], *second[:2])
     data = assembled(*arrays, classes=first[2], name=name, origin=origin, where=directory)
@@ -110,7 +110,7 @@ def _read(directory: Path, parts: list[Path], memory: float) -> tuple[list[_Part
     for part in parts:
         strangers = [folder.name for folder in _folders(part) if folder.name not in classes]
         if strangers:
-            todo = f"the classes of {parts[0].name} are {', '.join(classes[:6])}{' ...' if len(classes) > 6 else ''}"
+            todo = f"the classes of {parts[0].name} are {listed(classes)}"
             raise InputError(f"has a class {strangers[0]}", where=part, todo=todo)
         contents.append([(file, classes.index(folder.name)) for folder in _folders(part) for file in _files(folder)])
         if not contents[-1]:

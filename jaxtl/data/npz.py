@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxtl.data import decode
 from jaxtl.data.dataset import DataSet, assembled
-from jaxtl.data.files import AGAIN, kind_of, regular, reported, start_of
+from jaxtl.data.files import AGAIN, kind_of, listed, regular, reported, start_of
 from jaxtl.errors import InputError, suggest
 
 PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # all that NumPy writes
@@ -108,9 +108,7 @@ def _check_memory(needed: int, memory: float, path: Path) -> None:
 def _entries(archive: Mapping[str, np.ndarray], path: Path, *keys: str) -> list[np.ndarray]:
     missing = [key for key in keys if key not in archive]
     if missing:
-        held = sorted(archive)
-        more = f" and {len(held) - 6} more" if len(held) > 6 else ""
-        raise InputError(f"has no {', '.join(missing)}", where=path, todo=f"it holds {', '.join(held[:6])}{more}")
+        raise InputError(f"has no {', '.join(missing)}", where=path, todo=f"it holds {listed(sorted(archive))}")
     return [archive[key] for key in keys]
 
 
@@ -123,8 +121,8 @@ def _key_stem(archive: Mapping[str, np.ndarray], path: Path, prefix: str) -> str
             raise InputError(f"has no {prefix}_train_images", where=path, todo=suggest(prefix, known))
         return f"{prefix}_"
     if len(stems) > 1 and "" not in stems:
-        listed = ", ".join(f"{path.name}#{stem}" for stem in sorted(known))
-        raise InputError(f"holds {len(stems)} data sets", where=path, todo=f"say which: {listed}")
+        which = listed(f"{path.name}#{stem}" for stem in sorted(known))
+        raise InputError(f"holds {len(stems)} data sets", where=path, todo=f"say which: {which}")
     if not stems:
         _entries(archive, path, "train_images")
     return "" if "" in stems else stems[0]

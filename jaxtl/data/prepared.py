@@ -19,7 +19,7 @@ import numpy as np
 from jaxtl.data import decode
 from jaxtl.data.dataset import DataSet, assembled
 from jaxtl.data.described import AGAIN, Description, Shard, describe
-from jaxtl.data.files import reported
+from jaxtl.data.files import listed, reported
 from jaxtl.data.records import LARGEST, check_records
 from jaxtl.data.stored import Stored
 from jaxtl.errors import InputError
@@ -70,7 +70,7 @@ def read_prepared(directory: Path, memory: float = math.inf) -> DataSet:
     about = describe(directory)
     tests = [part for part in ("test", "validation") if part in about.parts]
     if "train" not in about.parts or not tests:
-        what = f"has the parts {', '.join(about.parts)}"
+        what = f"has the parts {listed(about.parts)}"
         raise InputError(what, where=directory, todo="load it yourself and pass the parts to from_arrays")
     with _reported(directory):
         parts = [_Part(about, about.parts[part], directory) for part in ("train", tests[0])]

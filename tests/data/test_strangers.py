@@ -471,8 +471,9 @@ def test_files_of_records_outside_the_directory_are_not_opened(prepared, templat
 
 
 def test_names_of_a_set_that_lead_elsewhere(prepared):
-    edited(prepared / "dataset_info.json", lambda info: info.update(name="../shells"))
-    refused(prepared, "names a file of records")
+    for name in ("../shells", "/tmp/shells", "a b", "x" * 300, ""):
+        edited(prepared / "dataset_info.json", lambda info, name=name: info.update(name=name))
+        refused(prepared, "which names no set")
 
 
 def test_names_of_a_label_that_lead_elsewhere(prepared):
@@ -560,6 +561,39 @@ def test_the_modules_of_python_are_not_named_features_either(prepared):
         )
         refused(prepared, "gives x the class", "never imported")
     assert "antigravity" not in sys.modules
+
+
+def test_a_picture_of_samples_is_not_written_where_the_data_says(tmp_path, monkeypatch, capsys):
+    from jaxtl.data.__main__ import main
+
+    images, labels = np.zeros((8, 8, 8), np.uint8), np.arange(8) % 2
+    for stem in ("../outside/x", f"{tmp_path}/outside/x"):
+        parts = {f"{stem}_{part}_{what}": array for part in ("train", "test") for what, array in (("images", images),)}
+        np.savez(tmp_path / "x.npz", **parts, **{key.replace("images", "labels"): labels for key in parts})
+        (tmp_path / "here").mkdir(exist_ok=True)
+        (tmp_path / "outside").mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / "here")
+        main(["show", "../x.npz"])
+        assert not list((tmp_path / "outside").iterdir())
+    assert len(list((tmp_path / "here").glob("*.png"))) == 2
+
+
+def test_a_description_of_many_names_deep_down(prepared):
+    feature = {"pythonClassName": f"{BUILT_IN}.text_feature.Text", "text": {}}
+    many = {f"{number}": feature for number in range(60_000)}
+    for _ in range(300):
+        many = {"x": many}
+    edited(prepared / "features.json", lambda top: top["featuresDict"]["features"].update(many))
+    refused(prepared, "cannot be read")
+    edited(prepared / "features.json", lambda top: top["featuresDict"]["features"].clear())
+    edited(
+        prepared / "features.json",
+        lambda top: top["featuresDict"]["features"].update({"a" * 10**6: feature, **dict.fromkeys("bcdefgh", feature)}),
+    )
+    with pytest.raises(InputError) as caught:
+        load(prepared)
+    assert "has the features aaa" in str(caught.value)
+    assert len(str(caught.value)) < 1000
 
 
 def test_refusals_are_quick(tmp_path):

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -15,6 +16,7 @@ import tarfile
 import time
 import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -603,3 +605,13 @@ def test_refusals_are_quick(tmp_path):
     began = time.monotonic()
     refused(root)
     assert time.monotonic() - began < 1
+
+
+def test_every_test_that_security_names_is_there():
+    root = Path(__file__).resolve().parents[2]
+    text = (root / "SECURITY.md").read_text()
+    files = {file.relative_to(root).as_posix(): file.read_text() for file in (root / "tests").rglob("test_*.py")}
+    for name in re.findall(r"`(?:test_\w+\.py::)?(test_\w+)`", text):
+        assert any(f"def {name}(" in content for content in files.values()), name
+    for name in re.findall(r"`((?:tests|jaxtl)/[\w/]+\.py)`", text):
+        assert (root / name).is_file(), name

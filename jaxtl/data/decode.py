@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 REPAIR = "repair it, get it again, or move it away"
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 PIXELS = 2**26  # of one picture: 67 millions
+BYTES = 2**29  # of a file: more than `PIXELS` of 16 bits in four channels, as they are, would take
 SCANNED = 2**30  # pixels that the scans of a progressive JPEG may come to: each is a pass over the whole picture
 GREY = ("1", "L", "LA", "La")
 WHOLE = ("I", "I;16", "I;16L", "I;16B", "I;16N")  # modes of whole numbers of 16 or 32 bits
@@ -84,6 +85,11 @@ def opened(source: Path | bytes, where: object = "") -> Iterator[Image]:
     ):
         # Not by its path: Pillow would map it into memory, and maps turned TIFF files wrongly.
         file = io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(regular(source).open("rb"))
+        if (size := file.seek(0, io.SEEK_END)) > BYTES:
+            raise InputError(
+                f"has {size / 1e6:.0f} MB", where=where, todo=f"pictures have {BYTES / 1e6:.0f} MB at most"
+            )
+        file.seek(0)
         try:
             image = stack.enter_context(Image.open(file, formats=FORMATS))
         except UnidentifiedImageError:

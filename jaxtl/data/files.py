@@ -21,6 +21,7 @@ DAMAGE: tuple[type[Exception], ...] = (
     *(OSError, EOFError, ValueError, OverflowError, MemoryError, RecursionError),
     *(zlib.error, zipfile.BadZipFile, tarfile.TarError),
 )
+PACKED = "a gzip archive"
 KINDS = (  # what else may have been given the name of a picture or an archive: (start, its name in words)
     (b"%!PS", "a PostScript program"),
     (b"\xc5\xd0\xd3\xc6", "a PostScript program"),
@@ -31,7 +32,7 @@ KINDS = (  # what else may have been given the name of a picture or an archive: 
     (b"<?xml", "an XML document"),
     (b"version https://git-lfs", "a pointer of Git LFS to a file that was not fetched"),
     (b"PK\x03\x04", "a zip archive"),
-    (b"\x1f\x8b", "a gzip archive"),
+    (b"\x1f\x8b", PACKED),
     (b"BZh", "a bzip2 archive"),
     (b"\xfd7zXZ", "an xz archive"),
     (b"7z\xbc\xaf", "a 7z archive"),
@@ -139,6 +140,9 @@ def tar_files(path: Path, wanted: Callable[[tarfile.TarInfo], bool], most: int) 
     Yields:
         (name, content) of each.
     """
+    if (kind := kind_of(start_of(path))) and kind != PACKED:
+        todo = "unpack it and give its directory"
+        raise InputError(f"is {kind}, not a tar, plain or packed by gzip", where=path, todo=todo)
     left = most
     with unpacked(path) as stream:
 

@@ -57,15 +57,21 @@ def read_folders(directory: Path, name: str, memory: float = math.inf) -> DataSe
         ((pictures, labels, classes),), remarks = _read(directory, [directory], memory)
         origin = f"{directory} (image folders, test part split off here)"
         data = from_arrays(pictures, labels, classes=classes, name=name, origin=origin)
-        return _with_notice(data, remarks)
+        return _with_notice(data, _beside([directory]) + remarks)
     train, test = _train_and_test(directory, parts)
     (first, second), remarks = _read(directory, [train, test], memory)
     unread = [folder.name for folder in _folders(directory) if folder not in (train, test)]
-    remarks = ([f"not read: {listed(unread)}"] if unread else []) + remarks
+    remarks = ([f"not read: {listed(unread)}"] if unread else []) + _beside([directory, train, test]) + remarks
     origin = f"{directory} (image folders, tested on {test.name})"
     arrays = (*first[:2], *second[:2])
     data = assembled(*arrays, classes=first[2], name=name, origin=origin, where=directory)
     return _with_notice(data, remarks)
+
+
+def _beside(directories: list[Path]) -> list[str]:
+    """Images beside the folders instead of in them."""
+    count = sum(_is_image(file) and not file.is_dir() for directory in directories for file in _files(directory))
+    return [f"not read: {count} images beside the folders"] if count else []
 
 
 def _with_notice(data: DataSet, remarks: list[str]) -> DataSet:

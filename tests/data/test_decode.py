@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -155,6 +155,15 @@ def test_pictures_are_turned_upright(tmp_path, orientation, ending):
     assert ("turned upright" in notice) == (orientation > 1)
 
 
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_pictures_of_16_bits_are_turned_as_well(tmp_path, ending):
+    tag = Image.Exif()
+    tag[decode.ORIENTATION] = 6
+    levels = RAMP.astype(np.uint16)
+    image, _ = loaded(tmp_path, Image.fromarray(np.rot90(levels).copy()), ending, exif=tag)
+    np.testing.assert_array_equal(image[..., 0], np.rint(levels * (255 / 65535)))
+
+
 def test_an_orientation_that_cannot_be_read_is_none(tmp_path):
     for exif in (b"Exif\0\0", b"Exif\0\0garbage garbage", b"Exif\0\0II*\0\xff\xff\xff\xff"):
         with warnings.catch_warnings():
@@ -198,6 +207,7 @@ def test_a_transparent_colour_lies_on_white(tmp_path, array):
     np.testing.assert_array_equal(image, expected)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 255), st.integers(0, 255))
 def test_half_transparent_grey_is_mixed_with_white(level, alpha):
     picture = Image.new("LA", (1, 1), (level, alpha))
@@ -256,6 +266,7 @@ ENCODED = {kind: encoded(*kind.split()) for kind in KINDS}
 
 
 @pytest.mark.filterwarnings("ignore")  # of Pillow, about what is damaged
+@settings(deadline=None)
 @given(
     st.sampled_from(sorted(ENCODED)),
     st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=4)), max_size=4),

@@ -95,6 +95,16 @@ def test_folders_beside_the_parts_are_told(tmp_path):
     assert load(tmp_path / "pets").notice == "pets: not read: unlabelled, val"
 
 
+def test_images_beside_the_folders_are_told(tmp_path):
+    fill(tmp_path / "pets", parts=("",))
+    picture(tmp_path / "pets/9.png", 9)
+    assert load(tmp_path / "pets").notice == "pets: not read: 1 images beside the folders"
+    fill(tmp_path / "birds")
+    for place in ("", "train", "test"):
+        picture(tmp_path / "birds" / place / "9.png", 9)
+    assert load(tmp_path / "birds").notice == "birds: not read: 3 images beside the folders"
+
+
 @pytest.mark.parametrize(
     ("parts", "said"),
     [

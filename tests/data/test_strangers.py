@@ -245,6 +245,14 @@ def test_a_progressive_jpeg_of_many_scans(tmp_path):
     refused(root, "cat/0.jpg")
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_picture_in_a_file_of_terabytes(tmp_path, progressive):
+    root = folders(tmp_path / "pets")
+    Image.new("L", (8, 8)).save(root / "cat/0.jpg", progressive=progressive)
+    os.truncate(root / "cat/0.jpg", 2**40)  # of which the disk holds only the beginning
+    refused(root, "cat/0.jpg: has 1099512 MB")
+
+
 @pytest.fixture
 def ghostscript(tmp_path, monkeypatch):
     """A stand-in for gs, which leaves a mark; returns the mark."""
@@ -279,10 +287,10 @@ def test_no_picture_within_another_file_starts_a_program(tmp_path, prepared, gho
     assert not ghostscript.exists()
 
 
-@pytest.mark.parametrize("form", ["ICNS", "PCX", "SGI", "TGA", "DDS", "MSP", "SPIDER", "PDF"])
+@pytest.mark.parametrize("form", ["ICNS", "PCX", "SGI", "TGA", "DDS", "MSP", "PDF"])
 def test_formats_that_nobody_asked_for_are_not_opened(tmp_path, form):
     root = folders(tmp_path / "pets")
-    mode = {"MSP": "1", "SPIDER": "F", "ICNS": "RGBA"}.get(form, "L")
+    mode = {"MSP": "1", "ICNS": "RGBA"}.get(form, "L")
     Image.new(mode, (16, 16)).save(root / "cat/0.png", form)
     refused(root, "cat/0.png")
 
@@ -365,6 +373,13 @@ def test_a_tar_that_goes_on_after_its_end(tmp_path):
     path = tmp_path / "x.tar.gz"
     path.write_bytes(packed_zeros(2**34))
     refused(path, "x.tar.gz: unpacks to more than")
+
+
+@pytest.mark.parametrize("form", ["bz2", "xz"])
+def test_a_tar_that_is_packed_in_another_way_is_not_called_damaged(tmp_path, form):
+    with tarfile.open(tmp_path / "x.tar.gz", f"w:{form}"):
+        pass
+    refused(tmp_path / "x.tar.gz", f"x.tar.gz: is {dict(bz2='a bzip2', xz='an xz')[form]} archive", "unpack it")
 
 
 @pytest.mark.parametrize("size", [-1, -(2**40), 2**62])

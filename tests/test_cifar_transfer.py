@@ -221,13 +221,15 @@ def test_imbalance_and_label_noise_reach_the_labelled_examples_and_nothing_else(
     other = Problem(config, problem.source, problem.task, 4)
     true = problem.task.train.labels
     seen, held, given = other.examples(Draw(1))
-    assert np.bincount(true[seen]).tolist() == [4, 3, 2, 1, 1]
+    assert np.all(np.abs(np.bincount(true[seen]) - 4 * 4.0 ** (-np.arange(5) / 4)) < 1)
     assert set(seen) < set(problem.examples(Draw(1)).seen)
     wrong = np.flatnonzero(given != true)
     assert set(wrong) <= set(seen)
-    assert len(wrong) == 2 + 2 + 1  # a half of each class, and of a single example none
+    assert abs(len(wrong) - len(seen) / 2) < 1
     np.testing.assert_array_equal(given[held], true[held])
-    batch = other.images.batches(11)(other.data("pulled", {}, other.examples(Draw(1)), Draw(1)), jax.random.key(0), 0)
+    batch = other.images.batches(len(seen))(
+        other.data("pulled", {}, other.examples(Draw(1)), Draw(1)), jax.random.key(0), 0
+    )
     assert sorted(batch["label"].tolist()) == sorted(given[seen].tolist())
 
 

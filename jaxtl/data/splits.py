@@ -1,12 +1,13 @@
 """Which examples are used for what: classes, held-out parts, small draws, folds. Pure functions of a seed.
 
-Every draw is stratified, and a class draws from a generator of its own, (seed, class): what one class gets does not
-depend on the other classes.
+Every draw is stratified, and a class draws from a generator of its own, (seed, class): in which order its examples are
+drawn does not depend on the other classes.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -124,7 +125,8 @@ def per_class(labels: np.ndarray, n: int, seed: int, among: np.ndarray | None = 
 def imbalanced(labels: np.ndarray, ratio: float, seed: int, among: np.ndarray | None = None) -> np.ndarray:
     """Thin the classes out to a long tail: class c of C keeps a share ratio^(−c / (C − 1)) of its examples.
 
-    Class 0 stays whole and the last class is `ratio` times smaller; each keeps at least one example. A larger ratio
+    Class 0 stays whole and the last class is `ratio` times smaller; each keeps at least one example. A share that is no
+    whole number of examples goes up or down by lot, one for all classes, so that it is right on average. A larger ratio
     takes examples away from the same draw: what it keeps is contained in what a smaller one keeps. (Cui, Jia, Lin, Song
     and Belongie, Class-balanced loss based on effective number of samples, 2019.)
 
@@ -149,23 +151,25 @@ def imbalanced(labels: np.ndarray, ratio: float, seed: int, among: np.ndarray | 
         raise InputError(f"ratio {ratio} of the largest class to the smallest", where="imbalanced", todo="use >= 1")
     among = np.arange(len(labels)) if among is None else _checked_indices(among, len(labels))
     members = _members(labels[among])
-    shares = ratio ** -np.linspace(0, 1, len(members))
+    shares, lot = ratio ** -np.linspace(0, 1, len(members)), _generator(seed).random()
     kept = [
-        _shuffled(among[positions], seed, label)[: max(1, round(share * len(positions)))]
+        _shuffled(among[positions], seed, label)[: max(1, math.floor(share * len(positions) + lot))]
         for share, (label, positions) in zip(shares, members.items(), strict=True)
     ]
     return np.sort(np.concatenate(kept))
 
 
 def label_noise(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Give a part of each class a wrong label, drawn evenly from the other classes.
+    """Give a part of the examples a wrong label, drawn evenly from the other classes.
 
-    A larger fraction adds to the same draw: what is wrong at 0.1 is wrong in the same way at 0.2. Only for labels to
+    Every example is wrong with probability `fraction`, also where that is less than one example of a class. They are
+    drawn together: fraction · N of them, up or down to a whole number by lot, spread over the classes by their sizes. A
+    larger fraction adds to the same draw: what is wrong at 0.1 is wrong in the same way at 0.2. Only for labels to
     train on; noise in test labels measures nothing.
 
     Args:
         labels: integers [N] of at least two classes.
-        fraction: of each class, in 0..1, rounded to whole examples.
+        fraction: of the examples, in 0..1.
         seed: >= 0.
 
     Returns:
@@ -184,13 +188,15 @@ def label_noise(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     members = _members(labels)
     if len(members) < 2:
         raise InputError("one class only", where="label_noise", todo="give labels of at least two classes")
-    noisy = labels.copy()
+    wrong, turn = labels.copy(), np.empty(len(labels))
     for label, positions in members.items():
         others = np.array([other for other in members if other != label], labels.dtype)
-        wrong = others[_generator(seed, label, 1).integers(len(others), size=len(positions))]
-        count = round(fraction * len(positions))
-        noisy[_shuffled(positions, seed, label)[:count]] = wrong[:count]
-    return noisy
+        shuffled = _shuffled(positions, seed, label)
+        wrong[shuffled] = others[_generator(seed, label, 1).integers(len(others), size=len(positions))]
+        # Its members come at equal distances after a random start: whatever is first in turn holds each class's part.
+        turn[shuffled] = (np.arange(len(positions)) + _generator(seed, label, 2).random()) / len(positions)
+    count = math.floor(fraction * len(labels) + _generator(seed, 0, 3).random())
+    return np.where(np.argsort(np.argsort(turn)) < count, wrong, labels)
 
 
 def stratified_folds(labels: np.ndarray, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:

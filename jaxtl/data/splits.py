@@ -36,8 +36,10 @@ def by_class(dataset: DataSet, classes: Sequence[str | int]) -> DataSet:
         todo = "give a sequence of class names or numbers"
         raise InputError(f"classes is {classes!r}", where=dataset.name, todo=todo)
     kept = [_class_number(dataset, wanted) for wanted in classes]
-    if len(set(kept)) != len(kept):
-        raise InputError(f"a class occurs twice in {list(classes)}", where=dataset.name, todo="name each class once")
+    for place, label in enumerate(kept):
+        if label in kept[:place]:
+            what = f"class '{dataset.classes[label]}' occurs twice"
+            raise InputError(what, where=dataset.name, todo="name each class once")
     new_label = np.full(len(dataset.classes), -1, np.int32)
     new_label[kept] = np.arange(len(kept))
 
@@ -87,7 +89,9 @@ def hold_out(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.
     return held, np.setdiff1d(np.arange(len(labels)), held)
 
 
-def per_class(labels: np.ndarray, n: int, seed: int, among: np.ndarray | None = None) -> np.ndarray:
+def per_class(
+    labels: np.ndarray, n: int, seed: int, among: np.ndarray | None = None, *, classes: Sequence[str] = ()
+) -> np.ndarray:
     """Draw n examples of every class without replacement.
 
     A larger n adds examples to the same draw: per_class(labels, 5, seed) is contained in per_class(labels, 10, seed).
@@ -97,6 +101,7 @@ def per_class(labels: np.ndarray, n: int, seed: int, among: np.ndarray | None = 
         n: examples of a class.
         seed: >= 0.
         among: indices into `labels` to draw from, in any order; by default all.
+        classes: their names, for what is said of a class that is too small; its number where they are left out.
 
     Returns:
         Indices [C * n] into `labels`, class after class.
@@ -116,7 +121,7 @@ def per_class(labels: np.ndarray, n: int, seed: int, among: np.ndarray | None = 
     for label in np.unique(labels):
         positions = among[labels[among] == label]
         if len(positions) < n:
-            what = f"class {label} has {len(positions)} examples to draw from, {n} are wanted"
+            what = f"{_called(label, classes)} has {len(positions)} examples to draw from, {n} are wanted"
             raise InputError(what, where="per_class", todo="draw fewer or give more examples")
         drawn.append(_shuffled(positions, seed, label)[:n])
     return np.concatenate(drawn)
@@ -199,7 +204,9 @@ def label_noise(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     return np.where(np.argsort(np.argsort(turn)) < count, wrong, labels)
 
 
-def stratified_folds(labels: np.ndarray, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def stratified_folds(
+    labels: np.ndarray, folds: int, seed: int, *, classes: Sequence[str] = ()
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Cut the examples into folds for cross-validation.
 
     The sizes of two folds differ by at most one, in each class and in all.
@@ -208,6 +215,7 @@ def stratified_folds(labels: np.ndarray, folds: int, seed: int) -> list[tuple[np
         labels: integers [N].
         folds: at least 2.
         seed: >= 0.
+        classes: as for `per_class`.
 
     Returns:
         For each fold (train, validation): ascending indices into `labels`; each example is in one validation part.
@@ -224,7 +232,7 @@ def stratified_folds(labels: np.ndarray, folds: int, seed: int) -> list[tuple[np
     members = _members(labels)
     smallest = min(members, key=lambda label: len(members[label]))
     if len(members[smallest]) < folds:
-        what = f"class {smallest} has {len(members[smallest])} examples for {folds} folds"
+        what = f"{_called(smallest, classes)} has {len(members[smallest])} examples for {folds} folds"
         todo = f"use at most {len(members[smallest])} folds or more examples"
         raise InputError(what, where="stratified_folds", todo=todo)
     # Dealt like cards, class after class without starting over: no fold collects the remainders of all classes.
@@ -232,6 +240,10 @@ def stratified_folds(labels: np.ndarray, folds: int, seed: int) -> list[tuple[np
     fold_of = np.empty(len(labels), np.int64)
     fold_of[dealt] = np.arange(len(labels)) % folds
     return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(folds)]
+
+
+def _called(label: int, classes: Sequence[str]) -> str:
+    return f"class '{classes[label]}'" if classes else f"class {label}"
 
 
 def _class_number(dataset: DataSet, wanted: str | int) -> int:

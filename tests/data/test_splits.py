@@ -8,13 +8,12 @@ from jaxtl.data import by_class, from_arrays, hold_out, imbalanced, label_noise,
 from jaxtl.errors import InputError
 
 LABELS = np.random.default_rng(1).permutation(np.repeat(np.arange(4), [40, 20, 10, 7]))
+NAMES = ["cat", "dog", "ship", "frog"]
 
 
 def dataset():
     numbers = np.arange(24, dtype=np.float32)[:, None]
-    return from_arrays(
-        numbers, np.arange(24) % 4, numbers[:6], np.arange(6) % 4, classes=["cat", "dog", "ship", "frog"], origin="here"
-    )
+    return from_arrays(numbers, np.arange(24) % 4, numbers[:6], np.arange(6) % 4, classes=NAMES, origin="here")
 
 
 @pytest.mark.parametrize("classes", [["frog", "cat"], [3, 0], ["frog", np.int64(0)]], ids=["names", "numbers", "both"])
@@ -36,7 +35,7 @@ def test_by_class_renumbers_in_the_order_given(classes):
         ([4], "no class 4"),
         ([-1], "no class -1"),
         ([1.0], "no class 1.0"),
-        (["cat", 0], "a class occurs twice"),
+        (["cat", 0], "class 'cat' occurs twice"),
         ([], "classes is []"),
         ("cat", "classes is 'cat'"),
     ],
@@ -131,6 +130,8 @@ MISTAKES = {
     "index beyond": (lambda: per_class(LABELS, 1, 0, np.array([77])), "indices from 77 to 77 into 77 labels"),
     "negative index": (lambda: per_class(LABELS, 1, 0, np.array([-1])), "indices from -1"),
     "index twice": (lambda: per_class(LABELS, 1, 0, np.array([1, 1])), "each once"),
+    "class too small by name": (lambda: per_class(LABELS, 8, 0, classes=NAMES), "class 'frog' has 7 examples"),
+    "folds above class by name": (lambda: stratified_folds(LABELS, 8, 0, classes=NAMES), "class 'frog' has 7 examples"),
     "a mask": (lambda: per_class(LABELS, 1, 0, LABELS == 1), "each once"),
     "folds above class": (lambda: stratified_folds(LABELS, 8, 0), "class 3 has 7 examples for 8 folds"),
     "one fold": (lambda: stratified_folds(LABELS, 1, 0), "1 folds"),

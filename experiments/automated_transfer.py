@@ -56,7 +56,7 @@ from rich.console import Console
 from experiments import cifar_transfer
 from experiments.cifar_transfer import LEARNING_RATES, TASK, Problem, accuracy, make_source, outputs, predict
 from jaxtl import backend, cli, report
-from jaxtl.data import DataSet, Split, keep_to_data, load, normalise, source_and_target
+from jaxtl.data import DataSet, Split, keep_to_data, load, normalise
 from jaxtl.errors import InputError, suggest
 from jaxtl.labels import NEW, TRANSFERRED, label_params, some
 from jaxtl.loop import fit, refuse_stop
@@ -711,8 +711,10 @@ def main(config: Config, workdir: Path) -> None:
     console = Console(highlight=False)
     data = load(config.data, config.data_dir or None, progress=Progress)
     report.print_data(console, source=data, target=data)
-    source_task, task = source_and_target(config.split, data, data)
+    source_task, task = cifar_transfer.chosen(config.split, "split", data, data, console)
     shared, small = as_transfer(config), as_small(config)
+    cifar_transfer.check_images(shared, source_task, task)
+    shrunk(task, config.small_edge)
     cifar_transfer.check_examples(shared, task)
     cifar_transfer.check_examples(small, task)
     keep_to_data(workdir, task.origin)
@@ -742,7 +744,7 @@ def main(config: Config, workdir: Path) -> None:
         report.print_section(console, section)
         sections.append(section)
         figures |= found
-    header = cli.header("automated_transfer", config, started, data=data.origin, notice=data.notice)
+    header = cli.header("automated_transfer", config, started, data=data.origin, notice=task.notice)
     console.line()
     for path in report.write_sections(workdir, header, figures, sections):
         console.print(f"wrote {path}", soft_wrap=True)
@@ -766,12 +768,22 @@ def rates_of_all(config: Config, problem: Problem) -> tuple[Section, dict[str, A
     return section, {"rates_of_all": figures}
 
 
+def shrunk(task: DataSet, edge: int) -> tuple[int, int, int]:
+    """(height, width) of images averaged down to at most this edge, and of how many pixels the edge of a block is."""
+    shape = task.train.images.shape[1:]
+    factor = -(-max(shape[:2]) // edge)
+    height, width = (size // factor for size in shape[:2]) if len(shape) == 3 else (0, 0)
+    if not (height and width):
+        what = f"examples of {cifar_transfer.by_x(shape)} cannot be averaged down to images of edge {edge}"
+        raise InputError(what, where="--config.small_edge", todo="give a larger one, or images that are not so narrow")
+    return height, width, factor
+
+
 def shrink(task: DataSet, edge: int) -> DataSet:
     """Images averaged down to at most this edge."""
-    factor = -(-max(task.train.images.shape[1:3]) // edge)
+    height, width, factor = shrunk(task, edge)
 
     def small(part: Split) -> Split:
-        height, width = (size // factor for size in part.images.shape[1:3])
         kept = part.images[:, : height * factor, : width * factor]
         blocks = kept.reshape(len(kept), height, factor, width, factor, -1)
         return Split(blocks.mean(axis=(2, 4)).astype(part.images.dtype), part.labels)

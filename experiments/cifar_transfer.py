@@ -65,7 +65,7 @@ from jaxtl.penalties import Term, l2, labelled
 from jaxtl.placement import by_example, here, make_mesh
 from jaxtl.selection import Draw, Method, Range, RunStore, Setting, compare, planned_runs, sweep
 from jaxtl.step import Context, Fixed, init_state, make_epoch, make_train_step, total_gradient
-from jaxtl.transfer import Adaptation, Transfer, matching_classes, sum_channels, transfer
+from jaxtl.transfer import Adaptation, Transfer, matching_classes, repeat_channels, sum_channels, transfer
 from jaxtl.trees import Tree, check_same
 from jaxtl.writers import Progress, Writer
 
@@ -196,12 +196,17 @@ class Images(NamedTuple):
         return cls(task.train.images.shape[1:], *channel_statistics(task.train.images))
 
     def batches(self, batch_size: int):
-        """Shifted by up to an eighth of the edge; mirrored if they are photographs, digits are not."""
-        crop, photographs = self.shape[0] // 8, self.shape[-1] == 3
+        """Shifted by up to an eighth of the shorter edge; mirrored if they are photographs, digits are not."""
+        if len(self.shape) == 1:  # numbers, not pixels
+            return image_batches(batch_size, self.mean, self.std)
+        crop, photographs = min(self.shape[:2]) // 8, self.shape[-1] == 3
         return image_batches(batch_size, self.mean, self.std, crop=crop, flip=photographs)
 
 
 def make_model(config: Config, shape: tuple[int, ...], **heads: int) -> Classifier:
+    if config.model != "mlp" and len(shape) == 1:
+        what = f"examples of {shape[0]} numbers are no images"
+        raise InputError(what, where=f"--config.model={config.model}", todo="use --config.model=mlp")
     if config.model != "cnn":
         trunks: dict[str, Callable] = {
             "mlp": functools.partial(Mlp, config.widths),
@@ -209,7 +214,14 @@ def make_model(config: Config, shape: tuple[int, ...], **heads: int) -> Classifi
             "resnet18": functools.partial(resnet18, config.normalisation),
         }
         return Classifier(trunks[config.model](), tuple(heads.items()))
-    pooling = max(1, shape[0] // config.input_size)
+    pooling = max(1, min(shape[:2]) // config.input_size)
+    height, width = shape[0] // pooling, shape[1] // pooling
+    most = min(height, width).bit_length()  # all blocks but the last halve both edges
+    if len(config.widths) > most:
+        what = f"{len(config.widths)} blocks halve images of {shape[0]}x{shape[1]}"
+        what += f", averaged down to {height}x{width}," if pooling > 1 else ""
+        todo = f"give {most} of --config.widths at most, or use --config.model=mlp"
+        raise InputError(f"{what} to less than a pixel", where="--config.widths", todo=todo)
     return Classifier(Cnn(config.widths, config.normalisation, pooling), tuple(heads.items()))
 
 
@@ -229,17 +241,21 @@ def outputs(model, params: Tree, image: jax.Array, images: Images, output: str, 
 
 
 def predict(model, params: Tree, image: jax.Array, images: Images, head: str = "head") -> np.ndarray:
-    """The class of every raw image, [N] uint8."""
-    return np.argmax(outputs(model, params, image, images, head), axis=-1).astype(np.uint8)
+    """The class of every raw image, [N], uint8 where it holds them."""
+    logits = outputs(model, params, image, images, head)
+    return np.argmax(logits, axis=-1).astype(np.min_scalar_type(logits.shape[-1] - 1))
 
 
-def in_grey(task: DataSet) -> DataSet:
-    """Colour images as a trunk for grey ones sees them: the mean of the channels."""
+def in_channels(task: DataSet, channels: int) -> DataSet:
+    """Images as a trunk for so many channels sees them: grey ones repeated, of colours the mean."""
 
-    def grey(part: Split) -> Split:
-        return Split(part.images.mean(axis=-1, keepdims=True).astype(part.images.dtype), part.labels)
+    def adapted(part: Split) -> Split:
+        images = np.asarray(part.images)
+        if channels > 1:
+            return Split(np.repeat(images, channels, axis=-1), part.labels)
+        return Split(images.mean(axis=-1, keepdims=True).astype(images.dtype), part.labels)
 
-    return dataclasses.replace(task, train=grey(task.train), test=grey(task.test))
+    return dataclasses.replace(task, train=adapted(task.train), test=adapted(task.test))
 
 
 def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
@@ -324,9 +340,14 @@ def held_out(config: Config, task: DataSet) -> tuple[np.ndarray, np.ndarray]:
     return hold_out(task.train.labels, min(config.validation, len(task.train) // 4), config.seed)
 
 
+def seed_of(config: Config, draw: int) -> int:
+    """What the labelled examples of a draw are drawn with."""
+    return 1000 * config.seed + draw
+
+
 def labelled_examples(config: Config, task: DataSet, pool: np.ndarray, n: int, seed: int):
     """(the labelled examples of a draw, the labels of the whole training part as they are given)."""
-    subset = per_class(task.train.labels, n, seed, among=pool)
+    subset = per_class(task.train.labels, n, seed, among=pool, classes=task.classes)
     if config.imbalance > 1:
         subset = imbalanced(task.train.labels, config.imbalance, seed, among=subset)
     given = task.train.labels.copy()
@@ -377,7 +398,7 @@ class Problem:
         self.model = make_model(config, own.shape, head=len(task.classes))
         self.held, self.pool = held_out(config, task)
         self.target_images = jnp.asarray(task.train.images)
-        self.seen_source = in_grey(source.task) if own.shape[-1] == 1 < source.images.shape[-1] else source.task
+        self.seen_source = source.task if same else in_channels(source.task, own.shape[-1])
         self.source_images = Images.of(self.seen_source) if self.seen_source is not source.task else source.images
         self.source_data = on_device(self.seen_source.train, jax.random.key(0))
         self.test_images, self.source_test_images = map(jnp.asarray, (task.test.images, self.seen_source.test.images))
@@ -427,11 +448,11 @@ class Problem:
         return jax.random.fold_in(key, ("head", "order", "source order", "run").index(use))
 
     def examples(self, draw: Draw) -> Examples:
-        seed = 1000 * self.config.seed + draw.seed
+        seed = seed_of(self.config, draw.seed)
         subset, given = labelled_examples(self.config, self.task, self.pool, self.n, seed)
         if draw.fold is None:
             return Examples(subset, self.held, given)
-        train, validation = stratified_folds(given[subset], draw.folds, seed)[draw.fold]
+        train, validation = stratified_folds(given[subset], draw.folds, seed, classes=self.task.classes)[draw.fold]
         return Examples(subset[train], subset[validation], given)
 
     def fresh(self, draw: Draw) -> Tree:
@@ -440,8 +461,10 @@ class Problem:
     def transferred(self, draw: Draw) -> Transfer:
         """The source's trunk under a fresh head."""
         adapt: list[tuple[str, Adaptation]] = []
-        if self.source.images.shape[-1] == 3 and self.images.shape[-1] == 1:
-            adapt.append(("trunk/(conv_0|stem)/kernel", sum_channels))
+        theirs, ours = self.source.images.shape[-1], self.images.shape[-1]
+        if theirs != ours:
+            rule = sum_channels if theirs > ours else repeat_channels
+            adapt.append(("trunk/(conv_0|stem|dense_0)/kernel", rule))
         if self.config.head == "fresh":
             return transfer(self.source.params, self.fresh(draw), reinit=["head/.*"], adapt=adapt)
         adapt.append(("head/.*", matching_classes(self.source.task.classes, self.task.classes)))
@@ -693,8 +716,9 @@ def main(config: Config, workdir: Path) -> None:
     source_data = load(config.source, config.data_dir or None, progress=Stoppable) if config.source else data
     report.print_data(console, source=source_data, target=data)
     results = []
-    tasks = [source_and_target(split, source_data, data) for split in config.splits]
-    for _, task in tasks:
+    tasks = [chosen(split, "splits", source_data, data, console) for split in config.splits]
+    for source_task, task in tasks:
+        check_images(config, source_task, task)
         check_examples(config, task)
     for split, (source_task, task) in zip(config.splits, tasks, strict=True):
         for examples in config.source_examples:
@@ -709,9 +733,19 @@ def main(config: Config, workdir: Path) -> None:
                 report.print_result(result, console, baseline=BASELINE)
                 results.append(result)
     origin = data.origin if data is source_data else f"{source_data.origin} → {data.origin}"
-    header = cli.header("cifar_transfer", config, started, data=origin, notice=data.notice)
+    notices = dict.fromkeys(notice for _, task in tasks for notice in task.notice.split("; "))
+    header = cli.header("cifar_transfer", config, started, data=origin, notice="; ".join(notices))
     for path in report.write_files(workdir, header, results, baseline=BASELINE):
         console.print(f"wrote {path}")
+
+
+def chosen(split: str, flag: str, source: DataSet, target: DataSet, console: Console) -> tuple[DataSet, DataSet]:
+    """The tasks of a split; if images had to be divided between them, a line says so."""
+    tasks = source_and_target(split, source, target, where=f"--config.{flag}={split}")
+    if tasks[1].notice != target.notice:
+        told = tasks[1].notice.removeprefix(f"{target.notice}; ")
+        console.print(f"NOTE: {told}", style="bold yellow", soft_wrap=True)
+    return tasks
 
 
 def run(config: Config, problem: Problem, split: str, examples: int, workdir: Path) -> report.Result:
@@ -779,13 +813,66 @@ def check(config: Config) -> None:
 
 def check_examples(config: Config, task: DataSet) -> None:
     """Refuse more labelled examples than there are before the first model is trained, not after it."""
+    try:
+        pool = held_out(config, task)[1]
+    except InputError as error:
+        raise InputError(error.what, where=f"--config.validation={config.validation}", todo=error.todo) from None
+    folded = {"all", *methods_of(config)} & set(config.honest)
     for n in config.n_per_class:
-        try:
-            subset, given = labelled_examples(config, task, held_out(config, task)[1], n, config.seed)
-            if {"all", *methods_of(config)} & set(config.honest):
-                stratified_folds(given[subset], config.folds, config.seed)
-        except InputError as error:
-            raise InputError(error.what, where=f"--config.n_per_class={n}", todo=error.todo) from None
+        for draw in range(config.tuning_draws + config.report_draws):  # a long tail is not the same in all of them
+            seed = seed_of(config, draw)
+            try:
+                subset, given = labelled_examples(config, task, pool, n, seed)
+                if folded:
+                    stratified_folds(given[subset], config.folds, seed, classes=task.classes)
+            except InputError as error:
+                raise InputError(error.what, where=f"--config.n_per_class={n}", todo=error.todo) from None
+
+
+def check_images(config: Config, source: DataSet, task: DataSet) -> None:
+    """Refuse images that no model of one task can carry over to the other, before the first is trained."""
+    theirs, ours = source.train.images.shape[1:], task.train.images.shape[1:]
+    for shape in (theirs, ours):
+        make_model(config, shape, head=1)
+    if config.corruptions:
+        check_corruptions(task.test.images)
+    if theirs == ours:
+        check_units(source.train.images, task.train.images)
+    elif {len(theirs), len(ours)} != {3} or not (theirs[-1] == ours[-1] or {theirs[-1], ours[-1]} == {1, 3}):
+        what = f"source examples are {by_x(theirs)}, the target's {by_x(ours)}"
+        raise InputError(what, where="--config.source", todo="give grey or colour images for both")
+    elif config.model == "mlp" and theirs[:2] != ours[:2]:
+        what = f"an mlp for source images of {by_x(theirs[:2])} cannot see the target's of {by_x(ours[:2])}"
+        raise InputError(what, where="--config.model=mlp", todo="use --config.model=cnn, or bring both to one size")
+
+
+def by_x(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def levels(images: Any) -> tuple[float, float]:
+    """(lowest, highest) value of a thousand images; all that 8 bits hold where they are of them."""
+    some_of_them = np.asarray(images[:: -(-len(images) // 1000)])
+    return (0, 255) if images.dtype == np.uint8 else (float(some_of_them.min()), float(some_of_them.max()))
+
+
+def check_units(theirs: Any, ours: Any) -> None:
+    """The trunk sees the target's images with the statistics of the source's: both must be in one unit."""
+    (low, high), (own_low, own_high) = levels(theirs), levels(ours)
+    small, large = sorted([max(-low, high), max(-own_low, own_high)])
+    if large > 10 * small > 0:
+        what = f"source images are from {low:g} to {high:g}, the target's from {own_low:g} to {own_high:g}"
+        raise InputError(what, where="--config.source", todo="bring both to one unit, such as grey levels 0 to 255")
+
+
+def check_corruptions(images: Any) -> None:
+    low, high = levels(images)
+    if images.ndim != 4 or images.shape[1] % 2 or images.shape[2] % 2:
+        what = f"coarse pixels are blocks of 2x2, and test images are {by_x(images.shape[1:])}"
+        raise InputError(what, where="--config.corruptions", todo="leave it out, or give images of even edges")
+    if low < 0 or not 1 < high <= 255:
+        what = f"they are made for grey levels 0 to 255, and test images are from {low:g} to {high:g}"
+        raise InputError(what, where="--config.corruptions", todo="leave it out, or give images as uint8")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from rich.console import Console
 from experiments import cifar_transfer
 from experiments.cifar_transfer import TOWARDS, Problem, Trained, accuracy, make_source, outputs
 from jaxtl import cli, report
-from jaxtl.data import keep_to_data, load, normalise, source_and_target
+from jaxtl.data import keep_to_data, load, normalise
 from jaxtl.errors import InputError
 from jaxtl.labels import NEW, TRANSFERRED, kernels, some
 from jaxtl.loop import Stoppable, refuse_stop
@@ -395,8 +395,9 @@ def main(config: Config, workdir: Path) -> None:
     console = Console(highlight=False)
     data = load(config.data, config.data_dir or None, progress=Stoppable)
     report.print_data(console, source=data, target=data)
-    source_task, task = source_and_target(config.split, data, data)
+    source_task, task = cifar_transfer.chosen(config.split, "split", data, data, console)
     shared = as_transfer(config)
+    cifar_transfer.check_images(shared, source_task, task)
     cifar_transfer.check_examples(shared, task)
     keep_to_data(workdir, task.origin)
     source = make_source(shared, source_task, 0, workdir / "source")
@@ -421,7 +422,7 @@ def main(config: Config, workdir: Path) -> None:
     draw = functools.partial(heat_maps, "Target accuracy in %, and where each criterion lands (mean over draws)", maps)
     plots.insert(0, Plot("maps", "Accuracy over both pulls, and the choices of the criteria", draw))
     sections.insert(0, Section("Maps", plots=plots))
-    header = cli.header("lambda_selection", config, started, data=data.origin)
+    header = cli.header("lambda_selection", config, started, data=data.origin, notice=task.notice)
     for path in report.write_sections(workdir, header, figures, sections):
         console.print(f"wrote {path}", soft_wrap=True)
 

@@ -60,14 +60,50 @@ class Transfer(NamedTuple):
 
 
 def sum_channels(source: jax.Array, target: jax.Array) -> tuple[jax.Array, Any]:
-    """Adapt a first convolution kernel [H, W, C, O] to grey images [H, W, 1, O]: the sum over input channels.
+    """Adapt the kernel of a first layer to grey images: the sum over input channels.
 
     A grey image repeated in C channels gives the same output through the source kernel.
+
+    Args:
+        source: [H, W, C, O] of a convolution, or [P·C, O] of a dense layer on P flattened pixels.
+        target: [H, W, 1, O] or [P, O].
+
+    Raises:
+        InputError: kernels of other shapes.
     """
-    adapted = jnp.sum(source, axis=-2, keepdims=True)
-    if adapted.shape != target.shape:
+    times = _channels(source, target)
+    if not times:
         raise InputError(f"{shape_of(source)} summed over channels is not {shape_of(target)}", where="sum_channels")
-    return adapted.astype(target.dtype), True
+    by_channel = source.reshape(*target.shape[:-1], times, target.shape[-1])
+    return jnp.sum(by_channel, axis=-2).astype(target.dtype), True
+
+
+def repeat_channels(source: jax.Array, target: jax.Array) -> tuple[jax.Array, Any]:
+    """Adapt the kernel of a first layer for grey images to C channels: repeated for each of them and divided by C.
+
+    A colour image gives the output that the mean of its channels gives through the source kernel.
+
+    Args:
+        source: [H, W, 1, O] of a convolution, or [P, O] of a dense layer on P flattened pixels.
+        target: [H, W, C, O] or [P·C, O].
+
+    Raises:
+        InputError: kernels of other shapes.
+    """
+    times = _channels(target, source)
+    if not times:
+        raise InputError(
+            f"{shape_of(source)} repeated over channels is not {shape_of(target)}", where="repeat_channels"
+        )
+    return (jnp.repeat(source, times, axis=-2) / times).astype(target.dtype), True
+
+
+def _channels(colour: jax.Array, grey: jax.Array) -> int:
+    """How many inputs of one first kernel stand for an input of the other; 0 if they are not of one layer."""
+    if colour.ndim != grey.ndim or grey.ndim < 2 or (grey.ndim > 2 and grey.shape[-2] != 1):
+        return 0
+    times = colour.shape[-2] // grey.shape[-2]
+    return times if colour.shape == (*grey.shape[:-2], times * grey.shape[-2], grey.shape[-1]) else 0
 
 
 def matching_classes(source_classes: Sequence[str], target_classes: Sequence[str]) -> Adaptation:
@@ -134,7 +170,8 @@ def transfer(
         target_params: tree of arrays, freshly initialised.
         rename: (regex, replacement) on whole source paths, first match wins: `("head/(.*)", r"source_head/\\1")`.
         reinit: regexes of target paths that keep their fresh values and are labelled new.
-        adapt: (regex, rule) on target paths whose shapes differ by intention: `sum_channels`, `matching_classes`. A
+        adapt: (regex, rule) on target paths whose shapes differ by intention: `sum_channels`,
+            `repeat_channels`, `matching_classes`. A
             leaf that came wholly from the source is labelled transferred, one that did in part new.
         layout: how the source's weights lie. "torch": every leaf of ≥ 2 axes that is called "weight" there and not
             "weight" or "embedding" here goes from [out, in, ...] to [..., in, out], before `adapt` sees it: linear

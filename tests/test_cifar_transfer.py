@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 from sklearn.datasets import load_digits
 
 from experiments import cifar_transfer as experiment
-from experiments.cifar_transfer import RECIPES, Config, Problem
+from experiments.cifar_transfer import RECIPES, Config, Problem, in_channels
 from jaxtl import loop
 from jaxtl.data import from_arrays, load, source_and_target
 from jaxtl.errors import InputError, Interrupted
@@ -285,8 +286,133 @@ def test_a_colour_trunk_meets_grey_images_by_summing_its_first_kernel(config, tm
     assert 0 <= metrics["source"] <= 1
     untouched = {**moved.params, "head": problem.source.params["head"]}
     assert problem.source_accuracy(untouched) == pytest.approx(problem.source.accuracy, abs=0.15)
-    with pytest.raises(InputError, match="trunk/conv_0/kernel: the source has"):
-        Problem(config, experiment.make_source(config, *[task] * 1, 0, tmp_path / "g"), source_task, 4)
+
+
+@pytest.mark.parametrize("model", ["cnn", "mlp"])
+@pytest.mark.parametrize("channels", [(1, 3), (3, 1)], ids=["grey to colour", "colour to grey"])
+def test_a_trunk_sees_images_of_other_channels_as_it_sees_its_own(config, tmp_path, model, channels):
+    """Before any training, with one normalisation: a grey image in colour is the grey image."""
+    grey = load(config.data)
+    colour = in_channels(grey, 3)
+    sets = {1: grey, 3: colour}
+    source_task, task = source_and_target("0-4:5-9", *(sets[count] for count in channels))
+    config = dataclasses.replace(config, model=model, source_steps=1)
+    experiment.check_images(config, source_task, task)
+    images = experiment.Images.of(source_task)
+    made = experiment.make_model(config, images.shape, head=5)
+    params = experiment.initialise(made, jax.random.key(0), images.shape)
+    problem = Problem(config, experiment.Source(source_task, images, params, 0.0), task, 4)
+    moved = problem.transferred(Draw(0))
+    assert set(jax.tree.leaves(moved.labels["trunk"])) == {TRANSFERRED}
+    some = [jnp.asarray(sets[count].test.images[:9]) for count in channels]
+    seen = [
+        experiment.outputs(model, params, image, experiment.Images(image.shape[1:], *statistics), "features")
+        for model, params, image, statistics in (
+            (made, params, some[0], (np.full(channels[0], 100.0), np.full(channels[0], 50.0))),
+            (problem.model, moved.params, some[1], (np.full(channels[1], 100.0), np.full(channels[1], 50.0))),
+        )
+    ]
+    np.testing.assert_allclose(*seen, rtol=1e-4, atol=1e-4)
+    assert problem.seen_source.train.images.shape[-1] == channels[1]
+    assert len(problem.source_images.mean) == channels[1]
+
+
+def arrays(*shape, dtype=np.uint8, high=256, classes=4):
+    """Random examples of a shape, ten of a class."""
+    examples = np.random.default_rng(0).uniform(0, high, (10 * classes, *shape)).astype(dtype)
+    return from_arrays(examples, np.arange(10 * classes) % classes)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "change", "says"),
+    [
+        (arrays(8, 8, 3), arrays(8, 8, 4), {}, "source examples are 8x8x3, the target's 8x8x4"),
+        (arrays(8, 8, 2), arrays(8, 8, 1), {}, "source examples are 8x8x2, the target's 8x8x1"),
+        (arrays(64), arrays(8, 8, 1), {"model": "mlp"}, "source examples are 64, the target's 8x8x1"),
+        (arrays(64), arrays(32), {"model": "mlp"}, "source examples are 64, the target's 32"),
+        (arrays(8, 8, 1), arrays(8, 9, 3), {"model": "mlp"}, "--config.model=mlp: an mlp for source images of 8x8"),
+        (arrays(64), arrays(64), {}, "--config.model=cnn: examples of 64 numbers are no images"),
+        (arrays(64, 1, 1), arrays(64, 1, 1), {"widths": (4, 4)}, "--config.widths: 2 blocks halve images of 64x1 to"),
+        (arrays(1, 9, 1), arrays(1, 9, 1), {"widths": (4, 4)}, "give 1 of --config.widths at most"),
+        (arrays(3, 3, 1), arrays(3, 3, 1), {"widths": (4, 4, 4)}, "give 2 of --config.widths at most"),
+        (arrays(8, 64, 1), arrays(8, 64, 1), {"input_size": 2, "widths": (4,) * 3}, "averaged down to 2x16, to less"),
+        (arrays(8, 8), arrays(8, 8, dtype=np.float32, high=1), {}, "the target's from .* to 0.99"),
+        (arrays(8, 8, dtype=np.float32, high=1), arrays(8, 8, dtype=np.int32), {}, "the target's from 0 to 255"),
+        (arrays(7, 8), arrays(7, 8), {"corruptions": True}, "--config.corruptions: .* images are 7x8x1"),
+        (arrays(8, 8, dtype=np.float32, high=1),) * 2
+        + ({"corruptions": True}, "grey levels 0 to 255, and test images"),
+        (arrays(8, 8, dtype=np.float32, high=999),) * 2 + ({"corruptions": True}, "grey levels 0 to 255"),
+    ],
+)
+def test_images_that_cannot_be_carried_over_are_refused_in_words_of_flags(config, source, target, change, says):
+    with pytest.raises(InputError, match=says) as caught:
+        experiment.check_images(dataclasses.replace(config, **change), source, target)
+    assert caught.value.where.startswith("--config.")
+    assert caught.value.todo
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "change"),
+    [
+        (arrays(8, 8), arrays(16, 12, 3), {}),
+        (arrays(8, 8, dtype=np.int32), arrays(8, 8), {}),
+        (arrays(8, 8), arrays(8, 8, dtype=np.float32, high=100), {}),
+        (arrays(64, 1, 1), arrays(64, 1, 1), {"model": "resnet18"}),
+        (arrays(64, 1, 1), arrays(64, 1, 1), {"widths": (4,)}),
+        (arrays(8, 8, 3), arrays(8, 8), {"model": "mlp"}),
+        (arrays(64), arrays(64), {"model": "mlp"}),
+        (arrays(8, 8, dtype=np.float32, high=255), arrays(8, 8), {"corruptions": True}),
+    ],
+)
+def test_images_of_other_sizes_and_channels_are_carried_over(config, source, target, change):
+    experiment.check_images(dataclasses.replace(config, **change), source, target)
+
+
+@pytest.mark.parametrize("shape", [(24, 128), (128, 24), (96, 16, 3), (16, 96, 3), (5, 200)])
+@pytest.mark.parametrize("model", ["cnn", "mlp"])
+def test_tall_and_wide_pictures_are_shifted_and_averaged_by_their_shorter_edge(config, shape, model):
+    data = arrays(*shape)
+    images = experiment.Images.of(data)
+    made = experiment.make_model(dataclasses.replace(config, model=model), images.shape, head=4)
+
+    def logits(key):
+        batch = {"image": jnp.asarray(data.train.images[:4]), "label": jnp.arange(4)}
+        return made.init_with_output(key, images.batches(4)(batch, key, 0)["image"], train=True)[0]["head"]
+
+    assert jax.eval_shape(logits, jax.random.key(0)).shape == (4, 4)
+    if model == "cnn":
+        turned = experiment.make_model(config, (shape[1], shape[0], images.shape[2]), head=4)
+        assert turned.trunk.input_pooling == made.trunk.input_pooling == max(1, min(shape[:2]) // config.input_size)
+
+
+def test_numbers_are_neither_shifted_nor_mirrored():
+    data = arrays(3, dtype=np.float32)
+    images = experiment.Images.of(data)
+    batch = {"image": jnp.asarray(data.train.images[:4]), "label": jnp.arange(4)}
+    expected = (data.train.images[:4] - images.mean) / images.std
+    np.testing.assert_allclose(images.batches(4)(batch, jax.random.key(0), 0)["image"], expected, rtol=1e-5)
+
+
+def test_a_set_of_few_classes_is_told_which_flag_names_them(config, tmp_path):
+    path = tmp_path / "four.npz"
+    images, labels = np.zeros((40, 8, 8), np.uint8), np.arange(40) % 4
+    names = np.array(["ape", "bee", "cat", "dog"])
+    np.savez(path, train_images=images, train_labels=labels, test_images=images, test_labels=labels, label_names=names)
+    with pytest.raises(InputError) as caught:
+        experiment.main(dataclasses.replace(config, data=str(path)), tmp_path / "run")
+    said = str(caught.value)
+    assert said.startswith("--config.splits=0-4:5-9: no class '0-4'")
+    assert "ape, bee, cat, dog" in said
+    assert "such as ape+bee:cat+dog" in said
+    assert not list((tmp_path / "run").rglob("source"))
+
+
+def test_images_divided_between_two_tasks_are_told(config, capsys):
+    data, console = load(config.data), Console()
+    experiment.chosen("0-4:5-9", "splits", data, data, console)
+    assert not capsys.readouterr().out
+    experiment.chosen("0-6:5-9", "splits", data, data, console)
+    assert "NOTE: images that both tasks have are in one of them only" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("model", "parameters"), [("wide_resnet", 2_748_890), ("resnet18", 11_173_962)])
@@ -301,6 +427,9 @@ def test_head_columns_of_shared_classes_are_copied_when_asked(config, tmp_path):
     source_task, task = source_and_target("0-6:5-9", data, data)
     shared = dataclasses.replace(config, head="shared")
     problem = Problem(shared, experiment.make_source(shared, source_task, 0, tmp_path), task, 4)
+    trained_on = {image.tobytes() for image in source_task.train.images}
+    chosen_by = [*problem.held, *problem.pool]
+    assert not trained_on & {problem.task.train.images[i].tobytes() for i in chosen_by}
     moved = problem.transferred(Draw(0))
     source_head = problem.source.params["head"]["kernel"]
     np.testing.assert_array_equal(moved.params["head"]["kernel"][:, :2], source_head[:, 5:7])

@@ -16,7 +16,7 @@ from jaxtl.labels import NEW, TRANSFERRED
 from jaxtl.losses import make_loss_fn
 from jaxtl.optimizers import Group, per_label
 from jaxtl.step import Fixed, compile_step, init_state, make_train_step, total_gradient
-from jaxtl.transfer import channels_last, matching_classes, sum_channels, transfer
+from jaxtl.transfer import channels_last, matching_classes, repeat_channels, sum_channels, transfer
 from jaxtl.trees import named_leaves
 
 SOURCE, FRESH = network(0.7), network(1.9)
@@ -99,6 +99,35 @@ def test_an_nnx_state_is_transferred_as_it_is():
 
 def convolve(images, kernel):
     return jax.lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def test_repeated_channels_see_a_colour_image_as_the_source_sees_its_mean():
+    grey, image = wave(0.7, 3, 3, 1, 5), wave(0.3, 2, 6, 6, 3)
+    kernel, from_source = repeat_channels(grey, jnp.zeros((3, 3, 3, 5)))
+    assert from_source
+    expected = convolve(image.mean(axis=-1, keepdims=True), grey)
+    np.testing.assert_allclose(convolve(image, kernel), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_channels_of_flattened_images_are_neighbours():
+    grey, image = wave(0.7, 4 * 6, 5), wave(0.3, 2, 4, 6, 3)
+    kernel, _ = repeat_channels(grey, jnp.zeros((4 * 6 * 3, 5)))
+    expected = image.mean(axis=-1).reshape(2, -1) @ grey
+    np.testing.assert_allclose(image.reshape(2, -1) @ kernel, expected, rtol=1e-5, atol=1e-5)
+    back, _ = sum_channels(kernel, grey)
+    np.testing.assert_allclose(back, grey, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("few", "many"),
+    [((3, 3, 2, 5), (3, 3, 4, 5)), ((3, 3, 1, 5), (5, 5, 3, 5)), ((4, 5), (6, 5)), ((4, 5), (8, 6)), ((4,), (8,))],
+)
+def test_kernels_of_other_layers_are_refused(few, many):
+    few, many = jnp.zeros(few), jnp.zeros(many)
+    with pytest.raises(InputError, match="repeated over channels is not"):
+        repeat_channels(few, many)
+    with pytest.raises(InputError, match="summed over channels is not"):
+        sum_channels(many, few)
 
 
 def test_summed_channels_see_a_grey_image_as_the_source_sees_it_in_colour():

@@ -26,8 +26,8 @@ def apart(source: DataSet, target: DataSet) -> tuple[DataSet, DataSet]:
         source, target: tasks, perhaps of one data set.
 
     Returns:
-        (source, target); the same objects if they have nothing in common, else with a `notice` and the same words in
-        `origin`. Test parts stay whole.
+        (source, target); the same objects if they have nothing in common, else `notice` and `origin` say what was done.
+        Test parts stay whole.
 
     Raises:
         InputError: a source class of which nothing is left to train on.
@@ -75,4 +75,5 @@ def _marks(images: Any, dtype: np.dtype) -> np.ndarray:
 
 def _without(task: DataSet, leaves: np.ndarray, told: str) -> DataSet:
     train = dataclasses.replace(task.train, images=task.train.images[~leaves], labels=task.train.labels[~leaves])
-    return dataclasses.replace(task, train=train, origin=f"{task.origin}; {told}", notice=told)
+    notice = f"{task.notice}; {told}" if task.notice else told
+    return dataclasses.replace(task, train=train, origin=f"{task.origin}; {told}", notice=notice)

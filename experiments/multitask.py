@@ -106,7 +106,7 @@ class Config:
     model: Literal["mlp", "cnn"] = "mlp"
     widths: tuple[int, ...] = (128,)  # of the shared trunk
     head_widths: tuple[int, ...] = ()  # hidden layers of each head
-    input_size: int = 14  # images of larger height are averaged down towards it
+    input_size: int = 14  # images with a longer shorter edge are averaged down towards it
     steps: int = 300
     batch_size: int = 50
     momentum: float = 0.9

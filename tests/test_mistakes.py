@@ -281,7 +281,9 @@ DATA = [
     flags("--config.data=holes.npz", area="data", says=("number 7", "holes.npz, train", "remove or repair")),
     flags("--config.data=nothing.npz", area="data", says=("images of shape [0, 8, 8]", "nothing.npz, train", "give")),
     flags("--config.splits=0-4", area="data", says=("'0-4' has 0 colons", "split", "0-4:5-9")),
-    flags("--config.splits=0-4:5-99", area="data", says=("no class 10", "digits, classes", "use 0..9 or a name")),
+    flags(
+        "--config.splits=0-4:5-99", area="data", says=("no class '5-99' in digits", "--config.splits=", "are 0, 1, 2")
+    ),
     call(
         "data",
         lambda _: from_arrays(np.zeros((6, 4, 4)), np.array([0, 1, 2, 0, 1, -1])),
@@ -392,7 +394,7 @@ def test_a_mistake_is_told_in_two_lines_and_changes_nothing(case, room, capsys, 
 def test_more_labelled_examples_than_there_are(room, capsys):
     assert cli.execute(cifar_transfer.main, cifar_transfer.Config, argv_of(("--config.n_per_class=4000",))) == 2
     said = capsys.readouterr().err
-    assert "class 0 has" in said
+    assert "class '5' has" in said
     assert len(said.splitlines()) == 2
 
 

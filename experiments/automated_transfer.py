@@ -713,7 +713,7 @@ def main(config: Config, workdir: Path) -> None:
     report.print_data(console, source=data, target=data)
     source_task, task = cifar_transfer.chosen(config.split, "split", data, data, console)
     shared, small = as_transfer(config), as_small(config)
-    cifar_transfer.check_images(shared, source_task, task)
+    cifar_transfer.check_tasks(shared, source_task, task)
     shrunk(task, config.small_edge)
     cifar_transfer.check_examples(shared, task)
     cifar_transfer.check_examples(small, task)

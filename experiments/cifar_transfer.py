@@ -718,7 +718,7 @@ def main(config: Config, workdir: Path) -> None:
     results = []
     tasks = [chosen(split, "splits", source_data, data, console) for split in config.splits]
     for source_task, task in tasks:
-        check_images(config, source_task, task)
+        check_tasks(config, source_task, task)
         check_examples(config, task)
     for split, (source_task, task) in zip(config.splits, tasks, strict=True):
         for examples in config.source_examples:
@@ -741,7 +741,12 @@ def main(config: Config, workdir: Path) -> None:
 
 def chosen(split: str, flag: str, source: DataSet, target: DataSet, console: Console) -> tuple[DataSet, DataSet]:
     """The tasks of a split; if images had to be divided between them, a line says so."""
-    tasks = source_and_target(split, source, target, where=f"--config.{flag}={split}")
+    where = f"--config.{flag}={split}"
+    tasks = source_and_target(split, source, target, where=where)
+    for role, task in zip(("source", "target"), tasks, strict=True):
+        if len(task.classes) == 1:
+            what = f"the {role} has one class, '{task.classes[0]}', and nothing to tell it from"
+            raise InputError(what, where=where, todo="name two classes or more on both sides")
     if tasks[1].notice != target.notice:
         told = tasks[1].notice.removeprefix(f"{target.notice}; ")
         console.print(f"NOTE: {told}", style="bold yellow", soft_wrap=True)
@@ -829,8 +834,18 @@ def check_examples(config: Config, task: DataSet) -> None:
                 raise InputError(error.what, where=f"--config.n_per_class={n}", todo=error.todo) from None
 
 
-def check_images(config: Config, source: DataSet, task: DataSet) -> None:
-    """Refuse images that no model of one task can carry over to the other, before the first is trained."""
+def check_tasks(config: Config, source: DataSet, task: DataSet) -> None:
+    """Refuse tasks between which no model can be carried over, before the first is trained."""
+    if config.head == "shared" and not set(source.classes) & set(task.classes):
+        what = f"{some(source.classes)} and {some(task.classes)} have no class in common"
+        todo = "use --config.head=fresh, or name a class on both sides of the split"
+        raise InputError(what, where="--config.head=shared", todo=todo)
+    for examples in filter(None, config.source_examples):
+        try:
+            hold_out(source.train.labels, examples, config.seed)
+        except InputError as error:
+            what = f"{examples} of {len(source.train)} training images, and each class keeps one"
+            raise InputError(what, where="--config.source_examples", todo="give fewer; 0 is all") from error
     theirs, ours = source.train.images.shape[1:], task.train.images.shape[1:]
     for shape in (theirs, ours):
         make_model(config, shape, head=1)

@@ -397,7 +397,7 @@ def main(config: Config, workdir: Path) -> None:
     report.print_data(console, source=data, target=data)
     source_task, task = cifar_transfer.chosen(config.split, "split", data, data, console)
     shared = as_transfer(config)
-    cifar_transfer.check_images(shared, source_task, task)
+    cifar_transfer.check_tasks(shared, source_task, task)
     cifar_transfer.check_examples(shared, task)
     keep_to_data(workdir, task.origin)
     source = make_source(shared, source_task, 0, workdir / "source")

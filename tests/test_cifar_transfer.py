@@ -297,7 +297,7 @@ def test_a_trunk_sees_images_of_other_channels_as_it_sees_its_own(config, tmp_pa
     sets = {1: grey, 3: colour}
     source_task, task = source_and_target("0-4:5-9", *(sets[count] for count in channels))
     config = dataclasses.replace(config, model=model, source_steps=1)
-    experiment.check_images(config, source_task, task)
+    experiment.check_tasks(config, source_task, task)
     images = experiment.Images.of(source_task)
     made = experiment.make_model(config, images.shape, head=5)
     params = experiment.initialise(made, jax.random.key(0), images.shape)
@@ -346,7 +346,7 @@ def arrays(*shape, dtype=np.uint8, high=256, classes=4):
 )
 def test_images_that_cannot_be_carried_over_are_refused_in_words_of_flags(config, source, target, change, says):
     with pytest.raises(InputError, match=says) as caught:
-        experiment.check_images(dataclasses.replace(config, **change), source, target)
+        experiment.check_tasks(dataclasses.replace(config, **change), source, target)
     assert caught.value.where.startswith("--config.")
     assert caught.value.todo
 
@@ -365,7 +365,7 @@ def test_images_that_cannot_be_carried_over_are_refused_in_words_of_flags(config
     ],
 )
 def test_images_of_other_sizes_and_channels_are_carried_over(config, source, target, change):
-    experiment.check_images(dataclasses.replace(config, **change), source, target)
+    experiment.check_tasks(dataclasses.replace(config, **change), source, target)
 
 
 @pytest.mark.parametrize("shape", [(24, 128), (128, 24), (96, 16, 3), (16, 96, 3), (5, 200)])
@@ -405,6 +405,26 @@ def test_a_set_of_few_classes_is_told_which_flag_names_them(config, tmp_path):
     assert "ape, bee, cat, dog" in said
     assert "such as ape+bee:cat+dog" in said
     assert not list((tmp_path / "run").rglob("source"))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"splits": ("0-4:5",)}, "--config.splits=0-4:5: the target has one class, '5'"),
+        ({"splits": ("3:5-6",)}, "--config.splits=3:5-6: the source has one class, '3'"),
+        ({"head": "shared"}, "--config.head=shared: 0, 1, 2, 3, 4 and 5, 6, 7, 8, 9 have no class in common"),
+        ({"source_examples": (0, 1000)}, "--config.source_examples: 1000 of "),
+        ({"corruptions": True, "data": "odd"}, "--config.corruptions: .* 7x8x1"),
+    ],
+)
+def test_tasks_that_cannot_be_asked_are_refused_before_the_source_model_is_trained(config, tmp_path, change, says):
+    with np.load(config.data) as archive:
+        cut = {name: array[:, :7] if name.endswith("images") else array for name, array in archive.items()}
+    np.savez(tmp_path / "odd.npz", **cut)
+    change = {name: str(tmp_path / "odd.npz") if name == "data" else value for name, value in change.items()}
+    with pytest.raises(InputError, match=says):
+        experiment.main(dataclasses.replace(config, **change), tmp_path / "run")
+    assert not list(tmp_path.rglob("source"))
 
 
 def test_images_divided_between_two_tasks_are_told(config, capsys):

@@ -733,7 +733,7 @@ def main(config: Config, workdir: Path) -> None:
                 report.print_result(result, console, baseline=BASELINE)
                 results.append(result)
     origin = data.origin if data is source_data else f"{source_data.origin} → {data.origin}"
-    notices = dict.fromkeys(notice for _, task in tasks for notice in task.notice.split("; "))
+    notices = dict.fromkeys(notice for _, task in tasks for notice in task.notice.split("; ") if notice)
     header = cli.header("cifar_transfer", config, started, data=origin, notice="; ".join(notices))
     for path in report.write_files(workdir, header, results, baseline=BASELINE):
         console.print(f"wrote {path}")
@@ -741,7 +741,7 @@ def main(config: Config, workdir: Path) -> None:
 
 def chosen(split: str, flag: str, source: DataSet, target: DataSet, console: Console) -> tuple[DataSet, DataSet]:
     """The tasks of a split; if images had to be divided between them, a line says so."""
-    where = f"--config.{flag}={split}"
+    where = f"--config.{flag}={split if len(split) <= 60 else f'{split[:60]}…'}"
     tasks = source_and_target(split, source, target, where=where)
     for role, task in zip(("source", "target"), tasks, strict=True):
         if len(task.classes) == 1:
@@ -843,16 +843,17 @@ def check_tasks(config: Config, source: DataSet, task: DataSet) -> None:
     for examples in filter(None, config.source_examples):
         try:
             hold_out(source.train.labels, examples, config.seed)
-        except InputError as error:
+        except InputError:
             what = f"{examples} of {len(source.train)} training images, and each class keeps one"
-            raise InputError(what, where="--config.source_examples", todo="give fewer; 0 is all") from error
+            raise InputError(what, where="--config.source_examples", todo="give fewer; 0 is all") from None
     theirs, ours = source.train.images.shape[1:], task.train.images.shape[1:]
     for shape in (theirs, ours):
         make_model(config, shape, head=1)
     if config.corruptions:
         check_corruptions(task.test.images)
     if theirs == ours:
-        check_units(source.train.images, task.train.images)
+        if config.source:
+            check_units(source.train.images, task.train.images)
     elif {len(theirs), len(ours)} != {3} or not (theirs[-1] == ours[-1] or {theirs[-1], ours[-1]} == {1, 3}):
         what = f"source examples are {by_x(theirs)}, the target's {by_x(ours)}"
         raise InputError(what, where="--config.source", todo="give grey or colour images for both")

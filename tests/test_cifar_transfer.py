@@ -346,7 +346,7 @@ def arrays(*shape, dtype=np.uint8, high=256, classes=4):
 )
 def test_images_that_cannot_be_carried_over_are_refused_in_words_of_flags(config, source, target, change, says):
     with pytest.raises(InputError, match=says) as caught:
-        experiment.check_tasks(dataclasses.replace(config, **change), source, target)
+        experiment.check_tasks(dataclasses.replace(config, source="other", **change), source, target)
     assert caught.value.where.startswith("--config.")
     assert caught.value.todo
 
@@ -365,7 +365,7 @@ def test_images_that_cannot_be_carried_over_are_refused_in_words_of_flags(config
     ],
 )
 def test_images_of_other_sizes_and_channels_are_carried_over(config, source, target, change):
-    experiment.check_tasks(dataclasses.replace(config, **change), source, target)
+    experiment.check_tasks(dataclasses.replace(config, source="other", **change), source, target)
 
 
 @pytest.mark.parametrize("shape", [(24, 128), (128, 24), (96, 16, 3), (16, 96, 3), (5, 200)])

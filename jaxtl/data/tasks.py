@@ -65,7 +65,7 @@ def _sides(split: str, source: DataSet, target: DataSet) -> tuple[list[int], lis
         raise failed
     if len(readings) != 1:
         todo = "write source:target, such as 0-4:5-9 or cat+dog:truck+ship"
-        raise InputError(f"'{split}' has {len(colons)} colons", todo=todo)
+        raise InputError(f"'{_short(split)}' has {len(colons)} colons", todo=todo)
     return readings[0]
 
 
@@ -74,6 +74,9 @@ def _classes(side: str, data: DataSet) -> list[int]:
         return list(range(len(data.classes)))
     pieces = side.split("+")
     longest = 1 + 2 * max(name.count("+") for name in data.classes)  # pieces of a range between two such names
+    if len(pieces) > longest * len(data.classes):
+        what = f"'{_short(side)}' names more classes than the {len(data.classes)} of {data.name}"
+        raise InputError(what, todo="name each class once")
     ways: list[list[list[int]]] = [[[]]]  # to read the first so many pieces, two at most
     for end in range(1, len(pieces) + 1):
         found: list[list[int]] = []
@@ -84,7 +87,7 @@ def _classes(side: str, data: DataSet) -> list[int]:
     if len(ways[-1]) > 1:
         first, second = (", ".join(f"'{data.classes[label]}'" for label in way) for way in ways[-1])
         todo = "name the classes in another order, or rename them"
-        raise InputError(f"'{side}' can be read as {first} or as {second}", todo=todo)
+        raise InputError(f"'{_short(side)}' can be read as {first} or as {second}", todo=todo)
     if not ways[-1]:
         raise _unknown(next((piece for piece in pieces if not _term(piece, data)), side), data)
     return ways[-1][0]
@@ -120,7 +123,8 @@ def _numbers(data: DataSet) -> dict[str, int]:
 
 def _unknown(text: str, data: DataSet) -> InputError:
     names = list(data.classes)
-    told = f"no class '{text}' in {data.name}, whose {len(names)} classes are {_listed(names)}"
+    listed = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+    told = f"no class '{_short(text)}' in {data.name}, whose {len(names)} classes are {listed}"
     todo = suggest(text, names)
     if not todo.startswith("did you mean"):
         half = len(names) // 2
@@ -128,5 +132,5 @@ def _unknown(text: str, data: DataSet) -> InputError:
     return InputError(told, todo=todo)
 
 
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:60]}…"

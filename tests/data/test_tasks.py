@@ -100,7 +100,10 @@ def test_a_range_is_the_sum_of_the_numbers_in_it(names, data):
         (["a", "b:a", "a:b", "b"], "a:b:a", "has 2 colons"),
         (["a", "b", "c"], "0-99999999999:1", "no class '0-99999999999'"),
         (["a", "b", "c"], "0-" + "9" * 5000 + ":1", "no class '0-9"),
-        (["a", "b", "c"], "+" * 20000 + ":1", "no class ''"),
+        (["a", "b", "c"], "+" * 20000 + ":1", "+++…' names more classes than the 3 of mine"),
+        (["a", "b", "c"], "0+" * 20000 + "0:1", "names more classes than the 3"),
+        (["a", "b", "c"], "a++b:1", "no class ''"),
+        (["a", "b", "c"], "a+a:1", "class 'a' occurs twice"),
         (["a", "b", "c"], "²:1", "no class '²'"),
         (["a", "b", "c"], "-1:1", "no class '-1'"),
         (
@@ -115,6 +118,7 @@ def test_what_has_no_meaning_or_two_is_refused(names, split, message):
     with pytest.raises(InputError) as caught:
         source_and_target(split, data, data, where="--config.splits")
     assert message in str(caught.value)
+    assert len(str(caught.value)) < 300
     assert caught.value.where == "--config.splits"
 
 

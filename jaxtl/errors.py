@@ -11,6 +11,8 @@ import numbers
 from collections.abc import Iterable
 from typing import Any
 
+from jaxtl.text import printable
+
 
 class Stop(Exception):
     """A run ends here for a reason that is told in one or two lines, without a traceback."""
@@ -35,14 +37,9 @@ class InputError(Stop, ValueError):
     exit_code = 2
 
     def __init__(self, what: str, *, where: object = "", todo: str = ""):
-        self.what, self.where, self.todo = _on_one_line(what), _on_one_line(str(where)), _on_one_line(todo)
+        self.what, self.where, self.todo = printable(what), printable(str(where)), printable(todo)
         head = f"{self.where}: {self.what}" if self.where else self.what
         super().__init__(f"{head}\n  {self.todo}" if todo else head)
-
-
-def _on_one_line(text: str) -> str:
-    """What a file name or a flag may hold, in characters that can be printed: a line feed as \\n."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class NotFinite(Stop):

@@ -325,7 +325,7 @@ def test_after_a_mistake_the_corrected_command_may_use_the_directory(toy, capsys
 def test_a_key_that_came_with_new_code_is_a_difference(toy, capsys):
     toy.run()
     record = json.loads(Path("runs/toy/config.json").read_text())
-    del record["config"]["rate"]
+    del record["config"]["rate"], record["crc32"]
     Path("runs/toy/config.json").write_text(json.dumps({**record, "experiment": "toy"}))
     assert toy.run() == 2
     assert "rate was absent and is now 0.1" in capsys.readouterr().err

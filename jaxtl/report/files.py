@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
+from jaxtl import files
 from jaxtl.errors import InputError
 from jaxtl.report.plots import Plot, plots_across, plots_of
 from jaxtl.report.results import Result, slug, varying
@@ -74,18 +75,12 @@ def write_report(
         InputError: the directory cannot be written.
     """
     workdir = Path(workdir)
-    try:
-        (workdir / "plots").mkdir(parents=True, exist_ok=True)
-        written = [_write_plot(workdir / _place(plot), plot) for plot in plots]
-        if runs:
-            written.append(_write(workdir / "runs.csv", lambda path: to_csv(runs, path)))
-        written.append(_write(workdir / "summary.md", lambda path: path.write_text(text, encoding="utf-8")))
-        as_json = json.dumps(_strict(numbers), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        written.append(_write(workdir / "summary.json", lambda path: path.write_text(as_json, encoding="utf-8")))
-    except OSError as error:
-        what = f"the report cannot be written ({error.strerror or error})"
-        raise InputError(what, where=workdir, todo="free some space or make it writable, then run again") from error
-    return written
+    written = [_write_plot(workdir / _place(plot), plot) for plot in plots]
+    if runs:
+        written.append(to_csv(runs, workdir / "runs.csv"))
+    written.append(files.write(workdir / "summary.md", text))
+    as_json = json.dumps(_strict(numbers), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return [*written, files.write(workdir / "summary.json", as_json)]
 
 
 def _check(header: Mapping[str, Any], results: Sequence[Result]) -> None:
@@ -213,19 +208,9 @@ def picture(plot: Plot) -> str:
 
 def _write_plot(path: Path, plot: Plot) -> Path:
     with styled():
-        figure = plot.draw()
-        return _write(path, lambda partial: figure.savefig(partial, format="png"))
-
-
-def _write(path: Path, write: Callable[[Path], Any]) -> Path:
-    """A file that is whole wherever it is seen: written beside its place, then moved there."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+        content = io.BytesIO()
+        plot.draw().savefig(content, format="png")
+    return files.write(path, content.getvalue())
 
 
 def _strict(value: Any) -> Any:

@@ -126,12 +126,13 @@ def test_a_full_disk_is_told_in_two_lines(tmp_path, monkeypatch):
         return put(opened, content[: left.pop()])
 
     with Writer(tmp_path) as writer:
-        writer.write(1, {"loss": 1})
+        for step in (1, 2):
+            writer.write(step, {"loss": 1})
         monkeypatch.setattr(os, "write", full)
-        for work in (lambda: writer.write(2, {"loss": 1}), lambda: writer.rewind(0)):
+        for work in (lambda: writer.write(3, {"loss": 1}), lambda: writer.rewind(1)):
             with pytest.raises(InputError, match="No space left on device"):
                 work()
-            assert lines(tmp_path) == [{"step": 1, "loss": 1.0}]
+            assert lines(tmp_path) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 1.0}]
 
 
 # TensorBoard

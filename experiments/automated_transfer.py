@@ -51,7 +51,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.console import Console
 
 from experiments import cifar_transfer
 from experiments.cifar_transfer import LEARNING_RATES, TASK, Problem, accuracy, make_source, outputs, predict
@@ -87,6 +86,7 @@ from jaxtl.selection import (
     verdict_sentence,
 )
 from jaxtl.step import Context, Fixed, init_state, make_epoch, make_train_step, total_gradient
+from jaxtl.terminal import Terminal
 from jaxtl.trees import Tree
 from jaxtl.writers import Progress
 
@@ -708,7 +708,7 @@ def compare_starts(config: Config, problem: Problem) -> tuple[Section, dict[str,
 def main(config: Config, workdir: Path) -> None:
     started = time.perf_counter()
     check(config)
-    console = Console(highlight=False)
+    console = Terminal()
     data = load(config.data, config.data_dir or None, progress=Progress)
     report.print_data(console, source=data, target=data)
     source_task, task = cifar_transfer.chosen(config.split, "split", data, data, console)

@@ -30,7 +30,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.console import Console
 
 from jaxtl import backend, checkpoints, cli, report
 from jaxtl.data import (
@@ -65,6 +64,7 @@ from jaxtl.penalties import Term, l2, labelled
 from jaxtl.placement import by_example, here, make_mesh
 from jaxtl.selection import Draw, Method, Range, RunStore, Setting, compare, planned_runs, sweep
 from jaxtl.step import Context, Fixed, init_state, make_epoch, make_train_step, total_gradient
+from jaxtl.terminal import Terminal
 from jaxtl.transfer import Adaptation, Transfer, matching_classes, repeat_channels, sum_channels, transfer
 from jaxtl.trees import Tree, check_same
 from jaxtl.writers import Progress, Writer
@@ -711,7 +711,7 @@ class Problem:
 def main(config: Config, workdir: Path) -> None:
     started = time.perf_counter()
     check(config)
-    console = Console(highlight=False)
+    console = Terminal()
     data = load(config.data, config.data_dir or None, progress=Stoppable)
     source_data = load(config.source, config.data_dir or None, progress=Stoppable) if config.source else data
     report.print_data(console, source=source_data, target=data)
@@ -739,7 +739,7 @@ def main(config: Config, workdir: Path) -> None:
         console.print(f"wrote {path}")
 
 
-def chosen(split: str, flag: str, source: DataSet, target: DataSet, console: Console) -> tuple[DataSet, DataSet]:
+def chosen(split: str, flag: str, source: DataSet, target: DataSet, console: Terminal) -> tuple[DataSet, DataSet]:
     """The tasks of a split; if images had to be divided between them, a line says so."""
     where = f"--config.{flag}={split if len(split) <= 60 else f'{split[:60]}…'}"
     tasks = source_and_target(split, source, target, where=where)

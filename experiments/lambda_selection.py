@@ -32,7 +32,6 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 
 from experiments import cifar_transfer
 from experiments.cifar_transfer import TOWARDS, Problem, Trained, accuracy, make_source, outputs
@@ -49,6 +48,7 @@ from jaxtl.report.results import compact, number, points
 from jaxtl.selection import Draw, Range, Run, RunStore, Setting, net_criteria, paired, regret, validation_criteria
 from jaxtl.selection.validation import log_likelihoods
 from jaxtl.step import Fixed
+from jaxtl.terminal import Terminal
 from jaxtl.trees import Tree
 from jaxtl.writers import Progress
 
@@ -392,7 +392,7 @@ def overfitting_plot(config: Config, mapped: Mapped) -> Plot:
 def main(config: Config, workdir: Path) -> None:
     started = time.perf_counter()
     check(config)
-    console = Console(highlight=False)
+    console = Terminal()
     data = load(config.data, config.data_dir or None, progress=Stoppable)
     report.print_data(console, source=data, target=data)
     source_task, task = cifar_transfer.chosen(config.split, "split", data, data, console)

@@ -46,7 +46,6 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 
 from experiments.multitask_problem import METHODS, PULLED, ROWS, Problem, Program, Trained, fraction, make_net, quality
 from jaxtl import cli, report
@@ -87,6 +86,7 @@ from jaxtl.selection import (
     to_csv,
 )
 from jaxtl.step import Context, Fixed, total_gradient
+from jaxtl.terminal import Terminal
 from jaxtl.transfer import transfer
 from jaxtl.trees import Tree
 from jaxtl.writers import Progress
@@ -494,7 +494,7 @@ def compared(config: Config, task, title: str, workdir: Path, honest: Sequence[s
 def main(config: Config, workdir: Path) -> None:
     started = time.perf_counter()
     check(config)
-    console = Console(highlight=False)
+    console = Terminal()
     tasks = make_tasks(config)
     check_tasks(config, tasks)
     keep_to_data(workdir, tasks.origin)

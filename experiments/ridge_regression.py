@@ -30,7 +30,6 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 
 from jaxtl import cli, report
 from jaxtl.errors import InputError
@@ -45,6 +44,7 @@ from jaxtl.report.paths import coefficient_paths, criteria_along
 from jaxtl.report.results import compact, number, points
 from jaxtl.selection import RidgePath, paired, ridge_path, sweep
 from jaxtl.step import Fixed, init_state, make_epoch, make_train_step, total_gradient
+from jaxtl.terminal import Terminal
 from jaxtl.trees import Tree
 from jaxtl.writers import Progress, Writer
 
@@ -390,7 +390,7 @@ def main(config: Config, workdir: Path) -> None:
     check(config)
     x, y = diabetes()
     problem = Problem.of(x, y)
-    console = Console(highlight=False)
+    console = Terminal()
     data = f"diabetes (scikit-learn): {len(y)} patients, {x.shape[1]} features"
     console.print(f"data      {data}")
     for label, count in count_by_label(problem.params, problem.labels).items():

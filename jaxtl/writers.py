@@ -12,6 +12,7 @@ from typing import Any
 
 from jaxtl import files
 from jaxtl.errors import InputError
+from jaxtl.text import printable
 
 SHORT = 2.0  # seconds; work that is over sooner needs no lines
 EVERY = 10.0  # seconds between two lines
@@ -124,17 +125,17 @@ class Progress:
     """
 
     def __init__(self, total: int, description: str, start: int = 0):
-        self._total, self._description = total, description
+        self._total, self._description = total, printable(description)
         self._done = start
         self._pace: tuple[float, int] | None = None  # when and where the first steps ended, which compile the program
         self._values = ""
         self._bar: Any = None
 
     def __enter__(self) -> Progress:
-        from rich.console import Console
+        from jaxtl.terminal import Terminal
 
         self._began = self._told = time.monotonic()
-        console = Console()
+        console = Terminal()
         if console.is_terminal:
             self._bar = _bar(console)
             self._task = self._bar.add_task(self._description, total=self._total, completed=self._done, values="")
@@ -152,12 +153,12 @@ class Progress:
         self._done += n
         if self._pace is None and n:
             self._pace = time.monotonic(), self._done
-        self._values = ", ".join(f"{name} {float(value):.4g}" for name, value in values.items())
+        self._values = ", ".join(f"{printable(name)} {float(value):.4g}" for name, value in values.items())
         self._show()
 
     def describe(self, description: str) -> None:
         """Call the work something else: "l2 trial 3/8"."""
-        self._description = description
+        self._description = printable(description)
         self._show()
 
     def _show(self) -> None:

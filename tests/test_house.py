@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Rooms from left to right: a module imports only from rooms to its left, or from its own. Rooms of one group do not
 # import each other.
 ORDER = (
-    "text, errors, files, trees, labels, penalties, transfer, losses, proximal, optimizers, placement, step, "
+    "text, errors, files, terminal, trees, labels, penalties, transfer, losses, proximal, optimizers, placement, step, "
     "processes, checkpoints, writers, loop, data + models, selection, methods, report, backend, cli, experiments"
 )
 RANK = {room: rank for rank, group in enumerate(ORDER.split(", ")) for room in group.split(" + ")}

@@ -15,6 +15,7 @@ from typing import Any
 from jaxtl import cli
 from jaxtl.errors import InputError
 from jaxtl.report import Table
+from jaxtl.text import printable
 
 CIRCUMSTANCES = ("device", "versions", "code", "command")
 
@@ -33,7 +34,7 @@ def read(path: str) -> dict[str, Any]:
 
 def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     """What else differs between the runs; figures of different machines say nothing about the code."""
-    return [f"{name}: {a.get(name)} → {b.get(name)}" for name in CIRCUMSTANCES if a.get(name) != b.get(name)]
+    return [printable(f"{name}: {a.get(name)} → {b.get(name)}") for name in CIRCUMSTANCES if a.get(name) != b.get(name)]
 
 
 def table_of(a: dict[str, Any], b: dict[str, Any]) -> Table:

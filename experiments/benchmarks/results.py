@@ -18,6 +18,7 @@ from rich.console import Console
 from jaxtl import backend, cli
 from jaxtl.cli.workdir import Record
 from jaxtl.report import Section, print_section, write_sections
+from jaxtl.terminal import Terminal
 
 PEERS = {"torch": "torch", "grain": "grain", "sklearn": "scikit-learn"}  # what we are compared with, if it is here
 
@@ -50,7 +51,7 @@ def keep(
         parts: (what measures, its config).
         data: on which, in words.
     """
-    started, console = time.perf_counter(), Console(highlight=False)
+    started, console = time.perf_counter(), Terminal()
     sections: list[Section] = []
     numbers: dict[str, float] = {}
     details: dict[str, Any] = {}

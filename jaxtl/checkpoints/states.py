@@ -48,8 +48,13 @@ def own(workdir: str | Path) -> Iterator[Path]:
         os.listdir(workdir)
         with tempfile.NamedTemporaryFile(dir=workdir, prefix=".probe-") as probe:
             probe.write(bytes(4096))
+        if (workdir / ".lock").is_fifo():
+            raise OSError(0, ".lock is a pipe")
         lock = open(workdir / ".lock", "a+")  # noqa: SIM115 (closing it would release it)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
     except BlockingIOError:
         with lock:
             lock.seek(0)
@@ -58,9 +63,6 @@ def own(workdir: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise InputError(f"no directory to write in: {error.strerror}", where=workdir, todo=ELSEWHERE) from error
     with lock:
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
         _owned.add(workdir)
         try:
             yield workdir

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import inspect
 import os
 import signal
@@ -26,15 +27,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from rich.console import Console
-
 from jaxtl import backend, checkpoints, loop, processes
 from jaxtl.cli import flags, together, workdir
 from jaxtl.cli.flags import command
 from jaxtl.errors import InputError, Interrupted, Stop
 from jaxtl.files import expanded
+from jaxtl.terminal import Terminal
 from jaxtl.text import printable
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 Main = Callable[[Any, Path], None]
 
 __all__ = ["command", "execute", "guarded", "header", "run"]
@@ -59,8 +60,7 @@ def execute(main: Main, config_class: type, argv: Sequence[str]) -> int:
         The exit code. An exception that is not a `Stop` is a bug and passes through.
     """
     if any(argument in flags.HELP for argument in argv):
-        print(flags.help_text(main, config_class, _default_workdir(main)))
-        return 0
+        return guarded(lambda: print(flags.help_text(main, config_class, _default_workdir(main))))
     return guarded(lambda: _execute(main, config_class, argv))
 
 
@@ -88,6 +88,7 @@ def guarded(work: Callable[[], None]) -> int:
     """Do the work; a `Stop` becomes its message on stderr and its exit code. The first of several processes says it."""
     try:
         work()
+        sys.stdout.flush()
     except Stop as stop:
         again = "; rerun the same command to go on" if isinstance(stop, Interrupted) else ""
         return processes.end(stop.exit_code, together.as_seen_by_the_first(f"{stop}{again}"))
@@ -96,11 +97,22 @@ def guarded(work: Callable[[], None]) -> int:
     except (BrokenPipeError, SystemExit):  # whoever read the output has left, as `| head` does; rich says it with 1
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return processes.end(128 + signal.SIGPIPE)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return processes.end(InputError.exit_code, together.as_seen_by_the_first(_full(error)))
         if processes.count() == 1:
             raise
         return processes.end(1, together.as_seen_by_the_first(traceback.format_exc().rstrip()))
     return processes.end(0)
+
+
+def _full(error: OSError) -> str:
+    """What to say where a disk is full, be it that of the log: stdout may hold words that will never be written."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return str(InputError(str(error.strerror), where=error.filename or "", todo="free some space, then run again"))
 
 
 def _default_workdir(main: Main) -> str:
@@ -157,7 +169,7 @@ def _directory(
 
 
 def _print_banner(now: workdir.Record, argv: Sequence[str], directory: str) -> None:
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     console.print(" ".join([now.experiment, *argv]), style="bold")
     console.print(f"device    {backend.describe_device()}")
     console.print(f"speed     {backend.describe_speed()}")

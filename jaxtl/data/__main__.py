@@ -28,6 +28,7 @@ from jaxtl.data.prepare import prepare
 from jaxtl.data.prepared import newest_version
 from jaxtl.data.stored import BUDGET
 from jaxtl.errors import InputError, Interrupted, suggest
+from jaxtl.text import printable
 from jaxtl.writers import Progress
 
 COMMANDS = {"prepare": "--from", "show": "--to"}  # and the option that each takes
@@ -109,7 +110,7 @@ def _told(name: str, title: str, found: str, licence: str, citation: str) -> str
 
 def _line(text: str) -> str:
     """What somebody else has written, on one line of bearable length and without what steers a terminal."""
-    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text[:LONGEST].split()))
+    shown = printable(" ".join(text[:LONGEST].split()))
     return f"{shown} ..." if len(text) > LONGEST else shown
 
 
@@ -122,7 +123,7 @@ def prepared(name: str, source: str | None) -> None:
     """Fetch or read, verify and write."""
     began = time.monotonic()
     path = prepare(name, source=source, progress=Progress)
-    print(f"{name} is ready in {_with_size(path)}, {time.monotonic() - began:.0f} s")
+    print(printable(f"{name} is ready in {_with_size(path)}, {time.monotonic() - began:.0f} s"))
 
 
 def shown(name: str, path: str | None) -> None:
@@ -139,8 +140,8 @@ def shown(name: str, path: str | None) -> None:
             f"cannot be written ({said})", where=file, todo="choose another file, such as x.png"
         ) from error
     for line in filter(None, (dataset.notice, dataset.origin)):
-        print(line)
-    print(f"wrote {file}: {len(dataset.train)} images to train on, {len(dataset.test)} to test on")
+        print(printable(line))
+    print(printable(f"wrote {file}: {len(dataset.train)} images to train on, {len(dataset.test)} to test on"))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from jaxtl.report.results import Result, slug, varying
 from jaxtl.report.style import styled
 from jaxtl.report.tables import accuracy_table, notes, setting_table
 from jaxtl.selection import Contrast, Run, Summary, price_of_choosing, to_csv
+from jaxtl.text import code, markdown
 
 REQUIRED = ("experiment", "data", "device", "config")
 
@@ -153,16 +154,21 @@ def _markdown(
     across: Sequence[Plot],
     of_results: Sequence[Sequence[Plot]],
 ) -> str:
-    parts = [f"# {header['experiment']}"]
+    parts = [f"# {markdown(header['experiment'])}"]
     if header.get("notice"):
-        parts.append(f"> **Note:** {header['notice']}")
+        parts.append(f"> **Note:** {markdown(header['notice'])}")
     parts.append(facts(header, _draws(results)))
     parts += [picture(plot) for plot in across]
     for result, plots in zip(results, of_results, strict=True):
-        parts += [f"## {result.title}", accuracy_table(result, baseline).markdown(), setting_table(result).markdown()]
+        parts += [
+            f"## {markdown(result.title)}",
+            accuracy_table(result, baseline).markdown(),
+            setting_table(result).markdown(),
+        ]
         for note in notes(result, baseline):
-            lines = "\n".join(f"- {line}" for line in note.lines)
-            parts.append(f"**{note.heading}**\n\n{lines}" if note.heading else " ".join(note.lines))
+            said = [markdown(line) for line in note.lines]
+            lines = "\n".join(f"- {line}" for line in said)
+            parts.append(f"**{markdown(note.heading)}**\n\n{lines}" if note.heading else " ".join(said))
         parts += [picture(plot) for plot in plots]
     return "\n\n".join(parts) + "\n"
 
@@ -170,12 +176,12 @@ def _markdown(
 def facts(header: Mapping[str, Any], draws: str = "") -> str:
     """What a run ran on, a Markdown list."""
     entries = {
-        "Data": header["data"],
-        "Device": header["device"],
+        "Data": markdown(header["data"]),
+        "Device": markdown(header["device"]),
         "Draws": draws,
-        "Versions": ", ".join(f"{name} {version}" for name, version in header.get("versions", {}).items()),
+        "Versions": markdown(", ".join(f"{name} {version}" for name, version in header.get("versions", {}).items())),
         "Minutes": f"{header['minutes']:.1f}" if "minutes" in header else "",
-        "Command": f"`{header['command']}`" if "command" in header else "",
+        "Command": code(header["command"]) if "command" in header else "",
     }
     return "\n".join(f"- {name}: {entry}" for name, entry in entries.items() if entry)
 
@@ -203,7 +209,7 @@ def _place(plot: Plot) -> str:
 
 
 def picture(plot: Plot) -> str:
-    return f"![{plot.caption}]({_place(plot)})"
+    return f"![{markdown(plot.caption)}]({_place(plot)})"
 
 
 def _write_plot(path: Path, plot: Plot) -> Path:

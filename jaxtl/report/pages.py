@@ -12,6 +12,7 @@ from rich.text import Text
 from jaxtl.report.files import facts, picture, write_report
 from jaxtl.report.plots import Plot
 from jaxtl.report.tables import Table
+from jaxtl.text import markdown, printable
 
 
 class Section(NamedTuple):
@@ -27,13 +28,13 @@ def print_section(console: Console, section: Section) -> None:
     """Show a section; where the console is no terminal, lines are plain and never wrapped."""
     plain = not console.is_terminal
     console.line()
-    console.print(Text(section.heading, "bold"), soft_wrap=plain)
+    console.print(Text(printable(section.heading), "bold"), soft_wrap=plain)
     for table in section.tables:
         console.line()
         console.print(Text(table.plain()) if plain else table.rich(), soft_wrap=plain)
     console.line()
     for line in section.lines:
-        console.print(Text(line, "dim"), soft_wrap=plain)
+        console.print(Text(printable(line), "dim"), soft_wrap=plain)
 
 
 def write_sections(
@@ -53,10 +54,10 @@ def write_sections(
     Raises:
         InputError: the directory cannot be written.
     """
-    parts = [f"# {header['experiment']}", facts(header)]
+    parts = [f"# {markdown(header['experiment'])}", facts(header)]
     for section in sections:
-        parts += [f"## {section.heading}", *(table.markdown() for table in section.tables)]
-        parts += ["\n".join(f"- {line}" for line in section.lines)] if section.lines else []
+        parts += [f"## {markdown(section.heading)}", *(table.markdown() for table in section.tables)]
+        parts += ["\n".join(f"- {markdown(line)}" for line in section.lines)] if section.lines else []
         parts += [picture(plot) for plot in section.plots]
     plots = [plot for section in sections for plot in section.plots]
     return write_report(workdir, plots, "\n\n".join(parts) + "\n", {**header, **figures})

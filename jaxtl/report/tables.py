@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from rich import box
@@ -14,6 +14,7 @@ from rich.text import Text
 
 from jaxtl.report.results import Result, compact, number, points
 from jaxtl.selection import INTERVAL_COVERS, Run, Summary, price_of_choosing, verdict_sentence
+from jaxtl.text import markdown, printable
 
 DASH = "–"
 EDGE = {"<": "▼", ">": "▲"}
@@ -28,26 +29,25 @@ class Table(NamedTuple):
 
     def markdown(self) -> str:
         """A Markdown table, aligned so that it reads as plain text too."""
-        escaped = self._replace(rows=[[cell.replace("|", r"\|") for cell in row] for row in self.rows])
-        head, *body = escaped._aligned()
+        head, *body = self._aligned(markdown)
         rule = ["-" * (len(cell) - 1) + ("-" if i in self.words else ":") for i, cell in enumerate(head)]
         return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *body))
 
     def plain(self) -> str:
         """Aligned columns, one line a row."""
-        return "\n".join("  ".join(cells).rstrip() for cells in self._aligned())
+        return "\n".join("  ".join(cells).rstrip() for cells in self._aligned(printable))
 
     def rich(self) -> RichTable:
         """Fitted to a terminal's width."""
         table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
         for i, column in enumerate(self.columns):
-            table.add_column(column, justify="left" if i in self.words else "right", no_wrap=i == 0)
+            table.add_column(Text(printable(column)), justify="left" if i in self.words else "right", no_wrap=i == 0)
         for row in self.rows:
-            table.add_row(*map(Text, row))
+            table.add_row(*(Text(printable(cell)) for cell in row))
         return table
 
-    def _aligned(self) -> list[list[str]]:
-        lines = [self.columns, *self.rows]
+    def _aligned(self, escaped: Callable[[str], str]) -> list[list[str]]:
+        lines = [[escaped(cell) for cell in line] for line in (self.columns, *self.rows)]
         widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
         align = [str.ljust if i in self.words else str.rjust for i in range(len(widths))]
         return [[put(cell, width) for put, cell, width in zip(align, line, widths, strict=True)] for line in lines]
@@ -71,7 +71,7 @@ def print_result(result: Result, console: Console, *, baseline: str = "l2") -> N
     plain = not console.is_terminal
 
     def say(text: str, style: str = "", indent: int = 0) -> None:
-        line = Text(" " * indent + text if plain else text, style)
+        line = Text(" " * indent + printable(text) if plain else printable(text), style)
         console.print(line if plain else Padding(line, (0, 0, 0, indent)), soft_wrap=plain)
 
     say(result.title, "bold")

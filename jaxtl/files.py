@@ -59,6 +59,7 @@ def write(path: Path, content: bytes | str) -> Path:
         'λ'
     """
     content = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+    _make_room(path)
     with whole(path) as partial:
         opened = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
@@ -72,12 +73,17 @@ def write(path: Path, content: bytes | str) -> Path:
 def whole(path: Path) -> Iterator[Path]:
     """For what others write: the name of a file beside `path`, moved there once the work within is done.
 
+    Args:
+        path: where; its directory exists.
+
+    Yields:
+        A name with the same ending.
+
     Raises:
         InputError: it cannot be written; the old file stays.
     """
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial.unlink(missing_ok=True)
         try:
             yield partial
@@ -130,8 +136,8 @@ class Lines:
 
     def __init__(self, path: Path):
         self._path = path
+        _make_room(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             self._opened = _opened(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         except OSError as error:
             raise cannot_write(path, error) from error
@@ -204,6 +210,13 @@ def at_home(*parts: str) -> Path:
 def cannot_write(path: Path, error: OSError) -> InputError:
     """What the system said, as an error of ours."""
     return InputError(f"cannot be written: {error.strerror or error}", where=path, todo=ROOM)
+
+
+def _make_room(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def _opened(path: Path, how: int) -> int:

@@ -112,7 +112,7 @@ def save(workdir: str | Path, state: Tree, meta: dict[str, Any]) -> Path:
         to_disk(root)
         for old in (replaced, *(root / str(old) for old in _steps(root)[:-KEPT])):
             shutil.rmtree(old, ignore_errors=True)
-    except (OSError, Damaged) as error:
+    except (OSError, InputError) as error:
         what = f"step {step} could not be saved, earlier ones are untouched: {one_line(error)}"
         raise InputError(what, where=root, todo=ELSEWHERE) from error
     finally:

@@ -46,7 +46,8 @@ def export(params: Tree, path: str | Path) -> Path:
             save_file(leaves, partial, {"crc32": json.dumps(leaf_digests(leaves))})
             load_weights(partial)
     except Exception as error:  # the library refuses in several ways, the disk in others
-        raise InputError(f"could not be written: {one_line(error)}", where=path, todo=ELSEWHERE) from error
+        what = one_line(error).removeprefix("cannot be written: ")
+        raise InputError(f"could not be written: {what}", where=path, todo=ELSEWHERE) from error
     return path
 
 

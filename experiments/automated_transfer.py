@@ -734,7 +734,9 @@ def main(config: Config, workdir: Path) -> None:
     parts: dict[str, Callable[[], tuple[Section, dict[str, Any]]]] = {
         "head_rates": lambda: rates_of_head(config, problem),
         "all_rates": lambda: rates_of_all(config, five_rates()),
-        "label_trees": lambda: search_blocks(config, problem, RunStore(workdir / "label_trees")),
+        "label_trees": lambda: search_blocks(
+            config, problem, RunStore(workdir / "label_trees", of=cli.identity(config))
+        ),
         "starts": lambda: compare_starts(config, small_problem(config.shots)),
     }
     sections: list[Section] = []

@@ -762,7 +762,7 @@ def run(config: Config, problem: Problem, split: str, examples: int, workdir: Pa
     tuning = range(config.tuning_draws)
     reporting = range(config.tuning_draws, config.tuning_draws + config.report_draws)
     keep_to_data(workdir, problem.task.origin)
-    store = RunStore(workdir)
+    store = RunStore(workdir, of=cli.identity(config, split, examples, problem.n))
     total = planned_runs(methods, config.trials, tuning, reporting, honest, config.folds)
     with Progress(total, "comparing") as progress:
 

@@ -409,7 +409,7 @@ def main(config: Config, workdir: Path) -> None:
     for n in config.n_per_class:
         problem = Problem(shared, source, task, n)
         console.print(f"target: {n} labelled examples of each of {some(task.classes)}")
-        store = RunStore(workdir / f"n_{n}")
+        store = RunStore(workdir / f"n_{n}", of=cli.identity(config, n))
         learning_rate = choose_learning_rate(config, problem, store)
         for method in MAPS:
             mapped = map_out(config, problem, method, learning_rate, store)

@@ -466,7 +466,7 @@ def compared(config: Config, task, title: str, workdir: Path, honest: Sequence[s
     chosen = [name for name in (names if "all" in honest else honest) if name in names]
     tuning = range(config.tuning_draws)
     reporting = range(config.tuning_draws, config.tuning_draws + config.report_draws)
-    store = RunStore(workdir)
+    store = RunStore(workdir, of=cli.identity(config, title))
     total = planned_runs(methods, config.trials, tuning, reporting, chosen, config.folds)
     with Progress(total, title) as progress:
 

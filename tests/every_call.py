@@ -44,12 +44,16 @@ def train(workdir: Path, steps: int) -> np.ndarray:
     like = {"w": np.zeros(3), "step": np.int64(0)}
     saved = checkpoints.latest_step(workdir)
     state = like if saved is None else checkpoints.restore(workdir, like)
+    sums = [] if saved is None else checkpoints.read_meta(workdir)["sums"]
     with Writer(workdir) as log:
-        log.rewind(int(state["step"]))
+        log.rewind(0)
+        for step, total in enumerate(sums, 1):
+            log.write(step, {"sum": total})
         for step in range(int(state["step"]) + 1, steps + 1):
             state = {"w": state["w"] + step, "step": np.int64(step)}
-            log.write(step, {"sum": float(state["w"].sum())})
-            checkpoints.save(workdir, state, {"step": step})
+            sums.append(float(state["w"].sum()))
+            log.write(step, {"sum": sums[-1]})
+            checkpoints.save(workdir, state, {"step": step, "sums": sums})
     return state["w"]
 
 

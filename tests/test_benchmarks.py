@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import numpy as np
@@ -33,6 +34,7 @@ from experiments.benchmarks.variants import (
 )
 from experiments.benchmarks.workers import ROOT, Worker, peak_memory
 from jaxtl import cli
+from jaxtl.errors import InputError, Interrupted
 from jaxtl.report import Section, Table
 from jaxtl.report.style import styled
 
@@ -330,7 +332,7 @@ def test_a_budget_lowers_the_peak_of_a_sweep():
 
 
 def test_all_parts_make_one_report(tmp_path, monkeypatch):
-    def measure(config, console):
+    def measure(config, console, once):
         name = type(config).__module__.rpartition(".")[2]
         table = Table([name, "x"], [["a", config.preset]])
         return results.Findings([Section(name, [table])], {f"{name}/seconds": 1.0}, {"x": 1})
@@ -344,6 +346,34 @@ def test_all_parts_make_one_report(tmp_path, monkeypatch):
     assert summary["command"] == "python -m experiments.benchmarks"
     assert (tmp_path / "summary.md").read_text().count("| a ") == 4
     assert "quick" in (tmp_path / "summary.md").read_text()
+
+
+def test_a_stopped_benchmark_keeps_what_it_has_measured(tmp_path):
+    made = []
+
+    def measure(config, console, once):
+        def seconds(name):
+            made.append(name)
+            if name == config:
+                raise Interrupted(f"stopped before {name}", 2)
+            return {"seconds": np.float32(len(made)), "sizes": (1, 2)}
+
+        found = {name: once(name, partial(seconds, name)) for name in ("a", "b")}
+        table = Table(["way", "seconds"], [[name, str(one["seconds"])] for name, one in found.items()])
+        own = [[["fine", [[["x"], [["1"]], [0]]], ["a line"], []]], {"own": 1.0}, {}]
+        section, numbers, _ = results.as_findings(once("own", lambda: results.as_findings(own)))
+        return results.Findings([*section, Section("Seconds", [table])], numbers, found)
+
+    with pytest.raises(Interrupted):
+        results.keep("benchmarks.step", Config(), tmp_path, [(measure, "b")])
+    results.keep("benchmarks.step", Config(), tmp_path, [(measure, "")])
+    assert made == ["a", "b", "b"]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["a"], summary["b"]) == ({"seconds": 1.0, "sizes": [1, 2]}, {"seconds": 3.0, "sizes": [1, 2]})
+    assert "- a line" in (tmp_path / "summary.md").read_text()
+    (tmp_path / "measured/a.json").write_text((tmp_path / "measured/a.json").read_text().replace("1.0", "7.0"))
+    with pytest.raises(InputError, match=r"a\.json: is not what was measured"):
+        results.keep("benchmarks.step", Config(), tmp_path, [(measure, "")])
 
 
 @pytest.mark.parametrize("preset", ["", "smoke", "long"])

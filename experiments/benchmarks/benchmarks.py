@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from rich.console import Console
 
 from experiments.benchmarks import machine, multitask, selection, step
-from experiments.benchmarks.results import Findings, Part, keep
+from experiments.benchmarks.results import Findings, Once, Part, keep
 from jaxtl import cli
 from jaxtl.errors import InputError, suggest
 
@@ -45,8 +45,8 @@ def config_of(part: str, preset: str) -> Any:
 def within(part: str) -> Part:
     """The part's measurement, its details under its name."""
 
-    def measure(config: Any, console: Console) -> Findings:
-        found = PARTS[part].measure(config, console)
+    def measure(config: Any, console: Console, once: Once) -> Findings:
+        found = PARTS[part].measure(config, console, once)
         return found._replace(details={part: found.details})
 
     return measure

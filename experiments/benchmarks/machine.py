@@ -27,13 +27,14 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from rich.console import Console
 
-from experiments.benchmarks.results import Findings, duration, is_here, keep
+from experiments.benchmarks.results import Findings, Once, duration, is_here, keep
 from experiments.benchmarks.variants import check_problems, make_problem, save_problem, title_of
 from experiments.benchmarks.workers import Worker
 from jaxtl import cli
@@ -154,13 +155,13 @@ def input_section(rates: dict[str, float]) -> Section:
 # ---------------------------------------------------------------- all of it
 
 
-def measure(config: Config, console: Console) -> Findings:
+def measure(config: Config, console: Console, once: Once) -> Findings:
     starts = {}
     for name in config.problems:
         console.print(f"starting {title_of(name)}")
-        starts[name] = measure_starts(name, config.rounds)
+        starts[name] = once(f"start-{name}", partial(measure_starts, name, config.rounds))
     console.print("measuring the input rate")
-    rates = measure_inputs(config)
+    rates = once("inputs", partial(measure_inputs, config))
     numbers = {f"inputs/{words}/images_per_second": rate for words, rate in rates.items()}
     for name, kinds in starts.items():
         for kind, figures in kinds.items():

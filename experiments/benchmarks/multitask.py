@@ -28,6 +28,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,7 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from experiments.benchmarks.results import Findings, duration, keep
+from experiments.benchmarks.results import Findings, Once, duration, keep
 from experiments.benchmarks.variants import NETWORKS, timed
 from jaxtl import cli
 from jaxtl.errors import InputError
@@ -153,11 +154,11 @@ def table_of(results: dict[str, dict[str, dict[str, float]]]) -> Table:
     return Table(["gradients of one batch", *results], rows)
 
 
-def measure(config: Config, console: Console) -> Findings:
+def measure(config: Config, console: Console, once: Once) -> Findings:
     results = {}
     for problem in config.problems:
         console.print(f"measuring {problem}, {config.tasks} tasks")
-        results[problem] = measure_rows(problem, config)
+        results[problem] = once(f"multitask-{problem}", partial(measure_rows, problem, config))
     how = f"medians over {config.rounds} rounds, each against its own round; quartiles in brackets"
     section = Section("A gradient per task", [table_of(results)], [f"T = {config.tasks} tasks; {how}"])
     numbers = {

@@ -40,7 +40,7 @@ from typing import Any, ClassVar
 import numpy as np
 from rich.console import Console
 
-from experiments.benchmarks.results import Findings, duration, keep
+from experiments.benchmarks.results import Findings, Once, as_findings, duration, keep
 from experiments.benchmarks.sweeps import CLASSES, KINDS, medians, memory_of_sweeps, sweeps
 from experiments.benchmarks.variants import timed
 from jaxtl import cli
@@ -197,8 +197,9 @@ def seconds_in(name: str, figures: Mapping[str, Any]) -> dict[str, float]:
 # ---------------------------------------------------------------- all of it
 
 
-def measure(config: Config, console: Console) -> Findings:
-    found = [part(config, console) for part in (sweeps, memory_of_sweeps, ridge, logistic)]
+def measure(config: Config, console: Console, once: Once) -> Findings:
+    parts = (sweeps, memory_of_sweeps, ridge, logistic)
+    found = [as_findings(once(part.__name__, partial(part, config, console))) for part in parts]
     sections = [section for one in found for section in one.sections]
     numbers = {name: number for one in found for name, number in one.numbers.items()}
     return Findings(sections, numbers, {name: entry for one in found for name, entry in one.details.items()})

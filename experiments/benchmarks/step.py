@@ -53,6 +53,7 @@ import random
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -62,7 +63,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
 from experiments.benchmarks.arithmetic import operations_of_step
-from experiments.benchmarks.results import Findings, keep
+from experiments.benchmarks.results import Findings, Once, keep
 from experiments.benchmarks.rows import BASE, COSTS, PEERS, ROWS, Row, rows_of
 from experiments.benchmarks.step_tables import arithmetic_table, notes, numbers_of, picture, ratio_table, start_table
 from experiments.benchmarks.variants import (
@@ -229,7 +230,7 @@ def first_step(variant: Variant) -> float:
 # ---------------------------------------------------------------- all of it
 
 
-def measure(config: Config, console: Console) -> Findings:
+def measure(config: Config, console: Console, once: Once) -> Findings:
     steps = {"mlp": config.mlp_steps, "cnn": config.cnn_steps, **dict.fromkeys(RESIDUAL, config.residual_steps)}
     results: dict[str, dict[str, Any]] = {}
     for name in config.problems:
@@ -237,9 +238,9 @@ def measure(config: Config, console: Console) -> Findings:
         console.print(f"measuring {problem.title}")  # no progress bar: drawing it would take time from what is timed
         rounds = math.ceil(config.rounds / 2) if kind in RESIDUAL else config.rounds
         results[name] = {"title": problem.title, "operations": operations_of_step(problem)}
-        results[name] |= measure_rows(name, problem, rounds, steps[kind])
+        results[name] |= once(f"step-{name}", partial(measure_rows, name, problem, rounds, steps[kind]))
         if kind not in RESIDUAL:  # they take minutes to compile
-            results[name]["starts"] = measure_starts(problem, config.rounds)
+            results[name]["starts"] = once(f"step-start-{name}", partial(measure_starts, problem, config.rounds))
     peaks: dict[str, float] = {}
     for result in results.values():
         peaks = {name: max(rate, peaks.get(name, 0.0)) for name, rate in result["peaks"].items()}

@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import errno
 import inspect
+import json
 import os
 import signal
 import sys
@@ -38,7 +39,7 @@ from jaxtl.text import printable
 FULL = (errno.ENOSPC, errno.EDQUOT)
 Main = Callable[[Any, Path], None]
 
-__all__ = ["command", "execute", "guarded", "header", "run"]
+__all__ = ["command", "execute", "guarded", "header", "identity", "run"]
 
 
 def run(main: Main, config_class: type) -> NoReturn:
@@ -82,6 +83,17 @@ def header(experiment: str, config: Any, started: float, **more: Any) -> dict[st
         "minutes": (time.perf_counter() - started) / 60,
         "config": dataclasses.asdict(config),
     }
+
+
+def identity(config: Any, *more: Any) -> str:
+    """What the runs of a store are made with, for `RunStore(of=...)`: the config but for keys that only add runs.
+
+    Args:
+        config: as `main` gets it.
+        more: what else tells the store from others of the same run, as JSON has it.
+    """
+    adds = getattr(type(config), "may_change", ())
+    return json.dumps([{key: value for key, value in vars(config).items() if key not in adds}, *more])
 
 
 def guarded(work: Callable[[], None]) -> int:

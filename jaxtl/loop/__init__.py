@@ -254,7 +254,7 @@ def _check_rates(defaults: Mapping[str, Any], fixed: Fixed) -> None:
 
 def _begin(state: TrainState, steps: int, chunk: int, book: Book) -> TrainState:
     """Where to start: at the newest checkpoint, or at `state`."""
-    resumed = book.resume(state)
+    began, resumed = int(state.step), book.resume(state)
     state = state if resumed is None else resumed
     if int(state.step) % chunk:
         what = f"the state is at step {int(state.step)}, which is not a multiple of it"
@@ -264,8 +264,7 @@ def _begin(state: TrainState, steps: int, chunk: int, book: Book) -> TrainState:
         raise InputError(what, where=f"fit steps={steps}", todo="ask for more steps")
     if resumed is None:
         book.save(state)  # what cannot be saved is told before the work, not after it
-    if book.log is not None:
-        book.log.rewind(int(state.step))
+    book.tell_again(began)
     return state
 
 

@@ -77,6 +77,13 @@ class Book:
         if self.best_value is None or row[self.best_name] > self.best_value:
             self.best_value, self.best_state = row[self.best_name], copy_tree(state)
 
+    def tell_again(self, began: int) -> None:
+        """The log gets all rows since the run began at this step, whatever a kill or a bad disk made of its file."""
+        if self.log is not None:
+            self.log.rewind(began)
+            for row in self.history:
+                self.log.write(int(row["step"]), {name: value for name, value in row.items() if name != "step"})
+
     def best(self, state: TrainState) -> TrainState:
         """The best state so far; this one if none is kept."""
         return state if self.best_state is None else self.best_state

@@ -221,6 +221,8 @@ def _make_room(path: Path) -> None:
 
 def _opened(path: Path, how: int) -> int:
     """A descriptor of a regular file. Opening a pipe does not wait, and the one that is opened is the one looked at."""
+    if how & os.O_CREAT and path.is_symlink() and not path.exists():
+        raise OSError(0, "is a link to nothing")
     opened = os.open(path, how | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     kind = os.fstat(opened).st_mode
     if not stat.S_ISREG(kind):

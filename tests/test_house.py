@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -113,6 +114,63 @@ def trusting(source: str) -> list[str]:
         if (called == "Image.open" and "formats" not in words)
         or called.endswith((".builder_from_directory", ".builder_from_files", "tarfile.open"))
     ]
+
+
+WRITE = {"write_text", "write_bytes", "touch", "savefig", "savez", "savez_compressed", "tofile"}
+WRITE_THEMSELVES = {  # modules that write what is no file of a run, or through `files`
+    "jaxtl.checkpoints.states": {"open"},  # the lock
+    "jaxtl.cli": {"os.open"},  # nowhere
+    "jaxtl.cli.together": {"open"},  # nowhere, and private copies
+    "jaxtl.processes": {"os.open"},  # nowhere
+    "jaxtl.report.files": {"savefig"},  # into memory
+    "jaxtl.data.fetch": {"open"},  # data sets
+    "jaxtl.data.prepare": {"open", "os.replace"},
+    "jaxtl.selection.runs": {"open"},  # an archive in memory
+    "experiments.benchmarks.variants": {"savez"},  # for a process, in a temporary directory
+}
+
+
+def written_by(source: str) -> set[str]:
+    """Calls that make or change a file."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            name = called.rpartition(".")[2]
+            words = [ast.unparse(argument) for argument in (*node.args, *(word.value for word in node.keywords))]
+            if name == "open" and called not in ("os.open", "Image.open"):
+                found |= {"open"} if any(re.fullmatch(r"'[rwxab+]*[wxa+][rwxab+]*'", word) for word in words) else set()
+            elif called == "os.open":
+                found |= {called} if any(re.search("O_(CREAT|WRONLY|RDWR)", word) for word in words) else set()
+            elif name in WRITE or called == "os.replace":
+                found.add(called if called == "os.replace" else name)
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_files_of_a_run_are_written_by_one_room(file):
+    module = name_of(file)
+    if module != "jaxtl.files":
+        assert written_by(file.read_text()) <= WRITE_THEMSELVES.get(module, set())
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "path.write_text('x')",
+        "(room / 'x').write_bytes(b'')",
+        "open(path, 'w')",
+        "path.open('ab')",
+        "open(path, mode='r+')",
+        "os.open(path, os.O_WRONLY | os.O_CREAT)",
+        "figure.savefig(path)",
+        "os.replace(a, b)",
+        "np.savez(path, x=1)",
+    ],
+)
+def test_the_test_sees_a_file_being_written(source):
+    assert written_by(source)
+    assert not written_by("open(path); path.open('rb'); a.replace(b, 'w'); os.open(a, os.O_RDONLY); Image.open(x)")
 
 
 def test_every_module_has_a_room():

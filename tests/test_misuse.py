@@ -288,7 +288,7 @@ WRONG = {
     "labels as a mask": (lambda: make_loss_fn(as_forward(MODEL), TASK, frozen=LABELS), "is neither True", "having"),
     # labels
     "a label that is a number": (lambda: label_params(PARAMS, [(".*", 3)]), "3) is no such pair", "label"),
-    "a label that is None": (lambda: label_params(PARAMS, [("head/.*", "new"), (".*", None)]), "None) is no such pair", "label"),
+    "a label that is None": (lambda: label_params(PARAMS, [(".*", None)]), "None) is no such pair", "label"),
     "labels that are numbers": (
         lambda: per_label(jax.tree.map(lambda _: 1, PARAMS), {1: Group(0.1)}),
         "has 1, which is no text",

@@ -35,7 +35,8 @@ def export(params: Tree, path: str | Path) -> Path:
     """
     from safetensors.numpy import save_file
 
-    path = expanded(path).resolve()
+    path = expanded(path)
+    path = path.parent.resolve() / path.name  # a link is replaced, and where it leads to is left alone
     if path.suffix != ".safetensors":
         raise InputError("weights are written as .safetensors", where=path, todo="choose a name with this ending")
     leaves, keys = to_host(params)

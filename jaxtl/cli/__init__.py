@@ -102,7 +102,8 @@ def guarded(work: Callable[[], None]) -> int:
         work()
         sys.stdout.flush()
     except Stop as stop:
-        again = "; rerun the same command to go on" if isinstance(stop, Interrupted) else ""
+        anew = " without --overwrite" if any(word.lstrip("-") == "overwrite" for word in sys.argv) else ""
+        again = f"; rerun the same command{anew} to go on" if isinstance(stop, Interrupted) else ""
         return processes.end(stop.exit_code, together.as_seen_by_the_first(f"{stop}{again}"))
     except KeyboardInterrupt:  # before or after the part of a run that saves
         return processes.end(128 + signal.SIGINT)

@@ -152,14 +152,15 @@ class RunStore:
     def _load(self, directory: Path) -> None:
         path = directory / "runs.jsonl"
         files.Lines(path).close()  # a place that cannot be written is told before the work
-        for number, line in enumerate(files.lines(path), start=1):
-            run, digest = self._decode(line, path, number)
-            self._runs[_key(run)] = run
-            self._digests[_key(run)] = digest
-        for key, run in list(self._runs.items()):
-            if run.arrays and self._content(run) is None:
-                logger.warning("%s is missing or damaged: its run is made again", printable(str(self._file(run))))
-                del self._runs[key]
+        found = [(line, *self._decode(line, path, n)) for n, line in enumerate(files.lines(path), start=1)]
+        self._digests = {_key(run): digest for _, run, digest in found}
+        damaged = {self._file(run): _key(run) for _, run, _ in found if run.arrays and self._content(run) is None}
+        for file in damaged:
+            logger.warning("%s is missing or damaged: its run is made again", printable(str(file)))
+        kept = [(line, run) for line, run, _ in found if _key(run) not in damaged.values()]
+        if damaged:
+            files.write(path, b"".join(line + b"\n" for line, _ in kept))
+        self._runs = {_key(run): run for _, run in kept}
 
     def _encode(self, run: Run, arrays: int | None) -> bytes:
         def number(value: float) -> float | str:

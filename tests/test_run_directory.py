@@ -25,6 +25,7 @@ FILES = (
     *("config.json", "data.txt", "n_1/arrays/l2-1-1.npz", "n_1/runs.jsonl"),
     *("source/metrics.jsonl", "source/source.safetensors"),
 )
+PLACES = [("finished", name) for name in FILES] + [("stopped", name) for name in FILES if name not in REPORT]
 
 
 def flip(path: Path) -> None:
@@ -99,10 +100,7 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize(
-    ("state", "name"),
-    [("finished", name) for name in FILES] + [("stopped", name) for name in FILES if name not in REPORT],
-)
+@pytest.mark.parametrize(("state", "name"), PLACES)
 def test_a_damaged_file_is_made_again_or_refused_by_name(state, name, damage, runs, tmp_path, capsys, record_property):
     shutil.copytree(runs / state, tmp_path / "run")
     shutil.copytree(runs / "another", tmp_path / "another")

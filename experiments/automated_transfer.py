@@ -138,6 +138,27 @@ class Config:
     adapted_penalties: tuple[float, ...] = (0.0, 0.1, 1.0)  # each with every pull towards it
     seed: int = 0
 
+    glossary: ClassVar = {
+        "grid": "rates by the smallest held-out log-loss among all pairs of a grid",
+        "grid, 16 of it": "the same among 16 of them at random",
+        "grid, by accuracy": "rates by the best held-out accuracy on the grid",
+        "random": "rates by the smallest held-out log-loss among settings at random",
+        "random, 16 of it": "the same among 16 of them",
+        "random, by accuracy": "rates by the best held-out accuracy among settings at random",
+        "gradient from weak": "all rates go down the slope of the held-out log-loss, from values far too small",
+        "gradient from strong": "the same from values far too large",
+        "λ alone, forward": "the penalty alone goes down that slope, which is carried along forwards through training",
+        "λ alone, implicit": "the same, but the slope is that at the minimum where training is supposed to have ended",
+        "frozen": "a block of the network that keeps the source model's parameters",
+        "transferred": "a block that is trained from the source model's parameters on",
+        "new": "a block that is trained from random parameters on",
+        "source": "adaptation starts from the source model's trunk under a fresh head",
+        "fresh": "adaptation starts from random parameters",
+        "reptile": "from a start moved towards where training on each of many small source tasks ends",
+        "iMAML": "from a start that goes down the slope of the small tasks' loss after training on them",
+        "source + reptile": "as reptile, with that learning begun from the source model",
+        "source + iMAML": "as iMAML, with that learning begun from the source model",
+    }
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {
             "data": "digits",

@@ -70,6 +70,63 @@ from jaxtl.trees import Tree, check_same
 from jaxtl.writers import Progress, Writer
 
 
+class Recipe(NamedTuple):
+    """A method: what it is in one line, what is searched, where it starts, and which compiled program it runs in.
+
+    All take the same number of steps; probing a head takes as many again, which cost next to nothing.
+    """
+
+    means: str
+    search: tuple[str, ...]
+    start: Literal["fresh", "source", "probed"] = "source"  # probed: its head is first trained on features
+    program: Literal["pulled", "head", "joint", "untuned"] = "pulled"
+
+
+RECIPES = {
+    "scratch": Recipe(
+        "from random parameters, pulled towards 0; nothing of the source is used", ("learning_rate", "pull"), "fresh"
+    ),
+    "features": Recipe(
+        "the head alone is trained, pulled towards 0, on features of the source model, which stays as it is",
+        ("learning_rate", "pull/new"),
+        program="head",
+    ),
+    "fine_tune": Recipe("all parameters are trained from the source model on, pulled nowhere", ("learning_rate",)),
+    "l2": Recipe("fine-tuning with one pull towards 0 for all kernels", ("learning_rate", "pull")),
+    "l2_differential": Recipe(
+        "fine-tuning with a pull towards 0 of its own for transferred and for new kernels",
+        ("learning_rate", "pull/transferred", "pull/new"),
+    ),
+    "l2_sp": Recipe(
+        "fine-tuning; transferred parameters are pulled towards the source model, new kernels towards 0",
+        ("learning_rate", "pull/source", "pull/new"),
+    ),
+    "lr_ratio": Recipe(
+        "fine-tuning in which the trunk learns more slowly than the head, pulled nowhere", ("learning_rate", "ratio")
+    ),
+    "lp_ft": Recipe(
+        "the head alone first, on features of the source model, then fine-tuning of everything",
+        ("learning_rate", "head_learning_rate"),
+        "probed",
+    ),
+    "lp_l2_sp": Recipe(
+        "the head alone first, as in lp_ft, then l2_sp",
+        ("learning_rate", "head_learning_rate", "pull/source", "pull/new"),
+        "probed",
+    ),
+    "joint": Recipe(
+        "source and target are learned together by one trunk with two heads; the source's loss has a weight",
+        ("learning_rate", "source_weight"),
+        program="joint",
+    ),
+    "untuned": Recipe(
+        "fine-tuning by Adam at 1e-3 with decay 1e-5 on the trunk and 1e-4 on the head; nothing is chosen",
+        (),
+        program="untuned",
+    ),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     preset: str = ""  # smoke, mnist, full: fills what is not given
@@ -112,6 +169,7 @@ class Config:
     seed: int = 0
 
     may_change: ClassVar = ("splits", "n_per_class", "source_examples", "methods", "honest")  # they only add runs
+    glossary: ClassVar = {name: recipe.means for name, recipe in RECIPES.items()}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {
             "data": "digits",
@@ -134,30 +192,6 @@ class Config:
     }
 
 
-class Recipe(NamedTuple):
-    """A method: what is searched, where it starts, and which compiled program it runs in.
-
-    All take the same number of steps; probing a head takes as many again, which cost next to nothing.
-    """
-
-    search: tuple[str, ...]
-    start: Literal["fresh", "source", "probed"] = "source"  # probed: its head is first trained on features
-    program: Literal["pulled", "head", "joint", "untuned"] = "pulled"
-
-
-RECIPES = {
-    "scratch": Recipe(("learning_rate", "pull"), start="fresh"),
-    "features": Recipe(("learning_rate", "pull/new"), program="head"),
-    "fine_tune": Recipe(("learning_rate",)),
-    "l2": Recipe(("learning_rate", "pull")),
-    "l2_differential": Recipe(("learning_rate", "pull/transferred", "pull/new")),
-    "l2_sp": Recipe(("learning_rate", "pull/source", "pull/new")),
-    "lr_ratio": Recipe(("learning_rate", "ratio")),
-    "lp_ft": Recipe(("learning_rate", "head_learning_rate"), start="probed"),
-    "lp_l2_sp": Recipe(("learning_rate", "head_learning_rate", "pull/source", "pull/new"), start="probed"),
-    "joint": Recipe(("learning_rate", "source_weight"), program="joint"),
-    "untuned": Recipe((), program="untuned"),
-}
 TOWARDS = {  # what transferred parameters may be pulled towards; a method says how hard
     "zero": Term(0.0, l2),
     "source": Term(0.0, l2, ("anchor",)),

@@ -83,6 +83,22 @@ class Config:
     seed: int = 0
 
     may_change: ClassVar = ("n_per_class",)
+    glossary: ClassVar = {
+        "l2_differential": "fine-tuning with a pull towards 0 of its own for transferred and for new kernels",
+        "l2_sp": "fine-tuning; transferred parameters are pulled towards the source model, new kernels towards 0",
+        "validation accuracy": "on training images outside every labelled subset",
+        "validation log-loss": "the same by log-loss",
+        "k-fold accuracy": "on each part of the labelled examples, trained on the other parts",
+        "k-fold log-loss": "the same by log-loss",
+        "AIC": "Akaike's criterion: −2 log likelihood + 2 df, the effective degrees of freedom of all kernels",
+        "AICc": "AIC with its correction for few examples",
+        "BIC": "Schwarz' criterion: −2 log likelihood + df log n",
+        "evidence": "the probability of the labels with all kernels integrated out, by Laplace",
+        "evidence of the head": "the same with the head's kernel alone integrated out",
+        "weakest pulls": "the corner of the map in which both pulls are smallest",
+        "best fixed pair": "the pair of pulls with the best mean test accuracy, which nobody can know",
+        "best of every draw": "the best pair of each draw by its test accuracy, which nobody can know",
+    }
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {
             "data": "digits",

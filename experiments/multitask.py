@@ -47,7 +47,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.multitask_problem import METHODS, PULLED, ROWS, Problem, Program, Trained, fraction, make_net, quality
+from experiments.multitask_problem import (
+    GLOSSARY,
+    METHODS,
+    PULLED,
+    ROWS,
+    Problem,
+    Program,
+    Trained,
+    fraction,
+    make_net,
+    quality,
+)
 from jaxtl import cli, report
 from jaxtl.data import keep_to_data, load
 from jaxtl.data.composed import TaskSet, TaskSplit, class_and_group, linnerud, low_rank, two_digits
@@ -127,6 +138,11 @@ class Config:
     seed: int = 0
 
     may_change: ClassVar = ("methods", "honest")  # they only add runs
+    glossary: ClassVar = GLOSSARY | {
+        "scratch": "of a new task: its trunk starts from random parameters",
+        "from_TASK": "of a new task: its trunk is the one that single_l2 has learned for that task",
+        "from_all": "of a new task: its trunk is the one that equal_l2 has learned for all tasks",
+    }
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {
             "images": "digits",

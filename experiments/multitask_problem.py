@@ -66,7 +66,28 @@ SURGERIES = {  # from gradients, a backward pass for each task
 PLAIN = {"single": "single", "equal": "sum", "fixed": "sum"}  # the others are programs of their own
 PROGRAM = PLAIN | {name: name for name in (*WEIGHTINGS, *SURGERIES)}
 PULLED = "_l2"  # after the name of a method: with a tuned pull towards 0 on the trunk, and another on the heads
-METHODS = tuple(f"{name}{pulled}" for name in PROGRAM for pulled in ("", PULLED))
+MEANS = {  # what the methods are, one line each
+    "single": "a model for each task; nothing is shared",
+    "equal": "the plain sum of the tasks' losses on a shared trunk",
+    "fixed": "a sum with a weight for each task, chosen by validation",
+    "uncertainty": "a loss counts by 1/(2σ²), with a σ for each task that is learned beside the network",
+    "dwa": "dynamic weight average: a task whose loss fell slowly in the last epochs counts more",
+    "gls": "the geometric mean of the losses instead of their sum",
+    "rlw": "random weights, drawn anew in every step",
+    "famo": "weights that are learned so that all losses fall by the same factor",
+    "pcgrad": "each gradient is projected off those that it conflicts with, then all are added up",
+    "mgda": "the shortest vector among all averages of the gradients",
+    "cagrad": "near the mean gradient, the direction that is best for the worst task",
+    "imtl_g": "the combination with equal projections on all gradients' directions",
+    "nash": "the Nash bargaining solution: no other direction raises the product of the tasks' gains",
+}
+WITH_PULLS = "with a tuned pull towards 0 on the trunk and another on the heads"
+GLOSSARY = {
+    f"{name}{pulled}": f"{name}, {WITH_PULLS}" if pulled else means
+    for name, means in MEANS.items()
+    for pulled in ("", PULLED)
+}
+METHODS = tuple(GLOSSARY)
 PULLS = ("pull/shared", "pull/task")
 ROWS = 10  # points of the curves
 MANY = 500  # labelled examples, enough for the cosines of their gradients

@@ -63,6 +63,21 @@ class Config:
     train_sizes: tuple[int, ...] = (20, 50, 200)  # patients to choose λ on; all others test it
     seed: int = 0  # of the splits
 
+    glossary: ClassVar = {
+        "L2": "half the sum of squared coefficients",
+        "L1": "the sum of their absolute values",
+        "elastic net": "a mixture of L1 and L2 by l1_ratio",
+        "group lasso": "the norm of each group of coefficients times the root of its size; a group goes to 0 as one",
+        "L1, subgradient": "L1 in the loss instead of as a proximal step: nothing becomes exactly 0",
+        "LOO": "the mean squared error of each patient, predicted from all others",
+        "GCV": "generalised cross-validation: LOO with the mean leverage in place of each patient's own",
+        "AIC": "Akaike's criterion: n log(error) + 2 df, the effective degrees of freedom",
+        "AICc": "AIC with its correction for few patients",
+        "BIC": "Schwarz' criterion: n log(error) + df log n",
+        "evidence": "the probability of the targets with all coefficients integrated out",
+        "best λ": "chosen by the test patients themselves, which nobody can do",
+        "least squares": "λ = 0",
+    }
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {"path_points": 9, "steps": 3000, "criteria_points": 29, "splits": 20},
     }

@@ -1,8 +1,9 @@
 """What a command line asks of an experiment: its flags, its presets and `--help`.
 
 `Config` is a flat dataclass: fields of type bool, int, float, str, `Literal["a", "b"]` or `tuple[one of these, ...]`,
-each with a default. It may hold `presets: ClassVar = {"smoke": {"steps": 5}}` beside a field `preset: str = ""`, and
-`may_change: ClassVar = ("methods",)`, the keys that may differ when a run goes on, because they only add to it.
+each with a default. It may hold `presets: ClassVar = {"smoke": {"steps": 5}}` beside a field `preset: str = ""`,
+`may_change: ClassVar = ("methods",)`, the keys that may differ when a run goes on, because they only add to it, and
+`glossary: ClassVar = {"l2": "one pull towards 0"}`, a line for every method that its tables name.
 """
 
 from __future__ import annotations
@@ -244,6 +245,7 @@ def help_text(main: Callable[..., None], config_class: type, default_workdir: st
         (name, ", ".join(f"{key}={_shown(value)}" for key, value in preset.items()))
         for name, preset in getattr(config_class, "presets", {}).items()
     ]
+    glossary = getattr(config_class, "glossary", {})
     return "\n".join(
         [
             inspect.getdoc(inspect.getmodule(main)) or "",
@@ -252,6 +254,8 @@ def help_text(main: Callable[..., None], config_class: type, default_workdir: st
             *(_row(*row) for row in rows),
             *(["", "presets: each fills the keys that the command line leaves open"] if presets else []),
             *(_row(*row) for row in presets),
+            *(["", "names in its tables"] if glossary else []),
+            *(_row(*row) for row in glossary.items()),
         ]
     ).lstrip()
 

@@ -45,7 +45,7 @@ import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,7 @@ from experiments import cifar_transfer
 from experiments.cifar_transfer import LEARNING_RATES, TASK, Problem, accuracy, make_source, outputs, predict
 from jaxtl import backend, cli, report
 from jaxtl.data import DataSet, Split, keep_to_data, load, normalise
-from jaxtl.errors import InputError, suggest
+from jaxtl.errors import InputError
 from jaxtl.labels import NEW, TRANSFERRED, label_params, some
 from jaxtl.loop import fit, refuse_stop
 from jaxtl.loop.finite import not_finite
@@ -90,53 +90,56 @@ from jaxtl.terminal import Terminal
 from jaxtl.trees import Tree
 from jaxtl.writers import Progress
 
+PARTS = ("head_rates", "all_rates", "label_trees", "starts")
+Parts = Annotated[tuple[Annotated[str, cli.OneOf("part", PARTS)], ...], cli.Items(1, distinct=True)]
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     preset: str = ""  # smoke: fills what is not given
-    data: str = "auto"  # a name (digits, cifar10, ...) or a path; auto: CIFAR-10 if found, else digits
-    data_dir: str = ""  # where named data sets are looked for
-    split: str = "0-4:5-9"  # source classes : target classes
-    parts: tuple[str, ...] = ("head_rates", "all_rates", "label_trees", "starts")  # what is asked
-    n_per_class: int = 20  # labelled target examples
+    data: cli.Place = "auto"  # a name (digits, cifar10, ...) or a path; auto: CIFAR-10 if found, else digits
+    data_dir: cli.Place = ""  # where named data sets are looked for
+    split: cli.Text = "0-4:5-9"  # source classes : target classes
+    parts: Parts = PARTS  # what is asked
+    n_per_class: cli.Count = 20  # labelled target examples
     model: Literal["cnn", "mlp"] = "cnn"
-    widths: tuple[int, ...] = (16, 32, 64)
+    widths: cli.Widths = (16, 32, 64)
     normalisation: Literal["group", "none"] = "group"
-    input_size: int = 16  # larger images are averaged down towards this edge
-    source_steps: int = 2500
-    source_batch_size: int = 128
-    source_learning_rate: float = 0.1
-    source_decay: float = 5e-4
-    steps: int = 150
-    batch_size: int = 50
-    momentum: float = 0.9
-    chunk: int = 0  # steps in one dispatch; 0: what suits the device
-    tuning_draws: int = 2
-    report_draws: int = 8
-    validation: int = 1000  # target training images outside every subset
+    input_size: cli.Count = 16  # larger images are averaged down towards this edge
+    source_steps: cli.Steps = 2500
+    source_batch_size: cli.Count = 128
+    source_learning_rate: cli.Rate = 0.1
+    source_decay: cli.Rate = 5e-4
+    steps: cli.Steps = 150
+    batch_size: cli.Count = 50
+    momentum: cli.Share = 0.9
+    chunk: cli.Chunk = 0  # steps in one dispatch; 0: what suits the device
+    tuning_draws: cli.Draws = 2
+    report_draws: cli.PairedDraws = 8
+    validation: cli.Count = 1000  # target training images outside every subset
     # Rates: of the head alone, and of everything in a small MLP
-    learning_rate: tuple[float, ...] = (0.001, 1.0)  # the ends of the grid
-    penalty: tuple[float, ...] = (1e-5, 10.0)
-    points: int = 12  # of the grid on each side
-    weak: tuple[float, ...] = (0.001, 1e-5)  # where gradients begin: learning rates and penalties far too small,
-    strong: tuple[float, ...] = (0.3, 3.0)  # and far too large
+    learning_rate: cli.Ends = (0.001, 1.0)  # the ends of the grid
+    penalty: cli.Ends = (1e-5, 10.0)
+    points: cli.Points = 12  # of the grid on each side
+    weak: cli.Pair = (0.001, 1e-5)  # where gradients begin: learning rates and penalties far too small,
+    strong: cli.Pair = (0.3, 3.0)  # and far too large
     five_rates_of: Literal["small", "model"] = "small"  # the MLP, or the model itself: minutes a search on CPU
-    random: int = 64  # settings tried in place of a grid where the rates are five
-    longest: int = 40  # runs of a search by gradient, at most
-    small_edge: int = 8  # images are averaged down to this edge for the MLP
-    small_widths: tuple[int, ...] = (128, 64)
+    random: cli.Trials = 64  # settings tried in place of a grid where the rates are five
+    longest: cli.Trials = 40  # runs of a search by gradient, at most
+    small_edge: Annotated[int, cli.Within(2, 65_536)] = 8  # images are averaged down to this edge for the MLP
+    small_widths: cli.Widths = (128, 64)
     # Label trees
-    block_learning_rates: tuple[float, ...] = (0.02, 0.06, 0.18)  # each labelling chooses one
+    block_learning_rates: cli.Rates = (0.02, 0.06, 0.18)  # each labelling chooses one
     # The start
-    shots: int = 5  # labelled examples of a class, in every small task and in the target
-    meta_steps: int = 300
-    tasks: int = 8  # side by side in a step of meta-learning
-    inner_steps: int = 40
-    inner_learning_rate: float = 0.02
-    inner_penalty: float = 1.0
-    adapted_learning_rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1)  # tried with every start,
-    adapted_penalties: tuple[float, ...] = (0.0, 0.1, 1.0)  # each with every pull towards it
-    seed: int = 0
+    shots: cli.Count = 5  # labelled examples of a class, in every small task and in the target
+    meta_steps: cli.Steps = 300
+    tasks: cli.Count = 8  # side by side in a step of meta-learning
+    inner_steps: cli.Steps = 40
+    inner_learning_rate: cli.Rate = 0.02
+    inner_penalty: cli.Rate = 1.0
+    adapted_learning_rates: cli.Rates = (0.003, 0.01, 0.03, 0.1)  # tried with every start,
+    adapted_penalties: cli.Rates = (0.0, 0.1, 1.0)  # each with every pull towards it
+    seed: cli.Seed = 0
 
     glossary: ClassVar = {
         "grid": "rates by the smallest held-out log-loss among all pairs of a grid",
@@ -176,18 +179,6 @@ class Config:
     }
 
 
-LEAST = {
-    "tuning_draws": 1,
-    "report_draws": 2,
-    "points": 2,
-    "random": 1,
-    "longest": 1,
-    "small_edge": 2,
-    "shots": 1,
-    "meta_steps": 1,
-    "tasks": 1,
-}
-LEAST |= {"inner_steps": 1}
 HEAD_RATES = ("learning_rate/new", "penalty/new")
 ALL_RATES = (*LEARNING_RATES, "penalty/transferred/zero", "penalty/transferred/source", "penalty/new")
 FEW = 16  # settings of a grid, at random: what a person would try
@@ -738,6 +729,7 @@ def main(config: Config, workdir: Path) -> None:
     shrunk(task, config.small_edge)
     cifar_transfer.check_examples(shared, task)
     cifar_transfer.check_examples(small, task)
+    check_memory(config, task)
     keep_to_data(workdir, task.origin)
     source = make_source(shared, source_task, 0, workdir / "source")
     console.print(f"source model: {source.accuracy:.1%} of its {len(source_task.test)} test images are right")
@@ -829,24 +821,25 @@ def as_small(config: Config) -> cifar_transfer.Config:
 
 
 def check(config: Config) -> None:
-    for name in config.parts:
-        if name not in Config.parts:
-            raise InputError(f"no part '{name}'", where="--config.parts", todo=suggest(name, Config.parts))
+    cli.check(config)
     cifar_transfer.check(as_transfer(config))
-    for flag, least in LEAST.items():
-        if getattr(config, flag) < least:
-            raise InputError(f"{getattr(config, flag)} is less than {least}", where=f"--config.{flag}")
-    for flag in ("learning_rate", "penalty"):
-        ends_of = getattr(config, flag)
-        if len(ends_of) != 2 or not 0 < ends_of[0] < ends_of[1]:
-            raise InputError(
-                f"{ends_of} is no range", where=f"--config.{flag}", todo="give low,high with 0 < low < high"
-            )
-    for flag in ("weak", "strong"):
-        at = getattr(config, flag)
-        if len(at) != 2 or min(at) <= 0:
-            todo = "give a learning rate and a penalty, both > 0"
-            raise InputError(f"{at} is no start", where=f"--config.{flag}", todo=todo)
+
+
+def check_memory(config: Config, task: DataSet) -> None:
+    """Refuse what is trained side by side and does not fit into memory."""
+    one = Split(task.train.images[:1], task.train.labels[:1])  # of the images the shape matters alone
+    small = shrink(dataclasses.replace(task, train=one, test=one), config.small_edge)
+    images = 2 * config.shots * len(task.classes)
+    what, todo = f"{config.tasks:,} tasks of {images:,} images", "use fewer tasks, or fewer shots"
+    needed = 4.0 * config.tasks * images * small.train.images[0].size
+    cli.refuse_beyond_memory(needed, what, where="--config.tasks", todo=todo)
+    what, todo = f"{config.points}² heads on {config.widths[-1]} features", "use fewer points"
+    needed = 12.0 * config.points**2 * (1 + config.widths[-1]) * len(task.classes)
+    cli.refuse_beyond_memory(needed, what, where="--config.points", todo=todo)
+    rows = len(assignments([f"block {i}" for i in range(len(config.widths))]))
+    cifar_transfer.check_memory(as_transfer(config), task, rows * len(config.block_learning_rates))
+    settings = len(config.adapted_learning_rates) * len(config.adapted_penalties)
+    cifar_transfer.check_memory(as_small(config), small, max(config.random, settings, config.tasks))
 
 
 if __name__ == "__main__":

@@ -20,11 +20,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 import time
+import zlib
 from collections.abc import Callable
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +55,7 @@ from jaxtl.data import (
     source_and_target,
     stratified_folds,
 )
-from jaxtl.errors import InputError, suggest
+from jaxtl.errors import InputError
 from jaxtl.labels import NEW, TRANSFERRED, label_params, norm_by_label, some
 from jaxtl.loop import Stoppable, fit, refuse_stop
 from jaxtl.loop.finite import not_finite
@@ -125,48 +127,54 @@ RECIPES = {
         program="untuned",
     ),
 }
+Methods = Annotated[tuple[Annotated[str, cli.OneOf("method", RECIPES)], ...], cli.Items(0, distinct=True)]
+Honest = Annotated[tuple[Annotated[str, cli.OneOf("method", (*RECIPES, "all"))], ...], cli.Items(0, distinct=True)]
+SourceSizes = Annotated[tuple[Annotated[int, cli.Within(0, 2**31 - 1)], ...], cli.Items(1, distinct=True)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     preset: str = ""  # smoke, mnist, full: fills what is not given
-    data: str = "auto"  # a name (digits, cifar10, cifar100, mnist, ...) or a path; auto: CIFAR-10 if found, else digits
-    data_dir: str = ""  # where named data sets are looked for
-    source: str = ""  # another data set for the source task, e.g. cifar100
-    source_checkpoint: str = ""  # weights of a source model instead of training one: .safetensors, .npz, a run
-    splits: tuple[str, ...] = ("0-4:5-9",)  # source classes : target classes; "cat+dog:0-2+5"; an empty side is all
-    n_per_class: tuple[int, ...] = (20,)  # labelled target examples
-    imbalance: float = 1.0  # the first class keeps all of them, the last one this many times fewer
-    label_noise: float = 0.0  # the part of the labelled examples whose label is wrong
+    data: cli.Place = (
+        "auto"  # a name (digits, cifar10, cifar100, mnist) or a path; auto: CIFAR-10 if found, else digits
+    )
+    data_dir: cli.Place = ""  # where named data sets are looked for
+    source: cli.Place = ""  # another data set for the source task, e.g. cifar100
+    source_checkpoint: cli.Place = ""  # weights of a source model instead of training one: .safetensors, .npz, a run
+    splits: cli.Names = ("0-4:5-9",)  # source classes : target classes; "cat+dog:0-2+5"; an empty side is all
+    n_per_class: cli.Counts = (20,)  # labelled target examples
+    # how many times more examples the first class has than the last
+    imbalance: Annotated[float, cli.Within(1, 1e6)] = 1.0
+    label_noise: cli.Share = 0.0  # the part of the labelled examples whose label is wrong
     corruptions: bool = False  # also test on images with noise, blur, little contrast, coarse pixels
-    source_examples: tuple[int, ...] = (0,)  # examples the source model is trained on; 0 is all
-    methods: tuple[str, ...] = ()  # some of the eleven; all when empty
+    source_examples: SourceSizes = (0,)  # examples the source model is trained on; 0 is all
+    methods: Methods = ()  # some of the eleven; all when empty
     decay: Literal["loss", "coupled", "decoupled"] = "loss"  # how parameters are pulled towards 0
     head: Literal["fresh", "shared"] = "fresh"  # shared: copy the head's columns of classes both tasks name
     model: Literal["cnn", "mlp", "wide_resnet", "resnet18"] = "cnn"  # WRN-16-4, and ResNet-18 in its form for CIFAR
-    widths: tuple[int, ...] = (16, 32, 64)  # of cnn and mlp
+    widths: cli.Widths = (16, 32, 64)  # of cnn and mlp
     normalisation: Literal["group", "none"] = "group"  # none: the control, where decay changes the function itself
-    input_size: int = 16  # larger images are averaged down towards this edge, for cnn
-    source_steps: int = 2500
-    source_batch_size: int = 128
-    source_learning_rate: float = 0.1
-    source_decay: float = 5e-4
-    mesh: tuple[str, ...] = ()  # all devices share its training: data:8, or data:2,parameters:4; () is one device
-    steps: int = 150
-    batch_size: int = 50
-    momentum: float = 0.9
-    chunk: int = 0  # steps in one dispatch; 0: what suits the device
-    trials: int = 8  # settings tried for every tuned method
-    tuning_draws: int = 2
-    report_draws: int = 10
-    validation: int = 1000  # target training images outside every subset that choose the "tuned" settings
-    honest: tuple[str, ...] = ("features",)  # methods that also choose from their n labelled examples alone; or all
-    folds: int = 5
-    learning_rate: tuple[float, ...] = (0.008, 0.25)  # ranges, searched log-uniformly
-    pull: tuple[float, ...] = (0.03, 30.0)  # λ · Σ learning rates / (1 − momentum), without unit
-    ratio: tuple[float, ...] = (0.01, 1.0)  # learning rate of the trunk / of the head
-    source_weight: tuple[float, ...] = (0.03, 3.0)
-    seed: int = 0
+    input_size: cli.Count = 16  # larger images are averaged down towards this edge, for cnn
+    source_steps: cli.Steps = 2500
+    source_batch_size: cli.Count = 128
+    source_learning_rate: cli.Rate = 0.1
+    source_decay: cli.Rate = 5e-4
+    mesh: cli.Mesh = ()  # all devices share its training: data:8, or data:2,parameters:4; () is one device
+    steps: cli.Steps = 150
+    batch_size: cli.Count = 50
+    momentum: cli.Share = 0.9
+    chunk: cli.Chunk = 0  # steps in one dispatch; 0: what suits the device
+    trials: cli.Trials = 8  # settings tried for every tuned method
+    tuning_draws: cli.Draws = 2  # choose the settings
+    report_draws: cli.Draws = 10  # are reported
+    validation: cli.Count = 1000  # target training images outside every subset that choose the "tuned" settings
+    honest: Honest = ("features",)  # methods that also choose from their n labelled examples alone; or all
+    folds: cli.Folds = 5
+    learning_rate: cli.Span = (0.008, 0.25)  # ranges, searched log-uniformly
+    pull: cli.Span = (0.03, 30.0)  # λ · Σ learning rates / (1 − momentum), without unit
+    ratio: cli.Span = (0.01, 1.0)  # learning rate of the trunk / of the head
+    source_weight: cli.Span = (0.03, 3.0)
+    seed: cli.Seed = 0
 
     may_change: ClassVar = ("splits", "n_per_class", "source_examples", "methods", "honest")  # they only add runs
     glossary: ClassVar = {name: recipe.means for name, recipe in RECIPES.items()}
@@ -182,12 +190,14 @@ class Config:
             "n_per_class": (5,),
         },
         "mnist": {"data": "mnist", "model": "mlp", "widths": (128,), "input_size": 28},
-        "full": {  # 4 problems, about 900 runs and 180,000 steps of a large network: planned for an hour of one GPU
+        # 4 problems, about 1,080 runs and 220,000 steps of a large network: planned for little more than an hour of one
+        # GPU. With n draws no p of four contrasts is below 8/2ⁿ: 8 decide if all have one sign, 10 leave some room.
+        "full": {
             "model": "wide_resnet",
             "n_per_class": (5, 20, 100, 1000),
             "source_steps": 10000,
             "steps": 200,
-            "report_draws": 5,
+            "report_draws": 10,
         },
     }
 
@@ -210,8 +220,6 @@ CORRUPTIONS = {  # about severity 3 of 5 in CIFAR-10-C
     "contrast": lambda image: contrast(image, 0.4),
     "pixels": lambda image: pixelate(image, 2),
 }
-COUNTS = ("n_per_class", "widths", "input_size", "source_steps", "source_batch_size", "steps", "batch_size", "trials")
-LEAST = dict.fromkeys((*COUNTS, "tuning_draws", "report_draws", "validation"), 1) | {"folds": 2}
 LEARNING_RATES = ("learning_rate/transferred", "learning_rate/new")
 
 
@@ -754,9 +762,10 @@ def main(config: Config, workdir: Path) -> None:
     for source_task, task in tasks:
         check_tasks(config, source_task, task)
         check_examples(config, task)
+        check_memory(config, task, config.trials)
     for split, (source_task, task) in zip(config.splits, tasks, strict=True):
         for examples in config.source_examples:
-            room = workdir / f"{split.replace(':', '_to_')}-source_{examples or 'all'}"
+            room = workdir / f"{room_of(split)}-source_{examples or 'all'}"
             source = make_source(config, source_task, examples, room / "source")
             console.print(f"source model: {source.accuracy:.1%} of its {len(source_task.test)} test images are right")
             for n in config.n_per_class:
@@ -825,29 +834,31 @@ def run(config: Config, problem: Problem, split: str, examples: int, workdir: Pa
     return report.Result(title, axes, runs, contrasts, store.arrays)
 
 
+def room_of(split: str) -> str:
+    """A directory's name for a split, whatever its classes are called: "0-4_to_5-9"."""
+    name = re.sub(r"[^\w.+-]", "_", split.replace(":", "_to_"))
+    plain = name == split.replace(":", "_to_") and len(name) <= 100
+    return name if plain else f"{name[:40]}-{zlib.crc32(split.encode()):08x}"
+
+
 def methods_of(config: Config) -> tuple[str, ...]:
     return config.methods or tuple(RECIPES)
 
 
 def check(config: Config) -> None:
+    cli.check(config)
     if config.mesh:
         make_mesh(config.mesh)
-    for flag, names in (("methods", config.methods), ("honest", set(config.honest) - {"all"})):
-        for name in names:
-            if name not in RECIPES:
-                raise InputError(f"no method '{name}'", where=f"--config.{flag}", todo=suggest(name, RECIPES))
-    for flag, least in LEAST.items():
-        for value in np.atleast_1d(getattr(config, flag)):
-            if value < least:
-                raise InputError(f"{value} is less than {least}", where=f"--config.{flag}")
-    if not 0 <= config.label_noise < 1:
-        raise InputError(f"{config.label_noise} is not in [0, 1)", where="--config.label_noise")
-    if not 1 <= config.imbalance < math.inf:
-        raise InputError(f"{config.imbalance} is not in [1, ∞)", where="--config.imbalance", todo="1 is balanced")
-    for flag in ("learning_rate", "pull", "ratio", "source_weight"):
-        ends = getattr(config, flag)
-        if len(ends) != 2 or not 0 < ends[0] < ends[1]:
-            raise InputError(f"{ends} is no range", where=f"--config.{flag}", todo="give low,high with 0 < low < high")
+    for flag in ("source_steps", "steps"):
+        if config.chunk and getattr(config, flag) % config.chunk:
+            what = f"{getattr(config, flag)} is no multiple of {config.chunk}"
+            raise InputError(
+                what, where=f"--config.{flag}", todo="give a --config.chunk that divides it, or leave it out"
+            )
+    methods = len(methods_of(config))
+    draws = config.tuning_draws + len(config.honest) * config.folds * config.report_draws
+    what = f"{methods} methods × {config.trials} trials × {draws} draws and folds"
+    cli.refuse_too_many_runs(methods * config.trials * draws, what, where="--config.trials")
 
 
 def check_examples(config: Config, task: DataSet) -> None:
@@ -923,6 +934,16 @@ def check_corruptions(images: Any) -> None:
     if low < 0 or not 1 < high <= 255:
         what = f"they are made for grey levels 0 to 255, and test images are from {low:g} to {high:g}"
         raise InputError(what, where="--config.corruptions", todo="leave it out, or give images as uint8")
+
+
+def check_memory(config: Config, task: DataSet, models: int) -> None:
+    """Refuse a network of which so many do not fit into memory, each with its gradient and momentum."""
+    model = make_model(config, task.train.images.shape[1:], head=len(task.classes))
+    start = functools.partial(initialise, model, shape=task.train.images.shape[1:])
+    size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(start, jax.random.key(0))))
+    what = f"{models:,} models of {size:,} parameters side by side"
+    todo = "use smaller ones, or fewer settings at a time"
+    cli.refuse_beyond_memory(12.0 * size * (models + 1), what, where="--config.widths", todo=todo)
 
 
 if __name__ == "__main__":

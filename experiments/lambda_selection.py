@@ -6,7 +6,7 @@ AICc, BIC and evidence, and what each choice loses in test accuracy against the 
 
     python -m experiments.lambda_selection             # CIFAR-10 where it is found, otherwise digits
     python -m experiments.lambda_selection --smoke     # digits, a coarse map
-    python -m experiments.lambda_selection --config.n_per_class=5,20
+    python -m experiments.lambda_selection --config.n_per_class=5,20 --config.report_draws=4
 
 Measured by the last command on exact CIFAR-10, classes 0-4 → 5-9, 4 draws (seeds 2-5), in 19 minutes on 2 busy CPU
 cores, jax 0.10.2. New parameters pulled harder than transferred ones against equal pulls, the best pairs by validation
@@ -27,7 +27,7 @@ import functools
 import itertools
 import time
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,6 @@ from experiments import cifar_transfer
 from experiments.cifar_transfer import TOWARDS, Problem, Trained, accuracy, make_source, outputs
 from jaxtl import cli, report
 from jaxtl.data import keep_to_data, load, normalise
-from jaxtl.errors import InputError
 from jaxtl.labels import NEW, TRANSFERRED, kernels, some
 from jaxtl.loop import Stoppable, refuse_stop
 from jaxtl.models import as_forward
@@ -45,7 +44,18 @@ from jaxtl.penalties import Term, l2, labelled
 from jaxtl.report import Plot, Section, Table
 from jaxtl.report.maps import Map, heat_maps, overfitting
 from jaxtl.report.results import compact, number, points
-from jaxtl.selection import Draw, Range, Run, RunStore, Setting, net_criteria, paired, regret, validation_criteria
+from jaxtl.selection import (
+    Draw,
+    Range,
+    Run,
+    RunStore,
+    Setting,
+    net_criteria,
+    paired,
+    regret,
+    trial_settings,
+    validation_criteria,
+)
 from jaxtl.selection.validation import log_likelihoods
 from jaxtl.step import Fixed
 from jaxtl.terminal import Terminal
@@ -56,31 +66,31 @@ from jaxtl.writers import Progress
 @dataclasses.dataclass(frozen=True)
 class Config:
     preset: str = ""  # smoke: fills what is not given
-    data: str = "auto"  # a name (digits, cifar10, ...) or a path; auto: CIFAR-10 if found, else digits
-    data_dir: str = ""  # where named data sets are looked for
-    split: str = "0-4:5-9"  # source classes : target classes
-    n_per_class: tuple[int, ...] = (20,)  # labelled target examples
+    data: cli.Place = "auto"  # a name (digits, cifar10, ...) or a path; auto: CIFAR-10 if found, else digits
+    data_dir: cli.Place = ""  # where named data sets are looked for
+    split: cli.Text = "0-4:5-9"  # source classes : target classes
+    n_per_class: cli.Counts = (20,)  # labelled target examples
     model: Literal["cnn", "mlp"] = "cnn"
-    widths: tuple[int, ...] = (16, 32, 64)
+    widths: cli.Widths = (16, 32, 64)
     normalisation: Literal["group", "none"] = "group"
-    input_size: int = 16  # larger images are averaged down towards this edge
-    source_steps: int = 2500
-    source_batch_size: int = 128
-    source_learning_rate: float = 0.1
-    source_decay: float = 5e-4
-    steps: int = 150
-    batch_size: int = 50
-    momentum: float = 0.9
-    chunk: int = 0  # steps in one dispatch; 0: what suits the device
-    pull: tuple[float, ...] = (0.01, 100.0)  # the ends of the map: λ · Σ learning rates / (1 − momentum), without unit
-    points: int = 5  # pulls on each side of the map
-    learning_rate: tuple[float, ...] = (0.008, 0.25)  # the range of the learning rate, which fine-tuning chooses
-    trials: int = 6  # learning rates tried
-    tuning_draws: int = 2  # choose the learning rate, and the best pulls of each part of the map
-    report_draws: int = 4
-    folds: int = 3  # of k-fold validation
-    validation: int = 1000  # target training images outside every subset
-    seed: int = 0
+    input_size: cli.Count = 16  # larger images are averaged down towards this edge
+    source_steps: cli.Steps = 2500
+    source_batch_size: cli.Count = 128
+    source_learning_rate: cli.Rate = 0.1
+    source_decay: cli.Rate = 5e-4
+    steps: cli.Steps = 150
+    batch_size: cli.Count = 50
+    momentum: cli.Share = 0.9
+    chunk: cli.Chunk = 0  # steps in one dispatch; 0: what suits the device
+    pull: cli.Ends = (0.01, 100.0)  # the ends of the map: λ · Σ learning rates / (1 − momentum), without unit
+    points: cli.Points = 5  # pulls on each side of the map
+    learning_rate: cli.Span = (0.008, 0.25)  # the range of the learning rate, which fine-tuning chooses
+    trials: cli.Trials = 6  # learning rates tried
+    tuning_draws: cli.Draws = 2  # choose the learning rate, and the best pulls of each part of the map
+    report_draws: cli.PairedDraws = 6  # with fewer no difference can be told from chance: 2/2⁶ is below 5 %
+    folds: cli.Folds = 3  # of k-fold validation
+    validation: Annotated[int, cli.Within(10, 2**31 - 1)] = 1000  # target training images outside every subset
+    seed: cli.Seed = 0
 
     may_change: ClassVar = ("n_per_class",)
     glossary: ClassVar = {
@@ -135,7 +145,6 @@ REGIONS = {  # parts of the map, of (pull on transferred, pull on new)
     "new < transferred": lambda down, across: down > across,
 }
 EXACT = 1000  # numbers observed, above which degrees of freedom are estimated by probes
-LEAST = {"points": 2, "trials": 1, "tuning_draws": 1, "report_draws": 2, "folds": 2, "validation": 10}
 
 
 # ---------------------------------------------------------------- one point of the map
@@ -209,8 +218,7 @@ def settings_of(config: Config, method: str, learning_rate: float) -> list[Setti
 
 def choose_learning_rate(config: Config, problem: Problem, store: RunStore) -> float:
     """The best of plain fine-tuning on the tuning draws: the map shows pulls, and no learning rates in disguise."""
-    low_to_high = Range(*config.learning_rate)
-    settings = [{"learning_rate": low_to_high.at((i + 0.5) / config.trials)} for i in range(config.trials)]
+    settings = trial_settings({"learning_rate": Range(*config.learning_rate)}, config.trials)
     scores = [made(problem, store, "fine_tune", settings, Draw(seed)) for seed in range(config.tuning_draws)]
     means = np.mean([[run.validation for run in runs] for runs in scores], axis=0)
     return settings[int(np.argmax(means))]["learning_rate"]
@@ -415,6 +423,7 @@ def main(config: Config, workdir: Path) -> None:
     shared = as_transfer(config)
     cifar_transfer.check_tasks(shared, source_task, task)
     cifar_transfer.check_examples(shared, task)
+    cifar_transfer.check_memory(shared, task, max(config.points**2, config.trials))
     keep_to_data(workdir, task.origin)
     source = make_source(shared, source_task, 0, workdir / "source")
     console.print(f"source model: {source.accuracy:.1%} of its {len(source_task.test)} test images are right")
@@ -451,13 +460,8 @@ def as_transfer(config: Config) -> cifar_transfer.Config:
 
 
 def check(config: Config) -> None:
+    cli.check(config)
     cifar_transfer.check(as_transfer(config))
-    for flag, least in LEAST.items():
-        if getattr(config, flag) < least:
-            raise InputError(f"{getattr(config, flag)} is less than {least}", where=f"--config.{flag}")
-    if len(config.pull) != 2 or not 0 < config.pull[0] < config.pull[1]:
-        todo = "give low,high with 0 < low < high"
-        raise InputError(f"{config.pull} is no range", where="--config.pull", todo=todo)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -102,40 +102,43 @@ from jaxtl.transfer import transfer
 from jaxtl.trees import Tree
 from jaxtl.writers import Progress
 
+Methods = Annotated[tuple[Annotated[str, cli.OneOf("method", METHODS)], ...], cli.Items(0, distinct=True)]
+Honest = Annotated[tuple[Annotated[str, cli.OneOf("method", (*METHODS, "all"))], ...], cli.Items(0, distinct=True)]
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     preset: str = ""  # smoke, cifar, low_rank, linnerud: fills what is not given
     data: Literal["two_digits", "cifar", "low_rank", "linnerud"] = "two_digits"
-    images: str = "auto"  # a name or a path; auto: MNIST for two_digits, CIFAR-10 for cifar; digits if it is not found
-    data_dir: str = ""  # where named data sets are looked for
-    tasks: tuple[str, ...] = ("left", "right", "larger")
-    new_task: str = "sum"  # what the trunks are moved to afterwards; none when empty
-    n: int = 500  # labelled images
-    missing: float = 0.0  # the share of the labels of each task that are not there
-    methods: tuple[str, ...] = ()  # some of them, as in the table; all when empty
+    images: cli.Place = "auto"  # a name or a path; auto: MNIST, for cifar CIFAR-10; digits if it is not found
+    data_dir: cli.Place = ""  # where named data sets are looked for
+    tasks: cli.Names = ("left", "right", "larger")
+    new_task: cli.Text = "sum"  # what the trunks are moved to afterwards; none when empty
+    n: cli.Count = 500  # labelled images
+    missing: cli.Share = 0.0  # the share of the labels of each task that are not there
+    methods: Methods = ()  # some of them, as in the table; all when empty
     model: Literal["mlp", "cnn"] = "mlp"
-    widths: tuple[int, ...] = (128,)  # of the shared trunk
-    head_widths: tuple[int, ...] = ()  # hidden layers of each head
-    input_size: int = 14  # images with a longer shorter edge are averaged down towards it
-    steps: int = 300
-    batch_size: int = 50
-    momentum: float = 0.9
-    trials: int = 20  # settings tried for every method
-    tuning_draws: int = 2
-    report_draws: int = 10
-    validation: int = 1000  # training images outside every labelled set, which choose the settings
-    honest: tuple[str, ...] = ("equal_l2",)  # methods that also choose from their labelled images alone; or all
-    folds: int = 5
-    learning_rate: tuple[float, ...] = (0.005, 0.5)  # ranges, searched log-uniformly
-    pull: tuple[float, ...] = (0.03, 100.0)  # λ · Σ learning rates / (1 − momentum), without unit
-    weight: tuple[float, ...] = (0.33, 3.0)  # of a task against another, for fixed weights
-    path_points: int = 9  # pulls on the shared trunk, from a tenth of the range's low end, that criteria choose among
-    path_draws: int = 4  # on so many report draws; 0 leaves the criteria out
-    n_new: int = 200  # labelled images of the new task
-    noise: float = 1.0  # of the low-rank tasks, whose signal has variance 1
-    rank: int = 1
-    seed: int = 0
+    widths: cli.Widths = (128,)  # of the shared trunk
+    head_widths: Annotated[tuple[cli.Width, ...], cli.Items(0, 100)] = ()  # hidden layers of each head
+    input_size: cli.Count = 14  # images with a longer shorter edge are averaged down towards it
+    steps: cli.Steps = 300
+    batch_size: cli.Count = 50
+    momentum: cli.Share = 0.9
+    trials: cli.Trials = 20  # settings tried for every method
+    tuning_draws: cli.Draws = 2
+    report_draws: cli.Draws = 10
+    validation: cli.Count = 1000  # training images outside every labelled set, which choose the settings
+    honest: Honest = ("equal_l2",)  # methods that also choose from their labelled images alone; or all
+    folds: cli.Folds = 5
+    learning_rate: cli.Span = (0.005, 0.5)  # ranges, searched log-uniformly
+    pull: cli.Span = (0.03, 100.0)  # λ · Σ learning rates / (1 − momentum), without unit
+    weight: cli.Span = (0.33, 3.0)  # of a task against another, for fixed weights
+    path_points: cli.Points = 9  # pulls on the shared trunk, from a tenth of the range's low end, to choose among
+    path_draws: Annotated[int, cli.Within(0, 1_000)] = 4  # on so many report draws; 0 leaves the criteria out
+    n_new: cli.Count = 200  # labelled images of the new task
+    noise: Annotated[float, cli.Within(0, 1e6)] = 1.0  # of the low-rank tasks, whose signal has variance 1
+    rank: cli.Count = 1
+    seed: cli.Seed = 0
 
     may_change: ClassVar = ("methods", "honest")  # they only add runs
     glossary: ClassVar = GLOSSARY | {
@@ -218,8 +221,6 @@ EXACT, PROBES = 1000, 8  # numbers observed, above which degrees of freedom are 
 COSINES = f"Cosines between the tasks' gradients on the trunk, {BASELINE}"
 WEIGHTS = "How much each task counts, and how gradients agree"
 TEN_CLASSES = {"two_digits": "mnist", "cifar": "cifar10"}
-LEAST = dict.fromkeys(("n", "n_new", "widths", "steps", "batch_size", "trials", "tuning_draws", "report_draws"), 1)
-LEAST |= {"validation": 1, "folds": 2, "path_points": 2, "path_draws": 0, "noise": 0, "rank": 1, "input_size": 1}
 
 
 # ---------------------------------------------------------------- data
@@ -362,7 +363,7 @@ def price(problem: Problem, trained: Trained) -> dict[str, float]:
 
 def path(config: Config, problem: Problem, setting: Setting) -> tuple[Section, dict[str, Any]]:
     """Pulls on the shared trunk beside the chosen learning rate and pull on the heads: what each criterion chooses."""
-    pulls = np.geomspace(config.pull[0] / 10, config.pull[1], config.path_points)
+    pulls = np.geomspace(config.pull[0] / 10, config.pull[-1], config.path_points)
     settings = [setting | {"pull/shared": float(pull)} for pull in pulls]
     draws = [Draw(config.tuning_draws + k) for k in range(config.path_draws)]
     found: dict[str, list[np.ndarray]] = {name: [] for name in ("test", *CRITERIA, "df")}
@@ -513,13 +514,14 @@ def main(config: Config, workdir: Path) -> None:
     console = Terminal()
     tasks = make_tasks(config)
     check_tasks(config, tasks)
+    problem = Problem(config, tasks)
+    check_memory(config, problem)
     keep_to_data(workdir, tasks.origin)
     console.print(
         f"data      {len(tasks.train)} training and {len(tasks.test)} test examples, {tasks.origin}", soft_wrap=True
     )
     if tasks.notice:
         console.print(f"NOTE: {tasks.notice}", style="bold yellow", soft_wrap=True)
-    problem = Problem(config, tasks)
     params = problem.net.init(jax.random.key(0))
     for label, count in count_by_label(params, label_params(params, problem.net.rules)).items():
         console.print(f"label     {label}: {count.leaves} leaves, {count.parameters:,} parameters")
@@ -558,23 +560,31 @@ def numbers_of(result: Result) -> dict[str, Any]:
 
 
 def check(config: Config) -> None:
-    for flag, least in LEAST.items():
-        for value in np.atleast_1d(getattr(config, flag)):
-            if value < least:
-                raise InputError(f"{value} is less than {least}", where=f"--config.{flag}")
-    for flag, names in (("methods", config.methods), ("honest", set(config.honest) - {"all"})):
-        for name in names:
-            if name not in METHODS:
-                raise InputError(f"no method '{name}'", where=f"--config.{flag}", todo=suggest(name, METHODS))
-    if not 0 <= config.missing < 1:
-        raise InputError(f"{config.missing} is not in [0, 1)", where="--config.missing")
-    for flag in ("learning_rate", "pull", "weight"):
-        ends = getattr(config, flag)
-        if len(ends) != 2 or not 0 < ends[0] < ends[1]:
-            raise InputError(f"{ends} is no range", where=f"--config.{flag}", todo="give low,high with 0 < low < high")
+    cli.check(config)
+    methods = len(config.methods or METHODS)
+    draws = config.tuning_draws + len(config.honest) * config.folds * config.report_draws
+    what = f"{methods} methods × {config.trials} trials × {draws} draws and folds"
+    cli.refuse_too_many_runs(methods * config.trials * draws, what, where="--config.trials")
+    if config.n < config.folds and (config.honest or config.path_draws):
+        what = f"{config.folds} folds of {config.n} labelled examples"
+        raise InputError(
+            what, where="--config.folds", todo="use fewer folds, or --config.honest= --config.path_draws=0"
+        )
     if config.steps % ROWS:
         what, todo = f"{config.steps} is no multiple of {ROWS}", "curves have so many points"
         raise InputError(what, where="--config.steps", todo=todo)
+
+
+def check_memory(config: Config, problem: Problem) -> None:
+    """Refuse networks of which those of all trials do not fit into memory, each with its gradient and momentum."""
+    shapes = jax.eval_shape(problem.apart.init, jax.random.key(0))
+    size, models = (
+        sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)),
+        max(config.trials, config.path_points),
+    )
+    what = f"{models:,} times {len(config.tasks)} models, together of {size:,} parameters, side by side"
+    todo = "use smaller ones, or fewer trials"
+    cli.refuse_beyond_memory(12.0 * size * (models + 1), what, where="--config.widths", todo=todo)
 
 
 def check_tasks(config: Config, tasks: TaskSet) -> None:

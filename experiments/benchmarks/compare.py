@@ -21,13 +21,16 @@ CIRCUMSTANCES = ("device", "versions", "code", "command")
 
 
 def read(path: str) -> dict[str, Any]:
+    if "\0" in path or not Path(path).is_file():
+        raise InputError("is no file", where=path, todo="give summary.json of two runs")
     try:
         summary = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(str(error.strerror), where=path, todo="give summary.json of two runs") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError("is no JSON", where=path, todo="give summary.json of two runs") from error
-    if not isinstance(summary, dict) or not isinstance(summary.get("figures"), dict):
+    figures = summary.get("figures") if isinstance(summary, dict) else None
+    if not isinstance(figures, dict) or not all(isinstance(figure, int | float | None) for figure in figures.values()):
         raise InputError("has no figures", where=path, todo="give summary.json of a run of experiments.benchmarks")
     return summary
 

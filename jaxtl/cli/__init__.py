@@ -29,7 +29,38 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from jaxtl import backend, checkpoints, loop, processes
-from jaxtl.cli import flags, together, workdir
+from jaxtl.cli import flags, page, together, workdir
+from jaxtl.cli.bounds import (
+    Chunk,
+    Count,
+    Counts,
+    Draws,
+    Ends,
+    Folds,
+    Items,
+    Mesh,
+    Names,
+    OneOf,
+    Pair,
+    PairedDraws,
+    Place,
+    Points,
+    Positive,
+    Rate,
+    Rates,
+    Seed,
+    Share,
+    Span,
+    Steps,
+    Text,
+    Trials,
+    Width,
+    Widths,
+    Within,
+    check,
+    refuse_beyond_memory,
+    refuse_too_many_runs,
+)
 from jaxtl.cli.flags import command
 from jaxtl.errors import InputError, Interrupted, Stop
 from jaxtl.files import expanded
@@ -39,7 +70,43 @@ from jaxtl.text import printable
 FULL = (errno.ENOSPC, errno.EDQUOT)
 Main = Callable[[Any, Path], None]
 
-__all__ = ["command", "execute", "guarded", "header", "identity", "run"]
+__all__ = [
+    "Chunk",
+    "Count",
+    "Counts",
+    "Draws",
+    "Ends",
+    "Folds",
+    "Items",
+    "Mesh",
+    "Names",
+    "OneOf",
+    "Pair",
+    "PairedDraws",
+    "Place",
+    "Points",
+    "Positive",
+    "Rate",
+    "Rates",
+    "Seed",
+    "Share",
+    "Span",
+    "Steps",
+    "Text",
+    "Trials",
+    "Width",
+    "Widths",
+    "Within",
+    "check",
+    "command",
+    "execute",
+    "guarded",
+    "header",
+    "identity",
+    "refuse_beyond_memory",
+    "refuse_too_many_runs",
+    "run",
+]
 
 
 def run(main: Main, config_class: type) -> NoReturn:
@@ -160,7 +227,7 @@ def _directory(
     finished = resumed is not None and not changed and workdir.is_finished(directory)
     damaged = workdir.damaged(directory, resumed, now) if resumed and finished else []
     if resumed and finished and not damaged:
-        print(workdir.summary(directory, resumed, now).rstrip())
+        page.show(workdir.summary(directory, resumed, now).rstrip())
         together.send_directory(None)
         yield None
         return

@@ -67,6 +67,7 @@ from jaxtl.penalties import Term, l2, labelled
 from jaxtl.report import Plot, Section, Table
 from jaxtl.report.results import compact, number, points
 from jaxtl.report.searches import Ground, labellings, ways
+from jaxtl.report.tables import counted
 from jaxtl.selection import (
     FROZEN,
     Draw,
@@ -399,9 +400,14 @@ def judge(config: Config, heading: str, tuning: Tuning, choose: Callable) -> tup
         f"first took longer, 0 where a row above compiled the program. For {FEW} of many: their share of the time.",
     ]
     settled = {name: [one.settled for one in found] for name, found in columns.items() if found[0].settled is not None}
-    told = (f"{name.strip()} {sum(map(bool, each))}" for name, each in settled.items())
-    lines.append(f"Searches that settled within {config.longest} runs, of {len(draws)} draws: {', '.join(told)}.")
+    told = (f"{name.strip()}: {sum(map(bool, each))}" for name, each in settled.items())
+    lines.append(f"Searches that settled within {config.longest} runs, of {len(draws)} draws: {'; '.join(told)}.")
+    lines.append(guessing(tuning.problem))
     return Section(heading, [Table(head, outcome), Table(["rates by", *words], chosen)], lines), figures, shown
+
+
+def guessing(problem: Problem) -> str:
+    return report.Truth(problem.task.test.labels, problem.task.classes).sentence
 
 
 def outcome_row(name: str, found: list[Found], baseline: str, others: list[Found]) -> tuple[list[str], dict[str, Any]]:
@@ -410,10 +416,8 @@ def outcome_row(name: str, found: list[Found], baseline: str, others: list[Found
     tests = paired(name, baseline, test - [one.test for one in others])
     seconds = [one.seconds for one in found]
     later = float(np.median(seconds[1:]))
-    low, high = (number(end, "z.3f") for end in losses.ci95)
-    compared = (
-        [f"{number(losses.difference, '+z.3f')} [{low}, {high}]", points(tests)] if name != baseline else ["", ""]
-    )
+    low, high = (number(end, ".3f") for end in losses.ci95)
+    compared = [f"{number(losses.difference, '+.3f')} [{low}, {high}]", points(tests)] if name != baseline else ["", ""]
     row = [name, number(loss.mean(), ".3f"), compared[0]]
     row += [f"{number(100 * test.mean(), '.1f')} ± {100 * test.std(ddof=1):.1f}", compared[1]]
     runs = float(np.mean([one.runs for one in found]))
@@ -526,8 +530,9 @@ def blocks_section(
             )
     lines = [
         *against,
-        f"Learning rate and labelling were chosen by validation accuracy on {config.tuning_draws} other draws; test "
-        f"accuracy is the mean ± sd of {config.report_draws} draws.",
+        "Learning rate and labelling were chosen by validation accuracy on "
+        f"{counted(config.tuning_draws, 'other draw')}; test accuracy is the mean ± sd of {config.report_draws} draws.",
+        guessing(blocks.problem),
         "− all transferred: points, paired by draw, 95 % interval, not corrected for the number of rows.",
     ]
     columns = [*blocks.names[:-1], "lr", "validation", "accuracy", "− all transferred", ""]
@@ -707,7 +712,8 @@ def compare_starts(config: Config, problem: Problem) -> tuple[Section, dict[str,
         f"Meta-learning ({config.meta_steps} steps of {config.tasks} tasks) learns a head too; the source's is "
         "replaced by a fresh one. Seconds: of meta-learning, the first of a kind with compiling.",
         f"Learning rate and λ towards the start, of {len(inner.settings)} settings, by validation accuracy on "
-        f"{len(tuning)} other draws; test accuracy: mean ± sd of {len(draws)} draws.",
+        f"{counted(len(tuning), 'other draw')}; test accuracy: mean ± sd of {len(draws)} draws.",
+        guessing(problem),
     ]
     columns = ["start", "lr", "λ to start", "validation", "accuracy", "− source", "verdict", "seconds"]
     title = "Is a meta-learned start better than the source model?"
@@ -721,6 +727,7 @@ def main(config: Config, workdir: Path) -> None:
     started = time.perf_counter()
     check(config)
     console = Terminal()
+    report.print_plan(console, config.report_draws, 1)
     data = load(config.data, config.data_dir or None, progress=Progress)
     report.print_data(console, source=data, target=data)
     source_task, task = cifar_transfer.chosen(config.split, "split", data, data, console)
@@ -733,7 +740,7 @@ def main(config: Config, workdir: Path) -> None:
     keep_to_data(workdir, task.origin)
     source = make_source(shared, source_task, 0, workdir / "source")
     console.print(f"source model: {source.accuracy:.1%} of its {len(source_task.test)} test images are right")
-    console.print(f"target: {config.n_per_class} labelled examples of each of {some(task.classes)}")
+    console.print(f"target: {some(task.classes)}; {config.n_per_class} labelled examples of each")
     problem = Problem(shared, source, task, config.n_per_class)
 
     @functools.cache
@@ -756,7 +763,7 @@ def main(config: Config, workdir: Path) -> None:
     figures: dict[str, Any] = {}
     for part in (parts[name] for name in config.parts):
         section, found = part()
-        report.print_section(console, section)
+        report.print_section(console, section, config.preset)
         sections.append(section)
         figures |= found
     header = cli.header("automated_transfer", config, started, data=data.origin, notice=task.notice)

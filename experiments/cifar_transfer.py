@@ -23,7 +23,7 @@ import math
 import re
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -730,8 +730,9 @@ class Problem:
         metrics |= self.effective_rates(trained)
         curves = {name: np.array([row[name] for row in trained.curve]) for name in trained.curve[0]}
         curves["loss"] = curves.pop("task")  # without penalties, which differ from method to method
-        if recipe.start == "fresh":
+        if recipe.start == "fresh":  # no way from the source, and nothing is transferred
             curves = {name: curve for name, curve in curves.items() if not name.startswith("distance/")}
+            metrics, curves = by_what_it_is(metrics), by_what_it_is(curves)
         return metrics, {"prediction": predicted, **{f"curve/{name}": curve for name, curve in curves.items()}}
 
     def source_accuracy(self, params: Tree) -> float:
@@ -747,6 +748,11 @@ class Problem:
         return {f"effective_rate/{label}": rate / float(norms[label]) ** 2 for label, rate in rates.items() if rate}
 
 
+def by_what_it_is(figures: dict[str, Any]) -> dict[str, Any]:
+    """Figures of a net in which the label of what others transfer is on a trunk that starts at random."""
+    return {re.sub(f"/{TRANSFERRED}$", "/fresh trunk", name): value for name, value in figures.items()}
+
+
 # ---------------------------------------------------------------- the experiment
 
 
@@ -754,6 +760,7 @@ def main(config: Config, workdir: Path) -> None:
     started = time.perf_counter()
     check(config)
     console = Terminal()
+    report.print_plan(console, config.report_draws, len(contrasts_of(methods_of(config))))
     data = load(config.data, config.data_dir or None, progress=Stoppable)
     source_data = load(config.source, config.data_dir or None, progress=Stoppable) if config.source else data
     report.print_data(console, source=source_data, target=data)
@@ -770,10 +777,10 @@ def main(config: Config, workdir: Path) -> None:
             console.print(f"source model: {source.accuracy:.1%} of its {len(source_task.test)} test images are right")
             for n in config.n_per_class:
                 problem = Problem(config, source, task, n)
-                console.print(f"target: {n} labelled examples of each of {some(task.classes)}")
+                console.print(f"target: {some(task.classes)}; {n} labelled examples of each")
                 report.print_transfer(console, problem.moved)
                 result = run(config, problem, split, examples, room / f"n_{n}")
-                report.print_result(result, console, baseline=BASELINE)
+                report.print_result(result, console, baseline=BASELINE, preset=config.preset)
                 results.append(result)
     origin = data.origin if data is source_data else f"{source_data.origin} → {data.origin}"
     notices = dict.fromkeys(notice for _, task in tasks for notice in task.notice.split("; ") if notice)
@@ -823,15 +830,20 @@ def run(config: Config, problem: Problem, split: str, examples: int, workdir: Pa
             test=problem.test,
             honest=honest,
             folds=config.folds,
-            contrasts=[pair for pair in CONTRASTS if set(pair) <= set(names)],
+            contrasts=contrasts_of(names),
             store=store,
             progress=tell,
         )
     source, target = problem.source.task, problem.task
-    title = f"{some(source.classes)} → {some(target.classes)}, {problem.n} per class"
+    title = f"{some(source.classes)} → {some(target.classes)}; {problem.n} labelled examples per class"
     size = examples or len(source.train)
     axes: dict[str, float | int | str] = {"split": split, "n_per_class": problem.n, "source_examples": size}
-    return report.Result(title, axes, runs, contrasts, store.arrays)
+    truth = report.Truth(target.test.labels, target.classes)
+    return report.Result(title, axes, runs, contrasts, store.arrays, truth=truth)
+
+
+def contrasts_of(names: Sequence[str]) -> list[tuple[str, str]]:
+    return [pair for pair in CONTRASTS if set(pair) <= set(names)]
 
 
 def room_of(split: str) -> str:

@@ -44,6 +44,7 @@ from jaxtl.penalties import Term, l2, labelled
 from jaxtl.report import Plot, Section, Table
 from jaxtl.report.maps import Map, heat_maps, overfitting
 from jaxtl.report.results import compact, number, points
+from jaxtl.report.tables import counted
 from jaxtl.selection import (
     Draw,
     Range,
@@ -374,12 +375,13 @@ def region_table(mapped: Mapped) -> tuple[Table, dict[str, Any]]:
     return Table(columns, rows, words=(0, 5)), figures
 
 
-def section_of(config: Config, mapped: Mapped) -> tuple[Section, dict[str, Any], Map]:
+def section_of(config: Config, mapped: Mapped, truth: report.Truth) -> tuple[Section, dict[str, Any], Map]:
     table, criteria, choices = criteria_table(mapped)
     regions, parts = region_table(mapped)
     lines = [
-        f"Learning rate {compact(mapped.learning_rate)}, chosen by fine-tuning without pulls on {config.tuning_draws} "
-        "other draws. Ties go to the weaker pulls.",
+        f"Learning rate {compact(mapped.learning_rate)}, chosen by fine-tuning without pulls on "
+        f"{counted(config.tuning_draws, 'other draw')}. Ties go to the weaker pulls.",
+        truth.sentence,
         f"Accuracy on target test data in %, mean ± sd of {config.report_draws} draws; differences in points, paired "
         "by draw, 95 % interval. Pulls: geometric means of what was chosen.",
         "Best fixed pair, best of every draw: chosen by test accuracy, which nobody can do; they measure the others.",
@@ -417,6 +419,7 @@ def main(config: Config, workdir: Path) -> None:
     started = time.perf_counter()
     check(config)
     console = Terminal()
+    report.print_plan(console, config.report_draws, 1)
     data = load(config.data, config.data_dir or None, progress=Stoppable)
     report.print_data(console, source=data, target=data)
     source_task, task = cifar_transfer.chosen(config.split, "split", data, data, console)
@@ -433,13 +436,13 @@ def main(config: Config, workdir: Path) -> None:
     figures: dict[str, Any] = {}
     for n in config.n_per_class:
         problem = Problem(shared, source, task, n)
-        console.print(f"target: {n} labelled examples of each of {some(task.classes)}")
+        console.print(f"target: {some(task.classes)}; {n} labelled examples of each")
         store = RunStore(workdir / f"n_{n}", of=cli.identity(config, n))
         learning_rate = choose_learning_rate(config, problem, store)
         for method in MAPS:
             mapped = map_out(config, problem, method, learning_rate, store)
-            section, found, drawn = section_of(config, mapped)
-            report.print_section(console, section)
+            section, found, drawn = section_of(config, mapped, report.Truth(task.test.labels, task.classes))
+            report.print_section(console, section, config.preset)
             sections.append(section)
             maps.append(drawn)
             figures |= found

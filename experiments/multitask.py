@@ -69,12 +69,15 @@ from jaxtl.losses import make_loss_fn, mean_of, softmax_cross_entropy, squared_e
 from jaxtl.optimizers import Group, per_label
 from jaxtl.penalties import Term, l2, labelled
 from jaxtl.report import Plot, Section, Table
+from jaxtl.report.classes import confusion_maps
 from jaxtl.report.results import Result, compact, number, points
-from jaxtl.report.tables import setting_table
+from jaxtl.report.tables import counted, setting_table
 from jaxtl.report.tasks import (
+    classes_in_words,
     contrasts,
     cosine_maps,
     mean_cosines,
+    on_task,
     per_task,
     percent,
     sentences,
@@ -390,7 +393,7 @@ def path(config: Config, problem: Problem, setting: Setting) -> tuple[Section, d
         figures[name] = {"pulls": pulls[picked], "test": at, "difference": difference.difference}
     lines = [
         f"{BASELINE} at its chosen setting, but {len(pulls)} pulls on the trunk from {compact(pulls[0])} to "
-        f"{compact(pulls[-1])}; {len(draws)} draws.",
+        f"{compact(pulls[-1])}; {counted(len(draws), 'draw')}.",
         "Folds: of the labelled examples. AIC, BIC and evidence, where there are any: of all tasks as one.",
     ]
     along_pulls = {name: columns[name].mean(axis=0) for name in columns}
@@ -422,17 +425,33 @@ def along(config: Config, problem: Problem, settings: list[Setting], draw: Draw)
 # ---------------------------------------------------------------- what is shown
 
 
+def floors_of(problem: Problem) -> dict[str, float]:
+    """What guessing reaches on each task: the most frequent class always, or R² 0 for the mean of numbers."""
+    tasks = problem.tasks
+    return {
+        task: 0.0 if task in problem.numbers else guessed(tasks.test.targets[task], tasks.classes[task]).majority
+        for task in problem.names
+    }
+
+
+def guessed(labels: np.ndarray, classes: int) -> report.Truth:
+    return report.Truth(labels, [str(name) for name in range(classes)])
+
+
 def together(problem: Problem, result: Result) -> Section:
-    config, names = problem.config, problem.names
+    config, names, floors = problem.config, problem.names, floors_of(problem)
     unit = "R² on test data, %" if problem.numbers else "test accuracy, %"
     lines = [
         *sentences(result, BASELINE),
-        f"Tasks: {unit}, mean ± sd over {config.report_draws} draws of examples, network and order.",
-        f"− {BASELINE}: points, paired by draw, 95 % interval, not corrected for the number of rows.",
-        f"Δp: relative gain over {SINGLE}, a model for each task, on the same draw, mean over tasks, %.",
+        f"Tasks: {unit}, mean ± sd over {counted(config.report_draws, 'draw')} of examples, network and order.",
         f"Intervals cover the draws, given one test set of {len(problem.tasks.test)} examples.",
         "Train − test: points. Seconds: choosing + report runs.",
     ]
+    if BASELINE in result.methods:
+        lines.append(f"− {BASELINE}: points, paired by draw, 95 % interval, not corrected for the number of rows.")
+    if result.measured("delta_p"):
+        lines.append(f"Δp: relative gain over {SINGLE}, a model for each task, on the same draw, mean over tasks, %.")
+    lines.append("Guessing: always the most frequent class of a task; of numbers, their mean.")
     if problem.numbers:
         lines.append("Mean over tasks: v/(v + e) for variance v and squared error e, 50 % for predicting the mean.")
     if problem.tasks.noise:
@@ -444,15 +463,25 @@ def together(problem: Problem, result: Result) -> Section:
     if any(summary.edges for summary in result.summaries.values()):
         lines.append("▼ ▲: the lowest or highest value that was tried; a better one may lie beyond.")
     title = f"Each method on each task: {result.title}"
-    draw = functools.partial(per_task, result, names, title, unit, BASELINE, PULLED)
+    draw = functools.partial(per_task, result, names, title, unit, BASELINE, PULLED, floors)
     plots = [Plot("tasks", "Each method on each task", draw)]
     if result.contrasts:
         plots.append(Plot("contrasts", "The contrasts fixed beforehand", functools.partial(contrasts, result)))
+    for task in names:
+        if task in problem.numbers:
+            continue
+        truth = guessed(problem.tasks.test.targets[task], problem.tasks.classes[task])
+        if confusions := on_task(result, task, truth).looked_into(BASELINE):
+            lines.append(classes_in_words(task, confusions, truth.names))
+            seen = f"Which classes of {task} are taken for which"
+            drawing = functools.partial(confusion_maps, seen, truth.names, confusions)
+            plots.append(Plot(f"confusion_{task}", seen, drawing))
     if maps := mean_cosines(result, BASELINE, names):
         plots.append(Plot("cosines", COSINES, functools.partial(cosine_maps, COSINES, names, maps)))
     if shown := weighing(result, PULLED):
         plots.append(Plot("weights", WEIGHTS, functools.partial(weights_and_cosines, shown, WEIGHTS)))
-    tables = [task_table(result, names, BASELINE), setting_table(result)]
+    floor = float(np.mean([fraction(floors[task], task in problem.numbers) for task in names]))
+    tables = [task_table(result, names, BASELINE, {"mean over tasks": floor, **floors}), setting_table(result)]
     return Section(f"Together or apart: {config.n} labelled examples", tables, lines, plots)
 
 
@@ -460,11 +489,13 @@ def moved(problem: Problem, result: Result) -> Section:
     config, rows = problem.config, []
     for (method, _), summary in result.summaries.items():
         difference = result.difference(method, FROM_ALL)
-        gap = number(100 * result.gap(method, "tuned"), "+z.1f")
+        gap = number(100 * result.gap(method, "tuned"), "+.1f")
         rows.append([method, percent(summary.accuracies), points(difference) if difference else "baseline", gap])
     table = Table(["trunk", config.new_task, f"− {FROM_ALL}", "train − test"], rows)
+    classes, targets = problem.tasks.classes[config.new_task], problem.tasks.test.targets[config.new_task]
     lines = [
         *sentences(result, FROM_ALL),
+        guessed(targets, classes).sentence if classes else "50 %: predicting the mean.",
         f"Every trunk has learned from the same {config.n} examples, at the setting chosen for {SINGLE} or {BASELINE}; "
         f"then trunk and head are trained on {config.n_new} other examples of the new task.",
     ]
@@ -512,6 +543,9 @@ def main(config: Config, workdir: Path) -> None:
     started = time.perf_counter()
     check(config)
     console = Terminal()
+    planned = [pair for pair in CONTRASTS if set(pair) <= set(config.methods or METHODS)]
+    moves = len(config.tasks) + 1 if config.new_task else 0  # `NewTask.contrasts`
+    report.print_plan(console, config.report_draws, max(len(planned), moves))
     tasks = make_tasks(config)
     check_tasks(config, tasks)
     problem = Problem(config, tasks)
@@ -540,8 +574,10 @@ def main(config: Config, workdir: Path) -> None:
         results["new_task"] = compared(config, task, title, workdir / "new_task", (), task.contrasts)
         sections.append(moved(problem, results["new_task"]))
     for section in sections:
-        report.print_section(console, section)
+        report.print_section(console, section, config.preset)
     header = cli.header("multitask", config, started, data=tasks.origin, notice=tasks.notice)
+    from_one = config.glossary["from_TASK"]
+    header["glossary"] = header["glossary"] | {f"from_{task}": from_one for task in config.tasks}
     figures |= {name: numbers_of(result) for name, result in results.items()}
     console.line()
     for name, result in results.items():

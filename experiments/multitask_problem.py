@@ -42,6 +42,7 @@ from jaxtl.methods.multitask import (
 from jaxtl.models import Classifier, Cnn, Mlp, initialise
 from jaxtl.optimizers import Group, per_label, pull_per_rate
 from jaxtl.penalties import Term, l2, labelled
+from jaxtl.report.results import PREDICTION
 from jaxtl.selection import Draw, Method, Range, Setting, sweep
 from jaxtl.step import Context, Fixed, init_state, make_epoch, make_train_step, total_gradient
 from jaxtl.trees import Tree
@@ -368,10 +369,13 @@ class Problem:
 
         return jax.jit(outputs, static_argnames="apart")
 
+    def outputs(self, params: Tree, inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """By task what its head says."""
+        return jax.device_get(self._outputs(params, inputs, set(params["trunk"]) == set(self.names)))
+
     def measure(self, params: Tree, part: TaskSplit, index: np.ndarray, known: Mapping[str, np.ndarray]) -> Tree:
         """By task the accuracy, or R² of numbers, over the labels that are there; a task without any is left out."""
-        apart = set(params["trunk"]) == set(self.names)
-        found = jax.device_get(self._outputs(params, part.inputs[index], apart))
+        found = self.outputs(params, part.inputs[index])
         return {
             task: quality(found[task][there], part.targets[task][index][there])
             for task, there in known.items()
@@ -397,7 +401,10 @@ class Problem:
         metrics |= {f"test/{task}": value for task, value in by_task.items()}
         lams = {label.partition(":")[0]: trained.rates[f"penalty/{label}"] for label in self.pulled}
         metrics |= {f"lambda/{name}": lam for name, lam in lams.items() if lam}
-        return metrics, curves_of(trained.curve, self.names)
+        said = self.outputs(trained.params, self.tasks.test.inputs)
+        classes = [task for task in self.names if task not in self.numbers]
+        predicted = {f"{PREDICTION}/{task}": said[task].argmax(axis=1).astype(np.uint8) for task in classes}
+        return metrics, curves_of(trained.curve, self.names) | predicted
 
 
 def quality(found: np.ndarray, target: np.ndarray) -> float:

@@ -419,7 +419,7 @@ def main(config: Config, workdir: Path) -> None:
         functools.partial(judge, config, x, y),
     ):
         section, found = part()
-        report.print_section(console, section)
+        report.print_section(console, section, config.preset)
         sections.append(section)
         figures |= found
     header = cli.header("ridge_regression", config, started, data=data)

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 import signal
 
 import jax
@@ -465,3 +466,31 @@ def test_a_source_checkpoint_takes_the_place_of_training(config, problem, tmp_pa
     read = experiment.make_source(given, source_task, 0, tmp_path / "unused")
     jax.tree.map(np.testing.assert_array_equal, made.params, read.params)
     jax.tree.map(np.testing.assert_array_equal, made.params, problem.source.params)  # and training is reproducible
+
+
+def test_a_net_from_nothing_is_shown_without_transferred_parameters(finished):
+    """Its trunk has the label of what others transfer, and a history of its own."""
+    with open(finished / "runs.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["stage"] == "report"]
+    for row in rows:
+        own = row["method"] == "scratch"
+        assert bool(row["lambda/fresh trunk"]) == own
+        assert bool(row["effective_rate/fresh trunk"]) == own
+        assert not (own and (row["lambda/transferred"] or row["effective_rate/transferred"]))
+    for path in finished.glob("*/n_4/arrays/*.npz"):
+        with np.load(path) as arrays:
+            trunk = {name for name in arrays if name.startswith("curve/") and "trunk" in name}
+            assert trunk == ({"curve/norm/fresh trunk"} if path.name.startswith("scratch") else set())
+            assert ("curve/norm/transferred" in arrays) == (not path.name.startswith("scratch"))
+
+
+def test_a_summary_has_what_guessing_gives_and_which_classes_are_confused(finished, digits):
+    labels = np.load(digits)["test_labels"]
+    counts = np.bincount(labels[labels >= 5])
+    text = (finished / "summary.md").read_text(encoding="utf-8")
+    assert re.search(rf"\| majority class +\| +{100 * counts.max() / counts.sum():.1f} \|", text)
+    assert "**Classes confused most**\n\n- l2 (baseline" in text
+    assert (finished / "plots" / "confusion.png").is_file()
+    assert "## 0, 1, 2, 3, 4 → 5, 6, 7, 8, 9; 4 labelled examples per class\n" in text
+    for name, recipe in RECIPES.items():
+        assert f"- {name}: {recipe.means}" in text

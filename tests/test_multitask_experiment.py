@@ -232,7 +232,9 @@ def test_a_run_ends_with_tables_figures_and_pictures(finished):
     text = (finished / "summary.md").read_text()
     assert "| equal_l2, honest" in text
     pictures = {path.stem for path in (finished / "plots").glob("*.png")}
-    assert pictures == {"tasks", "contrasts", "cosines", "weights", "new_task"}
+    confusions = {f"confusion_{task}" for task in TINY.tasks}
+    assert pictures == {"tasks", "contrasts", "cosines", "weights", "new_task", *confusions}
+    assert all(f"Balanced accuracy and confusions, {task}: equal_l2 (baseline" in text for task in TINY.tasks)
 
 
 def test_the_mean_over_tasks_is_that_of_the_columns(finished):

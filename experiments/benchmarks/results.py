@@ -62,7 +62,7 @@ def keep(
     for measure, its_config in parts:
         found = measure(its_config, console, once)
         for section in found.sections:
-            print_section(console, section)
+            print_section(console, section, config.preset)
         console.line()
         sections += found.sections
         numbers |= found.numbers

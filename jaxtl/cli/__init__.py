@@ -149,6 +149,7 @@ def header(experiment: str, config: Any, started: float, **more: Any) -> dict[st
         "versions": backend.versions(),
         "minutes": (time.perf_counter() - started) / 60,
         "config": dataclasses.asdict(config),
+        "glossary": getattr(config, "glossary", {}),
     }
 
 

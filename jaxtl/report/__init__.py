@@ -1,7 +1,8 @@
 """What a person sees after a run: tables on the terminal, pictures, and files to keep, paste and compute with."""
 
+from jaxtl.report.classes import Truth
 from jaxtl.report.files import write_files
-from jaxtl.report.opening import print_data, print_transfer
+from jaxtl.report.opening import print_data, print_plan, print_transfer
 from jaxtl.report.pages import Section, print_section, write_sections
 from jaxtl.report.plots import Plot
 from jaxtl.report.results import Result
@@ -12,7 +13,9 @@ __all__ = [
     "Result",
     "Section",
     "Table",
+    "Truth",
     "print_data",
+    "print_plan",
     "print_result",
     "print_section",
     "print_transfer",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,8 +14,8 @@ import numpy as np
 
 from jaxtl import files
 from jaxtl.errors import InputError
-from jaxtl.report.plots import Plot, plots_across, plots_of
-from jaxtl.report.results import Result, slug, varying
+from jaxtl.report.plots import Plot, finished, plots_across, plots_of
+from jaxtl.report.results import Result, headed, slug, varying
 from jaxtl.report.style import styled
 from jaxtl.report.tables import accuracy_table, notes, setting_table
 from jaxtl.selection import Contrast, Run, Summary, price_of_choosing, to_csv
@@ -52,8 +52,10 @@ def write_files(
     axes = varying(results)
     of_results = [plots_of(result, baseline, axes) for result in results]
     across = plots_across(results, baseline)
-    plots = [*across, *(plot for plots in of_results for plot in plots)]
+    plots, key = finished([*across, *(plot for plots in of_results for plot in plots)], preset_of(header))
     text = _markdown(header, results, baseline, across, of_results)
+    shown = {method for result in results for method in result.methods}
+    text = "\n\n".join([text.rstrip("\n"), *names_in_words(header, shown, key)]) + "\n"
     return write_report(workdir, plots, text, _summary(header, results), _with_axes(results))
 
 
@@ -105,6 +107,11 @@ def _summary(header: Mapping[str, Any], results: Sequence[Result]) -> dict[str, 
         **first,
         **header,
         "methods": [_method(summary, result) for result in results for summary in result.summaries.values()],
+        "guessing": [
+            {**result.axes, "majority": result.truth.majority, "chance": result.truth.chance}
+            for result in results
+            if result.truth is not None
+        ],
         "contrasts": [{**result.axes, **asdict(c)} for result in results for c in result.contrasts],
         "price_of_choosing": [
             {**result.axes, "method": method, **_price(c)}
@@ -125,6 +132,7 @@ def _method(summary: Summary, result: Result) -> dict[str, Any]:
         "accuracy_mean": summary.accuracy_mean,
         "accuracy_sd": summary.accuracy_sd,
         "accuracies": summary.accuracies,
+        "balanced_accuracy_mean": result.balanced[summary.method, summary.selection],
         "seeds": summary.seeds,
         "diverged": summary.diverged,
         "seconds": summary.seconds,
@@ -161,7 +169,7 @@ def _markdown(
     parts += [picture(plot) for plot in across]
     for result, plots in zip(results, of_results, strict=True):
         parts += [
-            f"## {markdown(result.title)}",
+            f"## {markdown(headed(result.title, preset_of(header)))}",
             accuracy_table(result, baseline).markdown(),
             setting_table(result).markdown(),
         ]
@@ -184,6 +192,28 @@ def facts(header: Mapping[str, Any], draws: str = "") -> str:
         "Command": code(header["command"]) if "command" in header else "",
     }
     return "\n".join(f"- {name}: {entry}" for name, entry in entries.items() if entry)
+
+
+def preset_of(header: Mapping[str, Any]) -> str:
+    return str(header["config"].get("preset", ""))
+
+
+def names_in_words(header: Mapping[str, Any], shown: Collection[str], key: Mapping[str, str]) -> list[str]:
+    """The end of a summary: what the names in its tables mean, and those that no font could draw in its pictures.
+
+    Args:
+        header: "glossary" has a line for every name.
+        shown: the names that occur.
+        key: word -> what stands for it in the pictures.
+    """
+    parts, glossary = [], header.get("glossary", {})
+    others = {line.partition(",")[0] for name, line in glossary.items() if name in shown}  # "l2, but slower"
+    if meanings := {name: line for name, line in glossary.items() if name in {*shown, *others}}:
+        parts += ["## Names", "\n".join(f"- {markdown(name)}: {markdown(line)}" for name, line in meanings.items())]
+    if key:
+        lines = [f"- {markdown(number)} {markdown(word)}" for word, number in key.items()]
+        parts += ["## Numbers in the pictures, for words that no font here can draw", "\n".join(lines)]
+    return parts
 
 
 def _draws(results: Sequence[Result]) -> str:

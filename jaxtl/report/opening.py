@@ -8,6 +8,7 @@ from rich.text import Text
 from jaxtl.data import DataSet
 from jaxtl.labels import count_by_label
 from jaxtl.report.tables import Table
+from jaxtl.selection import cannot_decide
 from jaxtl.text import printable
 from jaxtl.transfer import Transfer
 
@@ -34,3 +35,9 @@ def print_transfer(console: Console, moved: Transfer) -> None:
         names = paths.split(", ")
         shown = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
         console.print(Text(printable(f"{what}: {shown}")), soft_wrap=True)
+
+
+def print_plan(console: Console, draws: int, contrasts: int) -> None:
+    """Say beforehand what a comparison with so few report draws is unable to say."""
+    if note := cannot_decide(draws, contrasts):
+        console.print(f"NOTE: {note}", style="bold yellow", soft_wrap=True)

@@ -1,6 +1,7 @@
 """Choosing how hard to pull, and comparing methods honestly.
 
 the protocol      compare, design, runs, statistics    equal budgets, paired draws, verdicts
+                  power                                what so many draws can find
 a grid            sweep, blocks                        every configuration in one program
 closed forms      ridge, logistic, inputs              all λ at once, with every criterion
 criteria          criteria, curvature, lanczos         df, AIC, BIC and evidence of any net
@@ -25,6 +26,7 @@ from jaxtl.selection.label_search import (
 from jaxtl.selection.learning import LearnedRates, learn_rates, resilient
 from jaxtl.selection.logistic import LogisticCriteria, LogisticPath, logistic_criteria, logistic_path
 from jaxtl.selection.meta import imaml, reptile
+from jaxtl.selection.power import cannot_decide, detectable_difference
 from jaxtl.selection.ridge import RidgePath, ridge_path
 from jaxtl.selection.runs import Run, RunStore, to_csv
 from jaxtl.selection.statistics import (
@@ -33,7 +35,6 @@ from jaxtl.selection.statistics import (
     Summary,
     contrast,
     contrast_family,
-    detectable_difference,
     holm,
     paired,
     price_of_choosing,
@@ -42,7 +43,14 @@ from jaxtl.selection.statistics import (
     verdict_sentence,
 )
 from jaxtl.selection.sweep import Sweep, sweep
-from jaxtl.selection.validation import ValidationCriteria, regret, temperature, validation_criteria
+from jaxtl.selection.validation import (
+    ValidationCriteria,
+    balanced_accuracy,
+    confusion_matrix,
+    regret,
+    temperature,
+    validation_criteria,
+)
 
 __all__ = [
     "FROZEN",
@@ -69,7 +77,10 @@ __all__ = [
     "assignment_grid",
     "assignment_start",
     "assignments",
+    "balanced_accuracy",
+    "cannot_decide",
     "compare",
+    "confusion_matrix",
     "contrast",
     "contrast_family",
     "detectable_difference",

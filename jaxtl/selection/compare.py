@@ -69,7 +69,8 @@ def compare(
     Args:
         methods: what is compared; names differ.
         trials: settings tried per method (`trial_settings`). With one there is nothing to choose, and nothing is tuned.
-        tuning_draws, report_draws: seeds >= 0, without repeats, disjoint.
+        tuning_draws, report_draws: seeds >= 0, without repeats, disjoint. `cannot_decide` says beforehand what so few
+            report draws are unable to show.
         validate: (trained, draw) -> score, larger is better, from target *training* images only: for a draw those
             outside every subset, for a fold the labelled examples left out. A score that is not finite means: diverged.
         test: (trained, draw) -> (metrics, arrays): metrics has "test", the test accuracy as a fraction, and any other

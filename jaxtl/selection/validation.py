@@ -98,6 +98,46 @@ def temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     return float(np.exp(0.5 * (low + high)))
 
 
+def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, classes: int) -> np.ndarray:
+    """How many examples of every class (row) are taken for every class (column).
+
+    Args:
+        labels: [N] integers 0..C-1.
+        predicted: [N] integers 0..C-1.
+        classes: C.
+
+    Returns:
+        [C, C] integers that add up to N.
+
+    Raises:
+        InputError: shapes that do not fit, integers out of range.
+
+    Example:
+        >>> confusion_matrix([0, 0, 1], [0, 1, 1], 2).tolist()
+        [[1, 1], [0, 1]]
+    """
+    true = checked_classes(np.asarray(labels), np.size(labels), classes, "confusion_matrix")
+    found = checked_classes(np.asarray(predicted), len(true), classes, "confusion_matrix")
+    return np.bincount(classes * true + found, minlength=classes**2).reshape(classes, classes)
+
+
+def balanced_accuracy(confusion: ArrayLike) -> float:
+    """Mean over the classes that occur of the share of their examples that are right; 1/C for a constant answer.
+
+    Args:
+        confusion: [C, C] counts, a row for each true class.
+
+    Example:
+        >>> balanced_accuracy([[8, 0], [1, 1]])  # 90 % are right
+        0.75
+
+    Source: Brodersen, Ong, Stephan and Buhmann, The balanced accuracy and its posterior distribution (2010).
+    """
+    counts = np.asarray(confusion, np.float64)
+    of_class = counts.sum(axis=1)
+    return float(np.mean(counts.diagonal()[of_class > 0] / of_class[of_class > 0]))
+
+
 def regret(criterion_scores: ArrayLike, test: ArrayLike) -> np.ndarray:
     """What choosing by a criterion in every draw loses against the best fixed setting, by draw.
 

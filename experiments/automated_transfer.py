@@ -741,6 +741,7 @@ def main(config: Config, workdir: Path) -> None:
     source = make_source(shared, source_task, 0, workdir / "source")
     console.print(f"source model: {source.accuracy:.1%} of its {len(source_task.test)} test images are right")
     console.print(f"target: {some(task.classes)}; {config.n_per_class} labelled examples of each")
+    report.print_batches(console, config.batch_size, config.n_per_class * len(task.classes))
     problem = Problem(shared, source, task, config.n_per_class)
 
     @functools.cache

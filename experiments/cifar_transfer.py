@@ -778,6 +778,7 @@ def main(config: Config, workdir: Path) -> None:
             for n in config.n_per_class:
                 problem = Problem(config, source, task, n)
                 console.print(f"target: {some(task.classes)}; {n} labelled examples of each")
+                report.print_batches(console, config.batch_size, n * len(task.classes))
                 report.print_transfer(console, problem.moved)
                 result = run(config, problem, split, examples, room / f"n_{n}")
                 report.print_result(result, console, baseline=BASELINE, preset=config.preset)

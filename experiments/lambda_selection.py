@@ -437,6 +437,7 @@ def main(config: Config, workdir: Path) -> None:
     for n in config.n_per_class:
         problem = Problem(shared, source, task, n)
         console.print(f"target: {some(task.classes)}; {n} labelled examples of each")
+        report.print_batches(console, config.batch_size, n * len(task.classes))
         store = RunStore(workdir / f"n_{n}", of=cli.identity(config, n))
         learning_rate = choose_learning_rate(config, problem, store)
         for method in MAPS:

@@ -559,6 +559,7 @@ def main(config: Config, workdir: Path) -> None:
     params = problem.net.init(jax.random.key(0))
     for label, count in count_by_label(params, label_params(params, problem.net.rules)).items():
         console.print(f"label     {label}: {count.leaves} leaves, {count.parameters:,} parameters")
+    report.print_batches(console, config.batch_size, config.n)
     title = f"{', '.join(config.tasks)}; {config.n} labelled examples"
     result = compared(config, problem, title, workdir / "together", config.honest, CONTRASTS)
     result = dataclasses.replace(result, runs=with_gains(result.runs, SINGLE, problem.numbers))

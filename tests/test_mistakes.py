@@ -200,7 +200,7 @@ CONFIG = [
     flags("--config.splits=", says=("nothing is given", "--config.splits", "give 1 to")),
     flags("--config.n_per_class=5,5", says=("5 is there twice", "--config.n_per_class", "each value once")),
     flags("--config.pull=1,1e400", says=("inf is more than 1e+12", "--config.pull", "use less")),
-    flags("--config.data=a\0b", says=("holds '\\x00'", "--config.data", "use letters")),
+    flags("--config.data=a\x01b", says=("holds '\\x01'", "--config.data", "use letters")),
     flags("--config.pull=3,0.1", says=("(3.0, 0.1) is no range", "--config.pull", "low,high")),
     flags("--config.momentum=1.5", says=("1.5", "momentum", "[0, 1)")),
     flags("--config.source_learning_rate=-0.1", says=("-0.1 is less than 0", "learning_rate", "use 0 or more")),

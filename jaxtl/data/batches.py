@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +14,6 @@ from jaxtl.data.augment import normalise, random_crop, random_flip
 from jaxtl.data.dataset import Split
 from jaxtl.data.sampling import epoch_batch
 from jaxtl.errors import InputError
-
-logger = logging.getLogger("jaxtl")
 
 
 def on_device(
@@ -63,7 +59,7 @@ def image_batches(
     has been chosen in that order already, is only augmented and normalised.
 
     Args:
-        batch_size: B; where there are fewer examples, all of them, which is said once. A `Stream` was given the same.
+        batch_size: B; where there are fewer examples, all of them. A `Stream` was given the same.
         mean, std: [C], see `channel_statistics`.
         crop: pixels by which each image is shifted at most; 0 does not.
         flip: mirror half of the images; not for digits.
@@ -88,15 +84,8 @@ def image_batches(
 
 def _sampled(data: dict[str, jax.Array], step: jax.Array, batch_size: int) -> tuple[jax.Array, jax.Array]:
     size = len(data["index"])
-    if size < batch_size:
-        _tell_smaller(batch_size, size)
     index = data["index"][epoch_batch(data["order"], step, batch_size=min(batch_size, size), size=size)]
     return data["image"][index], data["label"][index]
-
-
-@functools.cache  # once, however many programs are made of it
-def _tell_smaller(batch_size: int, size: int) -> None:
-    logger.warning("a batch of %d from %d examples: every batch is all of them, in another order", batch_size, size)
 
 
 def _streamed(data: dict[str, jax.Array], batch_size: int) -> tuple[jax.Array, jax.Array]:

@@ -2,7 +2,7 @@
 
 from jaxtl.report.classes import Truth
 from jaxtl.report.files import write_files
-from jaxtl.report.opening import print_data, print_plan, print_transfer
+from jaxtl.report.opening import print_batches, print_data, print_plan, print_transfer
 from jaxtl.report.pages import Section, print_section, write_sections
 from jaxtl.report.plots import Plot
 from jaxtl.report.results import Result
@@ -14,6 +14,7 @@ __all__ = [
     "Section",
     "Table",
     "Truth",
+    "print_batches",
     "print_data",
     "print_plan",
     "print_result",

@@ -41,3 +41,10 @@ def print_plan(console: Console, draws: int, contrasts: int) -> None:
     """Say beforehand what a comparison with so few report draws is unable to say."""
     if note := cannot_decide(draws, contrasts):
         console.print(f"NOTE: {note}", style="bold yellow", soft_wrap=True)
+
+
+def print_batches(console: Console, batch_size: int, examples: int) -> None:
+    """Say beforehand that a batch is smaller than was asked for: there are not more labelled examples."""
+    if batch_size > examples:
+        line = f"NOTE: batches are of all {examples} labelled examples, not of batch_size {batch_size}"
+        console.print(line, style="bold yellow", soft_wrap=True)

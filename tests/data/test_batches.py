@@ -48,11 +48,3 @@ def test_only_what_is_asked_for_is_done(how, changes):
     batch = image_batches(30, MEAN, STD, **how)(on_device(SPLIT, KEY), KEY, 0)
     plain = (SPLIT.images[batch["label"]].astype(np.float64) - MEAN) / STD
     assert np.allclose(batch["image"], plain, rtol=1e-6) != changes
-
-
-def test_a_batch_larger_than_the_set_is_told_once(caplog):
-    prepare = image_batches(9, np.zeros(1), np.ones(1))
-    data = on_device(Split(np.zeros((7, 4, 4, 1), np.uint8), np.arange(7, dtype=np.int32)), jax.random.key(0))
-    for step in range(2):
-        assert sorted(prepare(data, jax.random.key(0), step)["label"].tolist()) == list(range(7))
-    assert caplog.text.count("a batch of 9 from 7 examples: every batch is all of them") == 1

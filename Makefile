@@ -18,6 +18,7 @@ help:
 	@echo "make run       the main job: experiments/cifar_transfer.py"
 	@echo "make smoke     the same on embedded digits, in less than a minute"
 	@echo "make bench     timings: steps, choosing λ, tasks, starts, images, beside what people do today; ten minutes"
+	@echo "               goes on where it was stopped; ARGS=--overwrite measures anew"
 	@echo "make test      the tests; make test-all: the slow ones too, with PyTorch"
 	@echo "make lint      ruff and mypy"
 	@echo "make clean     remove what make has made; runs/ stays"
@@ -29,7 +30,7 @@ smoke: $(VENV)/installed
 	$(BIN)/python -m experiments.cifar_transfer --smoke --overwrite $(ARGS)
 
 bench: $(VENV)/installed
-	$(BIN)/python -m experiments.benchmarks --overwrite $(ARGS)
+	$(BIN)/python -m experiments.benchmarks $(ARGS)
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 -m "not slow" $(ARGS)

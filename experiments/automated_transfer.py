@@ -45,19 +45,18 @@ import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.console import Console
 
 from experiments import cifar_transfer
 from experiments.cifar_transfer import LEARNING_RATES, TASK, Problem, accuracy, make_source, outputs, predict
 from jaxtl import backend, cli, report
-from jaxtl.data import DataSet, Split, keep_to_data, load, normalise, source_and_target
-from jaxtl.errors import InputError, suggest
+from jaxtl.data import DataSet, Split, keep_to_data, load, normalise
+from jaxtl.errors import InputError
 from jaxtl.labels import NEW, TRANSFERRED, label_params, some
 from jaxtl.loop import fit, refuse_stop
 from jaxtl.loop.finite import not_finite
@@ -65,74 +64,105 @@ from jaxtl.losses import make_loss_fn, softmax_cross_entropy
 from jaxtl.models import Classifier, Mlp, as_forward
 from jaxtl.optimizers import Group, per_label
 from jaxtl.penalties import Term, l2, labelled
-from jaxtl.protocol import Draw, Run, RunStore, paired, verdict_sentence
-from jaxtl.protocol.results import compact, number, points
 from jaxtl.report import Plot, Section, Table
+from jaxtl.report.results import compact, number, points
 from jaxtl.report.searches import Ground, labellings, ways
+from jaxtl.report.tables import counted
 from jaxtl.selection import (
     FROZEN,
+    Draw,
     Implicit,
     LearnedRates,
+    Run,
+    RunStore,
+    Sweep,
     assignment_grid,
     assignment_start,
     assignments,
     imaml,
     learn_rates,
+    paired,
     reptile,
+    sweep,
+    verdict_sentence,
 )
 from jaxtl.step import Context, Fixed, init_state, make_epoch, make_train_step, total_gradient
-from jaxtl.sweep import Sweep, sweep
+from jaxtl.terminal import Terminal
 from jaxtl.trees import Tree
 from jaxtl.writers import Progress
+
+PARTS = ("head_rates", "all_rates", "label_trees", "starts")
+Parts = Annotated[tuple[Annotated[str, cli.OneOf("part", PARTS)], ...], cli.Items(1, distinct=True)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     preset: str = ""  # smoke: fills what is not given
-    data: str = "auto"  # a name (digits, cifar10, ...) or a path; auto: CIFAR-10 if found, else digits
-    data_dir: str = ""  # where named data sets are looked for
-    split: str = "0-4:5-9"  # source classes : target classes
-    parts: tuple[str, ...] = ("head_rates", "all_rates", "label_trees", "starts")  # what is asked
-    n_per_class: int = 20  # labelled target examples
+    data: cli.Place = "auto"  # a name (digits, cifar10, ...) or a path; auto: CIFAR-10 if found, else digits
+    data_dir: cli.Place = ""  # where named data sets are looked for
+    split: cli.Text = "0-4:5-9"  # source classes : target classes
+    parts: Parts = PARTS  # what is asked
+    n_per_class: cli.Count = 20  # labelled target examples
     model: Literal["cnn", "mlp"] = "cnn"
-    widths: tuple[int, ...] = (16, 32, 64)
+    widths: cli.Widths = (16, 32, 64)
     normalisation: Literal["group", "none"] = "group"
-    input_size: int = 16  # larger images are averaged down towards this edge
-    source_steps: int = 2500
-    source_batch_size: int = 128
-    source_learning_rate: float = 0.1
-    source_decay: float = 5e-4
-    steps: int = 150
-    batch_size: int = 50
-    momentum: float = 0.9
-    chunk: int = 0  # steps in one dispatch; 0: what suits the device
-    tuning_draws: int = 2
-    report_draws: int = 8
-    validation: int = 1000  # target training images outside every subset
+    input_size: cli.Count = 16  # larger images are averaged down towards this edge
+    source_steps: cli.Steps = 2500
+    source_batch_size: cli.Count = 128
+    source_learning_rate: cli.Rate = 0.1
+    source_decay: cli.Rate = 5e-4
+    steps: cli.Steps = 150
+    batch_size: cli.Count = 50
+    momentum: cli.Share = 0.9
+    chunk: cli.Chunk = 0  # steps in one dispatch; 0: what suits the device
+    tuning_draws: cli.Draws = 2
+    report_draws: cli.PairedDraws = 8
+    validation: cli.Count = 1000  # target training images outside every subset
     # Rates: of the head alone, and of everything in a small MLP
-    learning_rate: tuple[float, ...] = (0.001, 1.0)  # the ends of the grid
-    penalty: tuple[float, ...] = (1e-5, 10.0)
-    points: int = 12  # of the grid on each side
-    weak: tuple[float, ...] = (0.001, 1e-5)  # where gradients begin: learning rates and penalties far too small,
-    strong: tuple[float, ...] = (0.3, 3.0)  # and far too large
+    learning_rate: cli.Ends = (0.001, 1.0)  # the ends of the grid
+    penalty: cli.Ends = (1e-5, 10.0)
+    points: cli.Points = 12  # of the grid on each side
+    weak: cli.Pair = (0.001, 1e-5)  # where gradients begin: learning rates and penalties far too small,
+    strong: cli.Pair = (0.3, 3.0)  # and far too large
     five_rates_of: Literal["small", "model"] = "small"  # the MLP, or the model itself: minutes a search on CPU
-    random: int = 64  # settings tried in place of a grid where the rates are five
-    longest: int = 40  # runs of a search by gradient, at most
-    small_edge: int = 8  # images are averaged down to this edge for the MLP
-    small_widths: tuple[int, ...] = (128, 64)
+    random: cli.Trials = 64  # settings tried in place of a grid where the rates are five
+    longest: cli.Trials = 40  # runs of a search by gradient, at most
+    small_edge: Annotated[int, cli.Within(2, 65_536)] = 8  # images are averaged down to this edge for the MLP
+    small_widths: cli.Widths = (128, 64)
     # Label trees
-    block_learning_rates: tuple[float, ...] = (0.02, 0.06, 0.18)  # each labelling chooses one
+    block_learning_rates: cli.Rates = (0.02, 0.06, 0.18)  # each labelling chooses one
     # The start
-    shots: int = 5  # labelled examples of a class, in every small task and in the target
-    meta_steps: int = 300
-    tasks: int = 8  # side by side in a step of meta-learning
-    inner_steps: int = 40
-    inner_learning_rate: float = 0.02
-    inner_penalty: float = 1.0
-    adapted_learning_rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1)  # tried with every start,
-    adapted_penalties: tuple[float, ...] = (0.0, 0.1, 1.0)  # each with every pull towards it
-    seed: int = 0
+    shots: cli.Count = 5  # labelled examples of a class, in every small task and in the target
+    meta_steps: cli.Steps = 300
+    tasks: cli.Count = 8  # side by side in a step of meta-learning
+    inner_steps: cli.Steps = 40
+    inner_learning_rate: cli.Rate = 0.02
+    inner_penalty: cli.Rate = 1.0
+    adapted_learning_rates: cli.Rates = (0.003, 0.01, 0.03, 0.1)  # tried with every start,
+    adapted_penalties: cli.Rates = (0.0, 0.1, 1.0)  # each with every pull towards it
+    seed: cli.Seed = 0
 
+    glossary: ClassVar = {
+        "grid": "rates by the smallest held-out log-loss among all pairs of a grid",
+        "grid, 16 of it": "the same among 16 of them at random",
+        "grid, by accuracy": "rates by the best held-out accuracy on the grid",
+        "random": "rates by the smallest held-out log-loss among settings at random",
+        "random, 16 of it": "the same among 16 of them",
+        "random, by accuracy": "rates by the best held-out accuracy among settings at random",
+        "gradient from weak": "all rates go down the slope of the held-out log-loss, from values far too small",
+        "gradient from strong": "the same from values far too large",
+        "λ alone, forward": "the penalty alone goes down that slope, which is carried along forwards through training",
+        "λ alone, implicit": "the same, but the slope is that at the minimum where training is supposed to have ended",
+        "frozen": "a block of the network that keeps the source model's parameters",
+        "transferred": "a block that is trained from the source model's parameters on",
+        "new": "a block that is trained from random parameters on",
+        "source": "adaptation starts from the source model's trunk under a fresh head",
+        "fresh": "adaptation starts from random parameters",
+        "reptile": "from a start moved towards where training on each of many small source tasks ends",
+        "iMAML": "from a start that goes down the slope of the small tasks' loss after training on them",
+        "source + reptile": "as reptile, with that learning begun from the source model",
+        "source + iMAML": "as iMAML, with that learning begun from the source model",
+    }
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {
             "data": "digits",
@@ -150,18 +180,6 @@ class Config:
     }
 
 
-LEAST = {
-    "tuning_draws": 1,
-    "report_draws": 2,
-    "points": 2,
-    "random": 1,
-    "longest": 1,
-    "small_edge": 2,
-    "shots": 1,
-    "meta_steps": 1,
-    "tasks": 1,
-}
-LEAST |= {"inner_steps": 1}
 HEAD_RATES = ("learning_rate/new", "penalty/new")
 ALL_RATES = (*LEARNING_RATES, "penalty/transferred/zero", "penalty/transferred/source", "penalty/new")
 FEW = 16  # settings of a grid, at random: what a person would try
@@ -382,9 +400,14 @@ def judge(config: Config, heading: str, tuning: Tuning, choose: Callable) -> tup
         f"first took longer, 0 where a row above compiled the program. For {FEW} of many: their share of the time.",
     ]
     settled = {name: [one.settled for one in found] for name, found in columns.items() if found[0].settled is not None}
-    told = (f"{name.strip()} {sum(map(bool, each))}" for name, each in settled.items())
-    lines.append(f"Searches that settled within {config.longest} runs, of {len(draws)} draws: {', '.join(told)}.")
+    told = (f"{name.strip()}: {sum(map(bool, each))}" for name, each in settled.items())
+    lines.append(f"Searches that settled within {config.longest} runs, of {len(draws)} draws: {'; '.join(told)}.")
+    lines.append(guessing(tuning.problem))
     return Section(heading, [Table(head, outcome), Table(["rates by", *words], chosen)], lines), figures, shown
+
+
+def guessing(problem: Problem) -> str:
+    return report.Truth(problem.task.test.labels, problem.task.classes).sentence
 
 
 def outcome_row(name: str, found: list[Found], baseline: str, others: list[Found]) -> tuple[list[str], dict[str, Any]]:
@@ -393,10 +416,8 @@ def outcome_row(name: str, found: list[Found], baseline: str, others: list[Found
     tests = paired(name, baseline, test - [one.test for one in others])
     seconds = [one.seconds for one in found]
     later = float(np.median(seconds[1:]))
-    low, high = (number(end, "z.3f") for end in losses.ci95)
-    compared = (
-        [f"{number(losses.difference, '+z.3f')} [{low}, {high}]", points(tests)] if name != baseline else ["", ""]
-    )
+    low, high = (number(end, ".3f") for end in losses.ci95)
+    compared = [f"{number(losses.difference, '+.3f')} [{low}, {high}]", points(tests)] if name != baseline else ["", ""]
     row = [name, number(loss.mean(), ".3f"), compared[0]]
     row += [f"{number(100 * test.mean(), '.1f')} ± {100 * test.std(ddof=1):.1f}", compared[1]]
     runs = float(np.mean([one.runs for one in found]))
@@ -509,8 +530,9 @@ def blocks_section(
             )
     lines = [
         *against,
-        f"Learning rate and labelling were chosen by validation accuracy on {config.tuning_draws} other draws; test "
-        f"accuracy is the mean ± sd of {config.report_draws} draws.",
+        "Learning rate and labelling were chosen by validation accuracy on "
+        f"{counted(config.tuning_draws, 'other draw')}; test accuracy is the mean ± sd of {config.report_draws} draws.",
+        guessing(blocks.problem),
         "− all transferred: points, paired by draw, 95 % interval, not corrected for the number of rows.",
     ]
     columns = [*blocks.names[:-1], "lr", "validation", "accuracy", "− all transferred", ""]
@@ -690,7 +712,8 @@ def compare_starts(config: Config, problem: Problem) -> tuple[Section, dict[str,
         f"Meta-learning ({config.meta_steps} steps of {config.tasks} tasks) learns a head too; the source's is "
         "replaced by a fresh one. Seconds: of meta-learning, the first of a kind with compiling.",
         f"Learning rate and λ towards the start, of {len(inner.settings)} settings, by validation accuracy on "
-        f"{len(tuning)} other draws; test accuracy: mean ± sd of {len(draws)} draws.",
+        f"{counted(len(tuning), 'other draw')}; test accuracy: mean ± sd of {len(draws)} draws.",
+        guessing(problem),
     ]
     columns = ["start", "lr", "λ to start", "validation", "accuracy", "− source", "verdict", "seconds"]
     title = "Is a meta-learned start better than the source model?"
@@ -703,17 +726,22 @@ def compare_starts(config: Config, problem: Problem) -> tuple[Section, dict[str,
 def main(config: Config, workdir: Path) -> None:
     started = time.perf_counter()
     check(config)
-    console = Console(highlight=False)
+    console = Terminal()
+    report.print_plan(console, config.report_draws, 1)
     data = load(config.data, config.data_dir or None, progress=Progress)
     report.print_data(console, source=data, target=data)
-    source_task, task = source_and_target(config.split, data, data)
+    source_task, task = cifar_transfer.chosen(config.split, "split", data, data, console)
     shared, small = as_transfer(config), as_small(config)
+    cifar_transfer.check_tasks(shared, source_task, task)
+    shrunk(task, config.small_edge)
     cifar_transfer.check_examples(shared, task)
     cifar_transfer.check_examples(small, task)
+    check_memory(config, task)
     keep_to_data(workdir, task.origin)
     source = make_source(shared, source_task, 0, workdir / "source")
     console.print(f"source model: {source.accuracy:.1%} of its {len(source_task.test)} test images are right")
-    console.print(f"target: {config.n_per_class} labelled examples of each of {some(task.classes)}")
+    console.print(f"target: {some(task.classes)}; {config.n_per_class} labelled examples of each")
+    report.print_batches(console, config.batch_size, config.n_per_class * len(task.classes))
     problem = Problem(shared, source, task, config.n_per_class)
 
     @functools.cache
@@ -727,17 +755,19 @@ def main(config: Config, workdir: Path) -> None:
     parts: dict[str, Callable[[], tuple[Section, dict[str, Any]]]] = {
         "head_rates": lambda: rates_of_head(config, problem),
         "all_rates": lambda: rates_of_all(config, five_rates()),
-        "label_trees": lambda: search_blocks(config, problem, RunStore(workdir / "label_trees")),
+        "label_trees": lambda: search_blocks(
+            config, problem, RunStore(workdir / "label_trees", of=cli.identity(config))
+        ),
         "starts": lambda: compare_starts(config, small_problem(config.shots)),
     }
     sections: list[Section] = []
     figures: dict[str, Any] = {}
     for part in (parts[name] for name in config.parts):
         section, found = part()
-        report.print_section(console, section)
+        report.print_section(console, section, config.preset)
         sections.append(section)
         figures |= found
-    header = cli.header("automated_transfer", config, started, data=data.origin, notice=data.notice)
+    header = cli.header("automated_transfer", config, started, data=data.origin, notice=task.notice)
     console.line()
     for path in report.write_sections(workdir, header, figures, sections):
         console.print(f"wrote {path}", soft_wrap=True)
@@ -761,12 +791,22 @@ def rates_of_all(config: Config, problem: Problem) -> tuple[Section, dict[str, A
     return section, {"rates_of_all": figures}
 
 
+def shrunk(task: DataSet, edge: int) -> tuple[int, int, int]:
+    """(height, width) of images averaged down to at most this edge, and of how many pixels the edge of a block is."""
+    shape = task.train.images.shape[1:]
+    factor = -(-max(shape[:2]) // edge)
+    height, width = (size // factor for size in shape[:2]) if len(shape) == 3 else (0, 0)
+    if not (height and width):
+        what = f"examples of {cifar_transfer.by_x(shape)} cannot be averaged down to images of edge {edge}"
+        raise InputError(what, where="--config.small_edge", todo="give a larger one, or images that are not so narrow")
+    return height, width, factor
+
+
 def shrink(task: DataSet, edge: int) -> DataSet:
     """Images averaged down to at most this edge."""
-    factor = -(-max(task.train.images.shape[1:3]) // edge)
+    height, width, factor = shrunk(task, edge)
 
     def small(part: Split) -> Split:
-        height, width = (size // factor for size in part.images.shape[1:3])
         kept = part.images[:, : height * factor, : width * factor]
         blocks = kept.reshape(len(kept), height, factor, width, factor, -1)
         return Split(blocks.mean(axis=(2, 4)).astype(part.images.dtype), part.labels)
@@ -789,24 +829,25 @@ def as_small(config: Config) -> cifar_transfer.Config:
 
 
 def check(config: Config) -> None:
-    for name in config.parts:
-        if name not in Config.parts:
-            raise InputError(f"no part '{name}'", where="--config.parts", todo=suggest(name, Config.parts))
+    cli.check(config)
     cifar_transfer.check(as_transfer(config))
-    for flag, least in LEAST.items():
-        if getattr(config, flag) < least:
-            raise InputError(f"{getattr(config, flag)} is less than {least}", where=f"--config.{flag}")
-    for flag in ("learning_rate", "penalty"):
-        ends_of = getattr(config, flag)
-        if len(ends_of) != 2 or not 0 < ends_of[0] < ends_of[1]:
-            raise InputError(
-                f"{ends_of} is no range", where=f"--config.{flag}", todo="give low,high with 0 < low < high"
-            )
-    for flag in ("weak", "strong"):
-        at = getattr(config, flag)
-        if len(at) != 2 or min(at) <= 0:
-            todo = "give a learning rate and a penalty, both > 0"
-            raise InputError(f"{at} is no start", where=f"--config.{flag}", todo=todo)
+
+
+def check_memory(config: Config, task: DataSet) -> None:
+    """Refuse what is trained side by side and does not fit into memory."""
+    one = Split(task.train.images[:1], task.train.labels[:1])  # of the images the shape matters alone
+    small = shrink(dataclasses.replace(task, train=one, test=one), config.small_edge)
+    images = 2 * config.shots * len(task.classes)
+    what, todo = f"{config.tasks:,} tasks of {images:,} images", "use fewer tasks, or fewer shots"
+    needed = 4.0 * config.tasks * images * small.train.images[0].size
+    cli.refuse_beyond_memory(needed, what, where="--config.tasks", todo=todo)
+    what, todo = f"{config.points}² heads on {config.widths[-1]} features", "use fewer points"
+    needed = 12.0 * config.points**2 * (1 + config.widths[-1]) * len(task.classes)
+    cli.refuse_beyond_memory(needed, what, where="--config.points", todo=todo)
+    rows = len(assignments([f"block {i}" for i in range(len(config.widths))]))
+    cifar_transfer.check_memory(as_transfer(config), task, rows * len(config.block_learning_rates))
+    settings = len(config.adapted_learning_rates) * len(config.adapted_penalties)
+    cifar_transfer.check_memory(as_small(config), small, max(config.random, settings, config.tasks))
 
 
 if __name__ == "__main__":

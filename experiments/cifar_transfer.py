@@ -20,32 +20,34 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import Any, ClassVar
-
-from rich.console import Console
+from typing import Annotated, Any, ClassVar
 
 from jaxtl import cli, report
-from jaxtl.data import load, source_and_target
+from jaxtl.data import load
 from jaxtl.labels import some
 from jaxtl.loop import Stoppable
 from jaxtl.methods.finetuning import RECIPES
-from jaxtl.problems import FewShot, FewShotConfig, SourceConfig, check_examples, make_source
+from jaxtl.problems import FewShot, FewShotConfig, SourceConfig, check_plan, check_tasks, choose_tasks, make_source
 from jaxtl.protocol import Budget, study
+from jaxtl.terminal import Terminal
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(SourceConfig, FewShotConfig, Budget):
     preset: str = ""  # smoke, mnist, full: fills what is not given
-    data: str = "auto"  # a name (digits, cifar10, cifar100, mnist, ...) or a path; auto: CIFAR-10 if found, else digits
-    data_dir: str = ""  # where named data sets are looked for
-    source: str = ""  # another data set for the source task, e.g. cifar100
-    splits: tuple[str, ...] = ("0-4:5-9",)  # source classes : target classes; "cat+dog:0-2+5"; an empty side is all
-    n_per_class: tuple[int, ...] = (20,)  # labelled target examples
-    source_examples: tuple[int, ...] = (0,)  # examples the source model is trained on; 0 is all
-    honest: tuple[str, ...] = ("features",)  # methods that also choose from their n labelled examples alone; or all
-    source_weight: tuple[float, ...] = (0.03, 3.0)  # of the source task in joint training
+    data: cli.Place = "auto"  # a name (digits, cifar10, ...) or a path; auto: CIFAR-10 if found, else digits
+    data_dir: cli.Place = ""  # where named data sets are looked for
+    source: cli.Place = ""  # another data set for the source task, e.g. cifar100
+    splits: cli.Names = ("0-4:5-9",)  # source classes : target classes; "cat+dog:0-2+5"; an empty side is all
+    n_per_class: cli.Counts = (20,)  # labelled target examples
+    source_examples: cli.Sizes = (0,)  # examples the source model is trained on; 0 is all
+    methods: Annotated[tuple[Annotated[str, cli.OneOf("method", RECIPES)], ...], cli.Items(0, distinct=True)] = ()
+    honest: cli.Words = ("features",)  # methods that also choose from their n labelled examples alone; or all
+    ratio: cli.Span = (0.01, 1.0)  # learning rate of the trunk / of the head
+    source_weight: cli.Span = (0.03, 3.0)  # of the source task in joint training
 
     may_change: ClassVar = ("splits", "n_per_class", "source_examples", "methods", "honest")  # they only add runs
+    glossary: ClassVar = {name: recipe.means for name, recipe in RECIPES.items()}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {
             "data": "digits",
@@ -58,12 +60,14 @@ class Config(SourceConfig, FewShotConfig, Budget):
             "n_per_class": (5,),
         },
         "mnist": {"data": "mnist", "model": "mlp", "widths": (128,), "input_size": 28},
-        "full": {  # 4 problems, about 900 runs and 180,000 steps of a large network: planned for an hour of one GPU
+        # 4 problems, about 1,080 runs and 220,000 steps of a large network: planned for little more than an hour of one
+        # GPU. With n draws no p of four contrasts is below 8/2ⁿ: 8 decide if all have one sign, 10 leave some room.
+        "full": {
             "model": "wide_resnet",
             "n_per_class": (5, 20, 100, 1000),
             "source_steps": 10000,
             "steps": 200,
-            "report_draws": 5,
+            "report_draws": 10,
         },
     }
 
@@ -78,29 +82,40 @@ CONTRASTS = (
 
 
 def main(config: Config, workdir: Path) -> None:
-    started, console = time.perf_counter(), Console(highlight=False)
+    started, console = time.perf_counter(), Terminal()
+    cli.check(config)
+    check_plan(config, RECIPES)
+    planned = [pair for pair in CONTRASTS if {*pair} <= {*(config.methods or RECIPES)}]
+    report.print_plan(console, config.report_draws, len(planned))
     data = load(config.data, config.data_dir or None, progress=Stoppable)
     source_data = load(config.source, config.data_dir or None, progress=Stoppable) if config.source else data
     report.print_data(console, source=source_data, target=data)
-    tasks = [source_and_target(split, source_data, data) for split in config.splits]
-    for _, task in tasks:
-        for n in config.n_per_class:
-            check_examples(config, task, n, folds={"all", *(config.methods or RECIPES)} & {*config.honest} != set())
-    results = []
+    tasks = [choose_tasks(split, "splits", source_data, data) for split in config.splits]
+    for source_task, task in tasks:
+        report.print_notice(console, task, since=data)
+        folds = bool({"all", *(config.methods or RECIPES)} & {*config.honest})
+        check_tasks(config, source_task, task, config.n_per_class, folds=folds, models=config.trials)
+    results: list[report.Result] = []
     for split, (source_task, task) in zip(config.splits, tasks, strict=True):
         for examples in config.source_examples:
-            room = workdir / f"{split.replace(':', '_to_')}-source_{examples or 'all'}"
+            room = workdir / f"{cli.directory_of(split)}-source_{examples or 'all'}"
             source = make_source(config, source_task, room / "source", examples)
             console.print(f"source model: {source.accuracy:.1%} of its {len(source_task.test)} test images are right")
             for n in config.n_per_class:
                 problem = FewShot(config, source, task, n)
-                console.print(f"target: {n} labelled examples of each of {some(task.classes)}")
+                console.print(f"target: {some(task.classes)}; {n} labelled examples of each")
+                report.print_batches(console, config.batch_size, n * len(task.classes))
                 report.print_transfer(console, problem.moved)
-                axes = {"split": split, "n_per_class": n, "source_examples": examples or len(source_task.train)}
-                results.append(study(problem, RECIPES, room / f"n_{n}", CONTRASTS, axes))
-                report.print_result(results[-1], console, baseline=BASELINE)
+                axes: dict[str, Any] = {
+                    "split": split,
+                    "n_per_class": n,
+                    "source_examples": examples or len(source_task.train),
+                }
+                results.append(study(problem, RECIPES, room / f"n_{n}", planned, axes))
+                report.print_result(results[-1], console, baseline=BASELINE, preset=config.preset)
     origin = data.origin if data is source_data else f"{source_data.origin} → {data.origin}"
-    header = cli.header("cifar_transfer", config, started, data=origin, notice=data.notice)
+    notice = report.together(*(task.notice for _, task in tasks))
+    header = cli.header("cifar_transfer", config, started, data=origin, notice=notice)
     for path in report.write_files(workdir, header, results, baseline=BASELINE):
         console.print(f"wrote {path}")
 

@@ -6,7 +6,7 @@ AICc, BIC and evidence, and what each choice loses in test accuracy against the 
 
     python -m experiments.lambda_selection             # CIFAR-10 where it is found, otherwise digits
     python -m experiments.lambda_selection --smoke     # digits, a coarse map
-    python -m experiments.lambda_selection --config.n_per_class=5,20
+    python -m experiments.lambda_selection --config.n_per_class=5,20 --config.report_draws=4
 
 Measured by the last command on exact CIFAR-10, classes 0-4 → 5-9, 4 draws (seeds 2-5), in 19 minutes on 2 busy CPU
 cores, jax 0.10.2. New parameters pulled harder than transferred ones against equal pulls, the best pairs by validation
@@ -26,41 +26,73 @@ import dataclasses
 import functools
 import itertools
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from rich.console import Console
 
 from jaxtl import cli, report
-from jaxtl.data import keep_to_data, load, source_and_target
+from jaxtl.data import keep_to_data, load
 from jaxtl.labels import NEW, TRANSFERRED, some
 from jaxtl.loop import Stoppable
 from jaxtl.methods.finetuning import RECIPES, TOWARDS
-from jaxtl.problems import FewShot, FewShotConfig, SourceConfig, check_examples, make_source
+from jaxtl.problems import FewShot, FewShotConfig, SourceConfig, check_tasks, choose_tasks, make_source
 from jaxtl.problems.criteria import Criteria
-from jaxtl.protocol import Budget, Draw, Range, Run, RunStore, Setting, Trainer, paired
+from jaxtl.protocol import (
+    Draw,
+    Draws,
+    Range,
+    Run,
+    RunStore,
+    Setting,
+    Trained,
+    Trainer,
+    Training,
+    identity,
+    paired,
+    trial_settings,
+)
 from jaxtl.protocol.results import compact, number, points
 from jaxtl.report import Plot, Section, Table
 from jaxtl.report.maps import Map, heat_maps, overfitting
+from jaxtl.report.tables import counted
 from jaxtl.selection import regret
+from jaxtl.terminal import Terminal
 from jaxtl.writers import Progress
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(SourceConfig, FewShotConfig, Budget):
+class Config(SourceConfig, FewShotConfig, Draws, Training):
     preset: str = ""  # smoke: fills what is not given
-    data: str = "auto"  # a name (digits, cifar10, ...) or a path; auto: CIFAR-10 if found, else digits
-    data_dir: str = ""  # where named data sets are looked for
-    split: str = "0-4:5-9"  # source classes : target classes
-    n_per_class: tuple[int, ...] = (20,)  # labelled target examples
-    points: int = 5  # pulls on each side of the map
-    pull: tuple[float, ...] = (0.01, 100.0)  # the ends of the map: λ · Σ learning rates / (1 − momentum), without unit
-    trials: int = 6  # learning rates tried by fine-tuning, whose choice all pulls share
-    report_draws: int = 4
-    folds: int = 3  # of k-fold validation
+    data: cli.Place = "auto"  # a name (digits, cifar10, ...) or a path; auto: CIFAR-10 if found, else digits
+    data_dir: cli.Place = ""  # where named data sets are looked for
+    split: cli.Text = "0-4:5-9"  # source classes : target classes
+    n_per_class: cli.Counts = (20,)  # labelled target examples
+    pull: cli.Ends = (0.01, 100.0)  # the ends of the map: λ · Σ learning rates / (1 − momentum), without unit
+    points: cli.Points = 5  # pulls on each side of the map
+    learning_rate: cli.Span = (0.008, 0.25)  # the range of the learning rate, which fine-tuning chooses
+    trials: cli.Trials = 6  # learning rates tried
+    report_draws: cli.PairedDraws = 6  # with fewer no difference can be told from chance: 2/2⁶ is below 5 %
+    folds: cli.Folds = 3  # of k-fold validation
 
     may_change: ClassVar = ("n_per_class",)
+    glossary: ClassVar = {
+        "l2_differential": "fine-tuning with a pull towards 0 of its own for transferred and for new kernels",
+        "l2_sp": "fine-tuning; transferred parameters are pulled towards the source model, new kernels towards 0",
+        "validation accuracy": "on training images outside every labelled subset",
+        "validation log-loss": "the same by log-loss",
+        "k-fold accuracy": "on each part of the labelled examples, trained on the other parts",
+        "k-fold log-loss": "the same by log-loss",
+        "AIC": "Akaike's criterion: −2 log likelihood + 2 df, the effective degrees of freedom of all kernels",
+        "AICc": "AIC with its correction for few examples",
+        "BIC": "Schwarz' criterion: −2 log likelihood + df log n",
+        "evidence": "the probability of the labels with all kernels integrated out, by Laplace",
+        "evidence of the head": "the same with the head's kernel alone integrated out",
+        "weakest pulls": "the corner of the map in which both pulls are smallest",
+        "best fixed pair": "the pair of pulls with the best mean test accuracy, which nobody can know",
+        "best of every draw": "the best pair of each draw by its test accuracy, which nobody can know",
+    }
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {
             "data": "digits",
@@ -116,8 +148,7 @@ def settings_of(config: Config, method: str, learning_rate: float) -> list[Setti
 
 def choose_learning_rate(config: Config, trainer: Trainer, store: RunStore) -> float:
     """The best of plain fine-tuning on the tuning draws: the map shows pulls, and no learning rates in disguise."""
-    low_to_high = Range(*config.learning_rate)
-    settings = [{"learning_rate": low_to_high.at((i + 0.5) / config.trials)} for i in range(config.trials)]
+    settings = trial_settings({"learning_rate": Range(*config.learning_rate)}, config.trials)
     scores = [trainer.kept(store, "fine_tune", settings, Draw(seed)) for seed in range(config.tuning_draws)]
     means = np.mean([[run.validation for run in runs] for runs in scores], axis=0)
     return settings[int(np.argmax(means))]["learning_rate"]
@@ -152,24 +183,23 @@ class Mapped(NamedTuple):
         return np.array([[run.setting[MAPS[self.method]], run.setting[ACROSS]] for run in self.report[0]])
 
 
-def map_out(config: Config, trainer: Trainer, method: str, learning_rate: float, store: RunStore) -> Mapped:
-    settings, problem = settings_of(config, method, learning_rate), trainer.problem
+def map_out(
+    config: Config, problem: FewShot, trainer: Trainer, method: str, learning_rate: float, store: RunStore
+) -> Mapped:
+    settings = settings_of(config, method, learning_rate)
     criteria = Criteria(problem, {TRANSFERRED: TOWARDS, NEW: TOWARDS["zero"]})
 
-    def measured(draw: Draw, trained: list, tried: list) -> list[dict[str, float]]:
-        folded = criteria.by_folds(trainer, method, tried, draw)
-        both = zip(trained, folded, strict=True)
+    def measured(draw: Draw, trained: Sequence[Trained | None], tried: Sequence[Setting]) -> list[dict[str, float]]:
+        both = zip(trained, criteria.by_folds(trainer, method, tried, draw), strict=True)
         return [found | (criteria.measure(one, draw) if one else {}) for one, found in both]
 
-    draws = [Draw(seed) for seed in range(config.tuning_draws + config.report_draws)]
+    runs, cut = [], config.tuning_draws
+    draws = [Draw(seed) for seed in range(cut + config.report_draws)]
     with Progress(len(draws), f"{method}, n = {problem.n}: {len(settings)} pairs of pulls a draw") as progress:
-        runs = []
         for draw in draws:
-            reported = draw.seed >= config.tuning_draws
-            how = {"stage": "report", "measure": functools.partial(measured, draw)} if reported else {}
-            runs.append(trainer.kept(store, method, settings, draw, **how))
+            stage, measure = ("tuning", None) if draw.seed < cut else ("report", functools.partial(measured, draw))
+            runs.append(trainer.kept(store, method, settings, draw, stage=stage, measure=measure))
             progress.advance()
-    cut = config.tuning_draws
     return Mapped(method, problem.n, learning_rate, runs[:cut], runs[cut:])
 
 
@@ -228,12 +258,13 @@ def region_table(mapped: Mapped) -> tuple[Table, dict[str, Any]]:
     return Table(columns, rows, words=(0, 5)), figures
 
 
-def section_of(config: Config, mapped: Mapped) -> tuple[Section, dict[str, Any], Map]:
+def section_of(config: Config, mapped: Mapped, truth: report.Truth) -> tuple[Section, dict[str, Any], Map]:
     table, criteria, choices = criteria_table(mapped)
     regions, parts = region_table(mapped)
     lines = [
-        f"Learning rate {compact(mapped.learning_rate)}, chosen by fine-tuning without pulls on {config.tuning_draws} "
-        "other draws. Ties go to the weaker pulls.",
+        f"Learning rate {compact(mapped.learning_rate)}, chosen by fine-tuning without pulls on "
+        f"{counted(config.tuning_draws, 'other draw')}. Ties go to the weaker pulls.",
+        truth.sentence,
         f"Accuracy on target test data in %, mean ± sd of {config.report_draws} draws; differences in points, paired "
         "by draw, 95 % interval. Pulls: geometric means of what was chosen.",
         "Best fixed pair, best of every draw: chosen by test accuracy, which nobody can do; they measure the others.",
@@ -268,13 +299,14 @@ def overfitting_plot(config: Config, mapped: Mapped) -> Plot:
 
 
 def main(config: Config, workdir: Path) -> None:
-    started = time.perf_counter()
-    console = Console(highlight=False)
+    started, console = time.perf_counter(), Terminal()
+    cli.check(config)
+    report.print_plan(console, config.report_draws, 1)
     data = load(config.data, config.data_dir or None, progress=Stoppable)
     report.print_data(console, source=data, target=data)
-    source_task, task = source_and_target(config.split, data, data)
-    for n in config.n_per_class:
-        check_examples(config, task, n, folds=True)
+    source_task, task = choose_tasks(config.split, "split", data, data)
+    report.print_notice(console, task, since=data)
+    check_tasks(config, source_task, task, config.n_per_class, folds=True, models=max(config.points**2, config.trials))
     keep_to_data(workdir, task.origin)
     source = make_source(config, source_task, workdir / "source")
     console.print(f"source model: {source.accuracy:.1%} of its {len(source_task.test)} test images are right")
@@ -283,14 +315,16 @@ def main(config: Config, workdir: Path) -> None:
     plots: list[Plot] = []
     figures: dict[str, Any] = {}
     for n in config.n_per_class:
-        trainer = Trainer(FewShot(config, source, task, n), {name: RECIPES[name] for name in ("fine_tune", *MAPS)})
-        console.print(f"target: {n} labelled examples of each of {some(task.classes)}")
-        store = RunStore(workdir / f"n_{n}")
+        problem = FewShot(config, source, task, n)
+        trainer = Trainer(problem, {name: RECIPES[name] for name in ("fine_tune", *MAPS)})
+        console.print(f"target: {some(task.classes)}; {n} labelled examples of each")
+        report.print_batches(console, config.batch_size, n * len(task.classes))
+        store = RunStore(workdir / f"n_{n}", of=identity(config, n))
         learning_rate = choose_learning_rate(config, trainer, store)
         for method in MAPS:
-            mapped = map_out(config, trainer, method, learning_rate, store)
-            section, found, drawn = section_of(config, mapped)
-            report.print_section(console, section)
+            mapped = map_out(config, problem, trainer, method, learning_rate, store)
+            section, found, drawn = section_of(config, mapped, problem.truth)
+            report.print_section(console, section, config.preset)
             sections.append(section)
             maps.append(drawn)
             figures |= found
@@ -298,7 +332,7 @@ def main(config: Config, workdir: Path) -> None:
     draw = functools.partial(heat_maps, "Target accuracy in %, and where each criterion lands (mean over draws)", maps)
     plots.insert(0, Plot("maps", "Accuracy over both pulls, and the choices of the criteria", draw))
     sections.insert(0, Section("Maps", plots=plots))
-    header = cli.header("lambda_selection", config, started, data=data.origin)
+    header = cli.header("lambda_selection", config, started, data=data.origin, notice=task.notice)
     for path in report.write_sections(workdir, header, figures, sections):
         console.print(f"wrote {path}", soft_wrap=True)
 

@@ -41,13 +41,27 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 
+<<<<<<< HEAD
+=======
+from experiments.multitask_problem import (
+    GLOSSARY,
+    METHODS,
+    PULLED,
+    ROWS,
+    Problem,
+    Program,
+    Trained,
+    fraction,
+    make_net,
+    quality,
+)
+>>>>>>> joined
 from jaxtl import cli, report
 from jaxtl.data import keep_to_data, load
 from jaxtl.data.composed import TaskSet, class_and_group, linnerud, low_rank, two_digits
@@ -62,11 +76,19 @@ from jaxtl.problems.many_tasks import fraction
 from jaxtl.protocol import Budget, Draw, Setting, Trained, Trainer, paired, study, to_csv
 from jaxtl.protocol.results import Result, compact, number, points
 from jaxtl.report import Plot, Section, Table
+<<<<<<< HEAD
 from jaxtl.report.tables import setting_table
+=======
+from jaxtl.report.classes import confusion_maps
+from jaxtl.protocol.results import Result, compact, number, points
+from jaxtl.report.tables import counted, setting_table
+>>>>>>> joined
 from jaxtl.report.tasks import (
+    classes_in_words,
     contrasts,
     cosine_maps,
     mean_cosines,
+    on_task,
     per_task,
     percent,
     sentences,
@@ -75,16 +97,28 @@ from jaxtl.report.tasks import (
     weights_and_cosines,
     with_gains,
 )
+<<<<<<< HEAD
 from jaxtl.selection import net_criteria, regret
 from jaxtl.step import Fixed
+=======
+from jaxtl.protocol import Draw, Method, Range, RunStore, Setting, compare, paired, planned_runs, to_csv
+from jaxtl.selection import net_criteria, regret
+from jaxtl.step import Context, Fixed, total_gradient
+from jaxtl.terminal import Terminal
+from jaxtl.transfer import transfer
+>>>>>>> joined
 from jaxtl.trees import Tree
 from jaxtl.writers import Progress
+
+Methods = Annotated[tuple[Annotated[str, cli.OneOf("method", METHODS)], ...], cli.Items(0, distinct=True)]
+Honest = Annotated[tuple[Annotated[str, cli.OneOf("method", (*METHODS, "all"))], ...], cli.Items(0, distinct=True)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(ManyTasksConfig, Budget):
     preset: str = ""  # smoke, cifar, low_rank, linnerud: fills what is not given
     data: Literal["two_digits", "cifar", "low_rank", "linnerud"] = "two_digits"
+<<<<<<< HEAD
     images: str = "auto"  # a name or a path; auto: MNIST for two_digits, CIFAR-10 for cifar; digits if it is not found
     data_dir: str = ""  # where named data sets are looked for
     new_task: str = "sum"  # what the trunks are moved to afterwards; none when empty
@@ -99,8 +133,44 @@ class Config(ManyTasksConfig, Budget):
     n_new: int = 200  # labelled images of the new task
     noise: float = 1.0  # of the low-rank tasks, whose signal has variance 1
     rank: int = 1
+=======
+    images: cli.Place = "auto"  # a name or a path; auto: MNIST, for cifar CIFAR-10; digits if it is not found
+    data_dir: cli.Place = ""  # where named data sets are looked for
+    tasks: cli.Names = ("left", "right", "larger")
+    new_task: cli.Text = "sum"  # what the trunks are moved to afterwards; none when empty
+    n: cli.Count = 500  # labelled images
+    missing: cli.Share = 0.0  # the share of the labels of each task that are not there
+    methods: Methods = ()  # some of them, as in the table; all when empty
+    model: Literal["mlp", "cnn"] = "mlp"
+    widths: cli.Widths = (128,)  # of the shared trunk
+    head_widths: Annotated[tuple[cli.Width, ...], cli.Items(0, 100)] = ()  # hidden layers of each head
+    input_size: cli.Count = 14  # images with a longer shorter edge are averaged down towards it
+    steps: cli.Steps = 300
+    batch_size: cli.Count = 50
+    momentum: cli.Share = 0.9
+    trials: cli.Trials = 20  # settings tried for every method
+    tuning_draws: cli.Draws = 2
+    report_draws: cli.Draws = 10
+    validation: cli.Count = 1000  # training images outside every labelled set, which choose the settings
+    honest: Honest = ("equal_l2",)  # methods that also choose from their labelled images alone; or all
+    folds: cli.Folds = 5
+    learning_rate: cli.Span = (0.005, 0.5)  # ranges, searched log-uniformly
+    pull: cli.Span = (0.03, 100.0)  # λ · Σ learning rates / (1 − momentum), without unit
+    weight: cli.Span = (0.33, 3.0)  # of a task against another, for fixed weights
+    path_points: cli.Points = 9  # pulls on the shared trunk, from a tenth of the range's low end, to choose among
+    path_draws: Annotated[int, cli.Within(0, 1_000)] = 4  # on so many report draws; 0 leaves the criteria out
+    n_new: cli.Count = 200  # labelled images of the new task
+    noise: Annotated[float, cli.Within(0, 1e6)] = 1.0  # of the low-rank tasks, whose signal has variance 1
+    rank: cli.Count = 1
+    seed: cli.Seed = 0
+>>>>>>> joined
 
     may_change: ClassVar = ("methods", "honest")  # they only add runs
+    glossary: ClassVar = GLOSSARY | {
+        "scratch": "of a new task: its trunk starts from random parameters",
+        "from_TASK": "of a new task: its trunk is the one that single_l2 has learned for that task",
+        "from_all": "of a new task: its trunk is the one that equal_l2 has learned for all tasks",
+    }
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {
             "images": "digits",
@@ -243,7 +313,7 @@ def price(problem: ManyTasks, trained: Trained, draw: Draw) -> dict[str, float]:
 
 def path(config: Config, trainer: Trainer, setting: Setting) -> tuple[Section, dict[str, Any]]:
     """Pulls on the shared trunk beside the chosen learning rate and pull on the heads: what each criterion chooses."""
-    pulls = np.geomspace(config.pull[0] / 10, config.pull[1], config.path_points)
+    pulls = np.geomspace(config.pull[0] / 10, config.pull[-1], config.path_points)
     settings = [setting | {"pull/shared": float(pull)} for pull in pulls]
     draws = [Draw(config.tuning_draws + k) for k in range(config.path_draws)]
     found: dict[str, list[np.ndarray]] = {name: [] for name in ("test", *CRITERIA, "df")}
@@ -270,7 +340,7 @@ def path(config: Config, trainer: Trainer, setting: Setting) -> tuple[Section, d
         figures[name] = {"pulls": pulls[picked], "test": at, "difference": difference.difference}
     lines = [
         f"{BASELINE} at its chosen setting, but {len(pulls)} pulls on the trunk from {compact(pulls[0])} to "
-        f"{compact(pulls[-1])}; {len(draws)} draws.",
+        f"{compact(pulls[-1])}; {counted(len(draws), 'draw')}.",
         "Folds: of the labelled examples. AIC, BIC and evidence, where there are any: of all tasks as one.",
     ]
     along_pulls = {name: columns[name].mean(axis=0) for name in columns}
@@ -303,17 +373,38 @@ def along(config: Config, trainer: Trainer, settings: list[Setting], draw: Draw)
 # ---------------------------------------------------------------- what is shown
 
 
+<<<<<<< HEAD
 def together(problem: ManyTasks, result: Result) -> Section:
     config, names = problem.config, problem.names
+=======
+def floors_of(problem: Problem) -> dict[str, float]:
+    """What guessing reaches on each task: the most frequent class always, or R² 0 for the mean of numbers."""
+    tasks = problem.tasks
+    return {
+        task: 0.0 if task in problem.numbers else guessed(tasks.test.targets[task], tasks.classes[task]).majority
+        for task in problem.names
+    }
+
+
+def guessed(labels: np.ndarray, classes: int) -> report.Truth:
+    return report.Truth(labels, [str(name) for name in range(classes)])
+
+
+def together(problem: Problem, result: Result) -> Section:
+    config, names, floors = problem.config, problem.names, floors_of(problem)
+>>>>>>> joined
     unit = "R² on test data, %" if problem.numbers else "test accuracy, %"
     lines = [
         *sentences(result, BASELINE),
-        f"Tasks: {unit}, mean ± sd over {config.report_draws} draws of examples, network and order.",
-        f"− {BASELINE}: points, paired by draw, 95 % interval, not corrected for the number of rows.",
-        f"Δp: relative gain over {SINGLE}, a model for each task, on the same draw, mean over tasks, %.",
+        f"Tasks: {unit}, mean ± sd over {counted(config.report_draws, 'draw')} of examples, network and order.",
         f"Intervals cover the draws, given one test set of {len(problem.tasks.test)} examples.",
         "Train − test: points. Seconds: choosing + report runs.",
     ]
+    if BASELINE in result.methods:
+        lines.append(f"− {BASELINE}: points, paired by draw, 95 % interval, not corrected for the number of rows.")
+    if result.measured("delta_p"):
+        lines.append(f"Δp: relative gain over {SINGLE}, a model for each task, on the same draw, mean over tasks, %.")
+    lines.append("Guessing: always the most frequent class of a task; of numbers, their mean.")
     if problem.numbers:
         lines.append("Mean over tasks: v/(v + e) for variance v and squared error e, 50 % for predicting the mean.")
     if problem.tasks.noise:
@@ -325,15 +416,25 @@ def together(problem: ManyTasks, result: Result) -> Section:
     if any(summary.edges for summary in result.summaries.values()):
         lines.append("▼ ▲: the lowest or highest value that was tried; a better one may lie beyond.")
     title = f"Each method on each task: {result.title}"
-    draw = functools.partial(per_task, result, names, title, unit, BASELINE, PULLED)
+    draw = functools.partial(per_task, result, names, title, unit, BASELINE, PULLED, floors)
     plots = [Plot("tasks", "Each method on each task", draw)]
     if result.contrasts:
         plots.append(Plot("contrasts", "The contrasts fixed beforehand", functools.partial(contrasts, result)))
+    for task in names:
+        if task in problem.numbers:
+            continue
+        truth = guessed(problem.tasks.test.targets[task], problem.tasks.classes[task])
+        if confusions := on_task(result, task, truth).looked_into(BASELINE):
+            lines.append(classes_in_words(task, confusions, truth.names))
+            seen = f"Which classes of {task} are taken for which"
+            drawing = functools.partial(confusion_maps, seen, truth.names, confusions)
+            plots.append(Plot(f"confusion_{task}", seen, drawing))
     if maps := mean_cosines(result, BASELINE, names):
         plots.append(Plot("cosines", COSINES, functools.partial(cosine_maps, COSINES, names, maps)))
     if shown := weighing(result, PULLED):
         plots.append(Plot("weights", WEIGHTS, functools.partial(weights_and_cosines, shown, WEIGHTS)))
-    tables = [task_table(result, names, BASELINE), setting_table(result)]
+    floor = float(np.mean([fraction(floors[task], task in problem.numbers) for task in names]))
+    tables = [task_table(result, names, BASELINE, {"mean over tasks": floor, **floors}), setting_table(result)]
     return Section(f"Together or apart: {config.n} labelled examples", tables, lines, plots)
 
 
@@ -341,11 +442,13 @@ def moved(problem: ManyTasks, result: Result) -> Section:
     config, rows = problem.config, []
     for (method, _), summary in result.summaries.items():
         difference = result.difference(method, FROM_ALL)
-        gap = number(100 * result.gap(method, "tuned"), "+z.1f")
+        gap = number(100 * result.gap(method, "tuned"), "+.1f")
         rows.append([method, percent(summary.accuracies), points(difference) if difference else "baseline", gap])
     table = Table(["trunk", config.new_task, f"− {FROM_ALL}", "train − test"], rows)
+    classes, targets = problem.tasks.classes[config.new_task], problem.tasks.test.targets[config.new_task]
     lines = [
         *sentences(result, FROM_ALL),
+        guessed(targets, classes).sentence if classes else "50 %: predicting the mean.",
         f"Every trunk has learned from the same {config.n} examples, at the setting chosen for {SINGLE} or {BASELINE}; "
         f"then trunk and head are trained on {config.n_new} other examples of the new task.",
     ]
@@ -357,23 +460,76 @@ def moved(problem: ManyTasks, result: Result) -> Section:
 # ---------------------------------------------------------------- the experiment
 
 
+<<<<<<< HEAD
 def main(config: Config, workdir: Path) -> None:
     started = time.perf_counter()
     console = Console(highlight=False)
+=======
+def compared(config: Config, task, title: str, workdir: Path, honest: Sequence[str], contrasts) -> Result:
+    """All methods of a problem under the protocol of `compare`."""
+    methods = task.methods()
+    names = [method.name for method in methods]
+    chosen = [name for name in (names if "all" in honest else honest) if name in names]
+    tuning = range(config.tuning_draws)
+    reporting = range(config.tuning_draws, config.tuning_draws + config.report_draws)
+    store = RunStore(workdir, of=cli.identity(config, title))
+    total = planned_runs(methods, config.trials, tuning, reporting, chosen, config.folds)
+    with Progress(total, title) as progress:
+
+        def tell(description: str) -> None:
+            refuse_stop(f"before {description}")
+            progress.describe(description)
+            progress.advance(1)
+
+        runs, verdicts = compare(
+            methods,
+            config.trials,
+            tuning,
+            reporting,
+            validate=task.validate,
+            test=task.test,
+            honest=chosen,
+            folds=config.folds,
+            contrasts=[pair for pair in contrasts if set(pair) <= set(names)],
+            store=store,
+            progress=tell,
+        )
+    return Result(title, {}, runs, verdicts, store.arrays)
+
+
+def main(config: Config, workdir: Path) -> None:
+    started = time.perf_counter()
+    check(config)
+    console = Terminal()
+    planned = [pair for pair in CONTRASTS if set(pair) <= set(config.methods or METHODS)]
+    moves = len(config.tasks) + 1 if config.new_task else 0  # `NewTask.contrasts`
+    report.print_plan(console, config.report_draws, max(len(planned), moves))
+>>>>>>> joined
     tasks = make_tasks(config)
     check_tasks(config, tasks)
+    problem = Problem(config, tasks)
+    check_memory(config, problem)
     keep_to_data(workdir, tasks.origin)
     console.print(
         f"data      {len(tasks.train)} training and {len(tasks.test)} test examples, {tasks.origin}", soft_wrap=True
     )
     if tasks.notice:
         console.print(f"NOTE: {tasks.notice}", style="bold yellow", soft_wrap=True)
+<<<<<<< HEAD
     problem = ManyTasks(config, tasks, watch=cosines)
     params = problem.net.init(jax.random.key(0))
     for label, count in count_by_label(params, label_params(params, problem.net.rules)).items():
         console.print(f"label     {label}: {count.leaves} leaves, {count.parameters:,} parameters")
     methods = recipes(config.tasks)
     result = study(problem, methods, workdir / "together", CONTRASTS)
+=======
+    params = problem.net.init(jax.random.key(0))
+    for label, count in count_by_label(params, label_params(params, problem.net.rules)).items():
+        console.print(f"label     {label}: {count.leaves} leaves, {count.parameters:,} parameters")
+    report.print_batches(console, config.batch_size, config.n)
+    title = f"{', '.join(config.tasks)}; {config.n} labelled examples"
+    result = compared(config, problem, title, workdir / "together", config.honest, CONTRASTS)
+>>>>>>> joined
     result = dataclasses.replace(result, runs=with_gains(result.runs, SINGLE, problem.numbers))
     sections, results = [together(problem, result)], {"together": result}
     figures: dict[str, Any] = {}
@@ -389,8 +545,10 @@ def main(config: Config, workdir: Path) -> None:
         results["new_task"] = study(task, moving, workdir / "new_task", contrasts, methods=(), honest=())
         sections.append(moved(problem, results["new_task"]))
     for section in sections:
-        report.print_section(console, section)
+        report.print_section(console, section, config.preset)
     header = cli.header("multitask", config, started, data=tasks.origin, notice=tasks.notice)
+    from_one = config.glossary["from_TASK"]
+    header["glossary"] = header["glossary"] | {f"from_{task}": from_one for task in config.tasks}
     figures |= {name: numbers_of(result) for name, result in results.items()}
     console.line()
     for name, result in results.items():
@@ -408,6 +566,37 @@ def numbers_of(result: Result) -> dict[str, Any]:
     }
 
 
+<<<<<<< HEAD
+=======
+def check(config: Config) -> None:
+    cli.check(config)
+    methods = len(config.methods or METHODS)
+    draws = config.tuning_draws + len(config.honest) * config.folds * config.report_draws
+    what = f"{methods} methods × {config.trials} trials × {draws} draws and folds"
+    cli.refuse_too_many_runs(methods * config.trials * draws, what, where="--config.trials")
+    if config.n < config.folds and (config.honest or config.path_draws):
+        what = f"{config.folds} folds of {config.n} labelled examples"
+        raise InputError(
+            what, where="--config.folds", todo="use fewer folds, or --config.honest= --config.path_draws=0"
+        )
+    if config.steps % ROWS:
+        what, todo = f"{config.steps} is no multiple of {ROWS}", "curves have so many points"
+        raise InputError(what, where="--config.steps", todo=todo)
+
+
+def check_memory(config: Config, problem: Problem) -> None:
+    """Refuse networks of which those of all trials do not fit into memory, each with its gradient and momentum."""
+    shapes = jax.eval_shape(problem.apart.init, jax.random.key(0))
+    size, models = (
+        sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)),
+        max(config.trials, config.path_points),
+    )
+    what = f"{models:,} times {len(config.tasks)} models, together of {size:,} parameters, side by side"
+    todo = "use smaller ones, or fewer trials"
+    cli.refuse_beyond_memory(12.0 * size * (models + 1), what, where="--config.widths", todo=todo)
+
+
+>>>>>>> joined
 def check_tasks(config: Config, tasks: TaskSet) -> None:
     for flag, names in (("tasks", config.tasks), ("new_task", [config.new_task] if config.new_task else [])):
         for name in names:

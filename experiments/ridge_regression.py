@@ -25,46 +25,63 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 
 from jaxtl import cli, report
-from jaxtl.errors import InputError
 from jaxtl.labels import count_by_label, label_params, label_set
 from jaxtl.loop import fit, refuse_stop
 from jaxtl.losses import make_loss_fn, mean_of, squared_error
 from jaxtl.optimizers import Group, per_label
 from jaxtl.penalties import Term, l1, l2, labelled
-from jaxtl.protocol import paired
-from jaxtl.protocol.results import compact, number, points
 from jaxtl.proximal import Prox, count_zeros, prox_elastic_net, prox_group_lasso, prox_l1
 from jaxtl.report import Plot, Section, Table
 from jaxtl.report.paths import coefficient_paths, criteria_along
+from jaxtl.protocol.results import compact, number, points
+from jaxtl.protocol import paired
 from jaxtl.selection import RidgePath, ridge_path
-from jaxtl.step import Fixed, init_state, make_epoch, make_train_step, total_gradient
 from jaxtl.sweep import sweep
+from jaxtl.step import Fixed, init_state, make_epoch, make_train_step, total_gradient
+from jaxtl.terminal import Terminal
 from jaxtl.trees import Tree
 from jaxtl.writers import Progress, Writer
+
+PATIENTS = 442
+Sizes = Annotated[tuple[Annotated[int, cli.Within(12, PATIENTS - 10)], ...], cli.Items(1, distinct=True)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     preset: str = ""  # smoke: fills what is not given
-    textbook_lambda: float = 0.1  # beside the sum of squared errors, as textbooks have it; our rate is λ/n
-    rates: tuple[float, ...] = (1e-3, 10.0)  # the range of λ along which coefficients are followed
-    path_points: int = 49  # how many λ in it
-    steps: int = 8000  # of gradient descent for every λ
-    l1_ratio: float = 0.5  # of the elastic net
-    criteria_rates: tuple[float, ...] = (1e-5, 100.0)  # the range of λ among which criteria choose
-    criteria_points: int = 141  # how many λ in it
-    splits: int = 200  # random splits on which choices are judged
-    train_sizes: tuple[int, ...] = (20, 50, 200)  # patients to choose λ on; all others test it
-    seed: int = 0  # of the splits
+    textbook_lambda: cli.Rate = 0.1  # beside the sum of squared errors, as textbooks have it; our rate is λ/n
+    rates: cli.Ends = (1e-3, 10.0)  # the range of λ along which coefficients are followed
+    path_points: cli.Points = 49  # how many λ in it
+    steps: cli.Steps = 8000  # of gradient descent for every λ
+    l1_ratio: Annotated[float, cli.Within(0, 1, "low")] = 0.5  # of the elastic net
+    criteria_rates: cli.Ends = (1e-5, 100.0)  # the range of λ among which criteria choose
+    criteria_points: cli.Points = 141  # how many λ in it
+    splits: Annotated[int, cli.Within(2, 1_000_000)] = 200  # random splits on which choices are judged
+    train_sizes: Sizes = (20, 50, 200)  # patients to choose λ on; all others test it
+    seed: cli.Seed = 0  # of the splits
 
+    glossary: ClassVar = {
+        "L2": "half the sum of squared coefficients",
+        "L1": "the sum of their absolute values",
+        "elastic net": "a mixture of L1 and L2 by l1_ratio",
+        "group lasso": "the norm of each group of coefficients times the root of its size; a group goes to 0 as one",
+        "L1, subgradient": "L1 in the loss instead of as a proximal step: nothing becomes exactly 0",
+        "LOO": "the mean squared error of each patient, predicted from all others",
+        "GCV": "generalised cross-validation: LOO with the mean leverage in place of each patient's own",
+        "AIC": "Akaike's criterion: n log(error) + 2 df, the effective degrees of freedom",
+        "AICc": "AIC with its correction for few patients",
+        "BIC": "Schwarz' criterion: n log(error) + df log n",
+        "evidence": "the probability of the targets with all coefficients integrated out",
+        "best λ": "chosen by the test patients themselves, which nobody can do",
+        "least squares": "λ = 0",
+    }
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {"path_points": 9, "steps": 3000, "criteria_points": 29, "splits": 20},
     }
@@ -82,8 +99,6 @@ FEATURES = {name: group for group, names in GROUPS.items() for name in names}
 CRITERIA = ("LOO", "GCV", "AIC", "AICc", "BIC", "evidence")
 BOUNDS = UNPENALISED, BEST = "least squares", "best λ"
 TASK = {"task": Term(1.0, mean_of(squared_error, target="y"))}
-PATIENTS = 442
-LEAST = {"textbook_lambda": 0, "path_points": 2, "steps": 1, "criteria_points": 2, "splits": 2, "train_sizes": 12}
 
 
 # ---------------------------------------------------------------- the textbook case
@@ -389,10 +404,10 @@ def judged_split(config: Config, x: np.ndarray, y: np.ndarray, size: int, split:
 
 def main(config: Config, workdir: Path) -> None:
     started = time.perf_counter()
-    check(config)
+    cli.check(config)
     x, y = diabetes()
     problem = Problem.of(x, y)
-    console = Console(highlight=False)
+    console = Terminal()
     data = f"diabetes (scikit-learn): {len(y)} patients, {x.shape[1]} features"
     console.print(f"data      {data}")
     for label, count in count_by_label(problem.params, problem.labels).items():
@@ -406,7 +421,7 @@ def main(config: Config, workdir: Path) -> None:
         functools.partial(judge, config, x, y),
     ):
         section, found = part()
-        report.print_section(console, section)
+        report.print_section(console, section, config.preset)
         sections.append(section)
         figures |= found
     header = cli.header("ridge_regression", config, started, data=data)
@@ -420,24 +435,6 @@ def diabetes() -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_diabetes
 
     return load_diabetes(return_X_y=True)
-
-
-def check(config: Config) -> None:
-    for flag, least in LEAST.items():
-        for value in np.atleast_1d(getattr(config, flag)):
-            if value < least:
-                raise InputError(f"{value} is less than {least}", where=f"--config.{flag}")
-    for size in config.train_sizes:
-        if size > PATIENTS - 10:
-            what = f"{size} of {PATIENTS} patients leave too few to test on"
-            raise InputError(what, where="--config.train_sizes", todo=f"use sizes up to {PATIENTS - 10}")
-    for flag in ("rates", "criteria_rates"):
-        ends = getattr(config, flag)
-        if len(ends) != 2 or not 0 < ends[0] < ends[1]:
-            raise InputError(f"{ends} is no range", where=f"--config.{flag}", todo="give low,high with 0 < low < high")
-    if not 0 < config.l1_ratio <= 1:
-        todo = "use more than 0; L2 alone is followed anyway"
-        raise InputError(f"{config.l1_ratio} is outside (0, 1]", where="--config.l1_ratio", todo=todo)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ import jax
 import jaxtl
 from jaxtl import processes
 from jaxtl.errors import InputError
+from jaxtl.files import at_home, expanded
 from jaxtl.step import compiler_options
+from jaxtl.text import printable
 
 
 def use_compilation_cache(directory: str | Path | None = None) -> Path | None:
@@ -27,15 +29,15 @@ def use_compilation_cache(directory: str | Path | None = None) -> Path | None:
     Returns:
         The directory in use, or None without a cache.
     """
-    user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    user_cache = os.environ.get("XDG_CACHE_HOME") or at_home(".cache")
     chosen = directory or os.environ.get("JAX_COMPILATION_CACHE_DIR") or Path(user_cache, "jaxtl", "xla")
-    path = Path(chosen).expanduser().absolute()
+    path = expanded(chosen).absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass  # a directory may exist and still refuse files
     except OSError as error:
-        print(f"no compilation cache: {path}: {error.strerror}")
+        print(printable(f"no compilation cache: {path}: {error.strerror}"))
         jax.config.update("jax_compilation_cache_dir", None)
         return None
     jax.config.update("jax_compilation_cache_dir", str(path))

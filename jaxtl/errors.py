@@ -6,7 +6,12 @@ Every stop that is not a bug is a `Stop` with an exit code, so that `cli` needs 
 from __future__ import annotations
 
 import difflib
+import inspect
+import numbers
 from collections.abc import Iterable
+from typing import Any
+
+from jaxtl.text import printable
 
 
 class Stop(Exception):
@@ -32,14 +37,9 @@ class InputError(Stop, ValueError):
     exit_code = 2
 
     def __init__(self, what: str, *, where: object = "", todo: str = ""):
-        self.what, self.where, self.todo = _on_one_line(what), _on_one_line(str(where)), _on_one_line(todo)
+        self.what, self.where, self.todo = printable(what), printable(str(where)), printable(todo)
         head = f"{self.where}: {self.what}" if self.where else self.what
         super().__init__(f"{head}\n  {self.todo}" if todo else head)
-
-
-def _on_one_line(text: str) -> str:
-    """What a file name or a flag may hold, in characters that can be printed: a line feed as \\n."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class NotFinite(Stop):
@@ -68,3 +68,49 @@ def suggest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known) or 'none'}"
+
+
+def kind_of(value: Any) -> str:
+    """What a user handed over, in words.
+
+    Example:
+        >>> kind_of(None), kind_of({}), kind_of("10")
+        ('None', 'a dict', "'10'")
+    """
+    if value is None or isinstance(value, str | bool | int | float):
+        return repr(value)
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{value.dtype}{list(value.shape)}"
+    return f"a {type(value).__name__}"
+
+
+def whole_number(value: Any, where: str, least: int = 1) -> int:
+    """An integer ≥ `least`, of Python or NumPy; texts, fractions and truth values are none.
+
+    Raises:
+        InputError: another kind of value, or a smaller one.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise InputError(f"{kind_of(value)} is no whole number", where=where)
+    if value < least:
+        raise InputError(f"{value} is less than {least}", where=where)
+    return int(value)
+
+
+def check_takes(fn: Any, count: int, *, where: str, todo: str) -> None:
+    """Refuse what cannot be called with `count` arguments, before the work and not in the middle of it.
+
+    Raises:
+        InputError: no function, or one of other arguments.
+    """
+    if not callable(fn):
+        raise InputError(f"{kind_of(fn)} is no function", where=where, todo=todo)
+    try:
+        signature = inspect.signature(fn)
+    except ValueError:  # one that does not say what it takes
+        return
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        name = getattr(fn, "__name__", type(fn).__name__)
+        raise InputError(f"{name}{signature} cannot be called with {count} arguments", where=where, todo=todo) from None

@@ -7,7 +7,7 @@ Different questions may use different label trees over the same parameters.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
@@ -15,13 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl.errors import InputError
-from jaxtl.trees import Tree, keep, map_named, named_leaves, sum_leaves
+from jaxtl.trees import Tree, keep, map_named, named_leaves, paired, sum_leaves
 
 TRANSFERRED = "transferred"
 NEW = "new"
 SHARED = "shared"  # by several tasks; what belongs to one is "task:NAME"
 
 Rules = Iterable[tuple[str, str]]  # (regular expression for a whole path, label)
+
+# A word of a parameter's name that says it is added, multiplied with, or counted: no weight, whatever its axes.
+NO_WEIGHTS = {"bias", "biases", "offset", "shift", "beta", "scale", "gain", "gamma", "mean", "var", "variance"}
 
 
 class LabelCount(NamedTuple):
@@ -34,10 +37,21 @@ class LabelCount(NamedTuple):
 
 def compile_rule(pattern: str, where: str) -> re.Pattern[str]:
     """A regular expression for whole paths; one that cannot be read is the user's mistake, not a traceback."""
+    if not isinstance(pattern, str):
+        raise InputError(f"{pattern!r} is no text", where=where, todo='give a regular expression, such as "head/.*"')
     try:
         return re.compile(pattern)
     except re.error as error:
         raise InputError(f"{pattern!r} is not a regular expression ({error})", where=where) from None
+
+
+def _pairs(rules: Rules) -> list[tuple[str, str]]:
+    rules = list(rules)
+    for rule in rules:
+        if not (isinstance(rule, tuple | list) and len(rule) == 2 and isinstance(rule[1], str)):
+            todo = 'give (regular expression, label) pairs: [("head/.*", "new"), (".*", "transferred")]'
+            raise InputError(f"{rule!r} is no such pair", where="label rules", todo=todo)
+    return [(pattern, label) for pattern, label in rules]
 
 
 def label_params(params: Tree, rules: Rules, otherwise: Tree | None = None) -> Tree:
@@ -46,21 +60,21 @@ def label_params(params: Tree, rules: Rules, otherwise: Tree | None = None) -> T
     Args:
         params: tree of arrays.
         rules: (regex, label) pairs, tried in order against "a/b/kernel" with `re.fullmatch`.
-        otherwise: label tree of the same structure; a leaf that no rule covers keeps its label there.
+        otherwise: label tree of the same paths; a leaf that no rule covers keeps its label there.
 
     Returns:
         A tree of strings with the structure of `params`.
 
     Raises:
-        InputError: a leaf that nothing covers, a rule that decides nothing (a typo would be silent), or an
-            `otherwise` of another structure.
+        InputError: a leaf that nothing covers, a rule that decides nothing (a typo would be silent), a label that is no
+            text, or an `otherwise` of other paths.
 
     Example:
         >>> params = {"trunk": {"kernel": np.ones((2, 3))}, "head": {"kernel": np.ones((3, 5))}}
         >>> label_params(params, [("head/.*", NEW), (".*", TRANSFERRED)])
         {'head': {'kernel': 'new'}, 'trunk': {'kernel': 'transferred'}}
     """
-    compiled = [(compile_rule(pattern, "label rules"), label) for pattern, label in rules]
+    compiled = [(compile_rule(pattern, "label rules"), label) for pattern, label in _pairs(rules)]
     deciding = set()  # positions, not patterns: the same rule written twice compiles to one object
 
     def label_of(path, _leaf, *kept):
@@ -94,7 +108,7 @@ def count_by_label(params: Tree, labels: Tree) -> dict[str, LabelCount]:
     """
     check_labels(params, labels)
     counts: dict[str, LabelCount] = {}
-    for leaf, label in zip(jax.tree.leaves(params), jax.tree.leaves(labels), strict=True):
+    for leaf, label in zip(jax.tree.leaves(params), jax.tree.leaves(paired(params, labels)), strict=True):
         old = counts.get(label, LabelCount(0, 0, 0))
         size = int(np.prod(leaf.shape))
         counts[label] = LabelCount(old.leaves + 1, old.parameters + size, old.bytes + size * leaf.dtype.itemsize)
@@ -117,16 +131,23 @@ def norm_by_label(params: Tree, labels: Tree, anchor: Tree | None = None) -> dic
         >>> float(norm_by_label(params, {"kernel": "new", "bias": "new"})["new"])
         5.0
     """
-    moved = params if anchor is None else jax.tree.map(lambda w, a: w - a, params, anchor)
-    norms = {}
-    for label in sorted(label_set(labels)):
-        mask = jax.tree.map(lambda carries, kernel: carries and kernel, having(labels, label), kernels(params))
-        norms[label] = jnp.sqrt(sum_leaves(jnp.square, keep(moved, mask)))
-    return norms
+    moved = params if anchor is None else map_named(lambda _, w, a: w - a, params, anchor)
+    return {
+        label: jnp.sqrt(sum_leaves(jnp.square, keep(moved, selected(params, labels, label, kernels, "labels"))))
+        for label in sorted(label_set(labels))
+    }
 
 
 def label_set(labels: Tree) -> set[str]:
-    """The labels that occur in a label tree."""
+    """The labels that occur in a label tree.
+
+    Raises:
+        InputError: one that is no text.
+    """
+    for path, label in named_leaves(labels).items():
+        if not isinstance(label, str):
+            what = f"{path} has {label!r}, which is no text"
+            raise InputError(what, where="labels", todo="make the tree with label_params, or of strings")
     return set(jax.tree.leaves(labels))
 
 
@@ -141,8 +162,28 @@ def having(labels: Tree, *wanted: str) -> Tree:
 
 
 def kernels(params: Tree) -> Tree:
-    """Bool tree: the weights proper, whose path ends in "kernel" or "embedding"; not biases, scales, offsets."""
-    return map_named(lambda path, _: path.rsplit("/", 1)[-1] in ("kernel", "embedding"), params)
+    """Bool tree: the weights proper; not biases, scales, offsets or statistics.
+
+    A leaf called "kernel" or "embedding", and any other with two or more axes: "weight" of PyTorch and Equinox, "w" of
+    Haiku, "recurrent_kernel", "embeddings", "lora_a". Not among them: a leaf with a word of `NO_WEIGHTS` in its name
+    ("moving_mean"), a "b" beside a "w", and what a layer with "norm" in its name holds, which may be stacked.
+
+    Example:
+        >>> kernels({"query": {"weight": np.ones((2, 3)), "bias": np.ones(3)}, "norm": {"weight": np.ones(3)}})
+        {'norm': {'weight': False}, 'query': {'bias': False, 'weight': True}}
+    """
+    paths = named_leaves(params).keys()
+
+    def is_weight(path, leaf):
+        layer, _, name = path.rpartition("/")
+        if name in ("kernel", "embedding"):
+            return True
+        says_no = NO_WEIGHTS & set(re.split("[^a-z]+", name.lower())) or "norm" in name.lower()
+        if says_no or "norm" in layer.rpartition("/")[2].lower():
+            return False
+        return np.ndim(leaf) >= 2 and not (name == "b" and f"{path[:-1]}w" in paths)
+
+    return map_named(is_weight, params)
 
 
 def everything(params: Tree) -> Tree:
@@ -160,6 +201,21 @@ def check_labels(params: Tree, labels: Tree, where: str = "labels") -> None:
     for path in sorted(ours ^ theirs):
         what = "a parameter without entry" if path in ours else "an entry without parameter"
         raise InputError(f"{path} is {what}", where=where, todo="make the tree from these very parameters")
+
+
+def selected(params: Tree, labels: Tree, label: str, on: Callable[[Tree], Tree], where: str) -> Tree:
+    """Bool tree like `params`: the leaves with this label among those that `on(params)` selects.
+
+    Raises:
+        InputError: `on` gives no bool tree of these paths.
+    """
+    mask = on(params)
+    check_labels(params, mask, where)
+    for path, chosen in named_leaves(mask).items():
+        if not isinstance(chosen, bool | np.bool_):
+            what = f"the mask has {type(chosen).__name__} at {path}"
+            raise InputError(what, where=where, todo="give one True or False for each parameter")
+    return map_named(lambda _, leaf, own, chosen: own == label and bool(chosen), params, labels, mask)
 
 
 def some(names: Iterable[str], most: int = 6) -> str:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from jaxtl.errors import InputError
+from jaxtl.errors import InputError, kind_of
 from jaxtl.labels import check_labels
-from jaxtl.penalties import Term
-from jaxtl.trees import Tree
+from jaxtl.penalties import Term, checked_rate, checked_scalar
+from jaxtl.trees import Tree, map_named, named_leaves
 
 Outputs = dict[str, Any]  # "features", each head by its name, "taps"
+# What stands before "/" in the names of other rates and metrics.
+TAKEN = ("penalty", "learning_rate", "decay", "radius")
 Forward = Callable[[Tree, Tree, Any, Any], tuple[Outputs, Tree]]  # (params, model_state, batch, ctx)
 
 
@@ -87,30 +91,74 @@ def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
 
 
+def weights_of(mask: jax.Array) -> jax.Array:
+    """How much each example counts, by a mask: 1 or 0, or any weight ≥ 0, as float32. Others give NaN, which is seen.
+
+    Example:
+        >>> weights_of(jnp.array([1.0, 0.0, 0.5, -1.0])).tolist()
+        [1.0, 0.0, 0.5, nan]
+    """
+    weights = jnp.asarray(mask).astype(jnp.float32)
+    return jnp.where((weights >= 0) & (weights < jnp.inf), weights, jnp.nan)
+
+
+def masked_sum(values: jax.Array, mask: jax.Array) -> jax.Array:
+    """Σ mask · values over [B]; what has the mask 0 may be NaN.
+
+    The *gradient* with respect to what such a value was computed from is NaN times 0 all the same: give `where_counted`
+    to the loss, as `mean_of` does.
+    """
+    _same_shape(values, mask, "mask")
+    weights = weights_of(mask)
+    return jnp.sum(jnp.where(weights == 0, 0.0, weights * values))
+
+
 def masked_mean(values: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """Mean of [B] values over the examples whose mask is 1; 0 when there are none."""
+    """Σ mask · values / Σ mask over [B], the mean over the examples whose mask is 1; 0 when there are none.
+
+    A mask may hold weights ≥ 0 instead; negative, NaN or infinite ones make the mean NaN. For gradients see
+    `masked_sum`.
+
+    Example:
+        >>> values = jnp.array([1.0, jnp.nan, 3.0])
+        >>> float(masked_mean(values, jnp.array([1, 0, 1]))), float(masked_mean(values, jnp.array([0.5, 0.0, 1.5])))
+        (2.0, 2.5)
+    """
     if mask is None:
         return jnp.mean(values)
-    _same_shape(values, mask, "mask")
-    kept = jnp.where(mask > 0, values, 0.0)  # not values * mask: NaN * 0 is NaN
-    return jnp.sum(kept) / jnp.maximum(jnp.sum(mask > 0), 1)
+    total = jnp.sum(weights_of(mask))
+    return masked_sum(values, mask) / jnp.where(total == 0, 1.0, total)
+
+
+def where_counted(field: jax.Array, mask: jax.Array) -> jax.Array:
+    """A field [B, ...] with 0 in place of the examples whose mask is 0: neither value nor gradient looks at them."""
+    shape = jnp.shape(mask) + (1,) * (jnp.ndim(field) - jnp.ndim(mask))
+    return jnp.where(jnp.reshape(mask == 0, shape), jnp.zeros_like(field), field)
 
 
 def per_example(loss: Callable[..., jax.Array], head: str = "head", target: str = "label") -> Callable[..., jax.Array]:
     """fn(outputs, batch, ctx) -> [B]: a leaf loss on one head's output and one field of the batch; an eval metric."""
-    return lambda outputs, batch, ctx: loss(outputs[head], batch[target])
+    return lambda outputs, batch, ctx: loss(_named(outputs, head, "outputs"), _named(batch, target, "batch"))
 
 
 def mean_of(loss: Callable[..., jax.Array], head: str = "head", target: str = "label") -> Callable[..., jax.Array]:
-    """fn(outputs, batch, ctx) -> scalar: the mean of a leaf loss over the batch, or over its "mask" where it has one.
+    """fn(outputs, batch, ctx) -> scalar: the mean of a leaf loss over the batch, weighed by its "mask" if it has one.
+
+    What an example with the mask 0 holds (a padding label, NaN) is looked at neither in the value nor in the gradient.
 
     Example:
         >>> task = mean_of(softmax_cross_entropy)
         >>> float(task({"head": jnp.zeros((2, 4))}, {"label": jnp.array([0, 3])}, None))
         1.386...
     """
-    values = per_example(loss, head, target)
-    return lambda outputs, batch, ctx: masked_mean(values(outputs, batch, ctx), batch.get("mask"))
+
+    def term(outputs, batch, ctx):
+        mask = batch.get("mask")
+        if mask is None:
+            return masked_mean(loss(outputs[head], batch[target]))
+        return masked_mean(loss(where_counted(outputs[head], mask), where_counted(batch[target], mask)), mask)
+
+    return term
 
 
 def mean_of_present(loss: Callable[..., jax.Array], head: str, target: str, present: str) -> Callable[..., jax.Array]:
@@ -132,14 +180,13 @@ def mean_of_present(loss: Callable[..., jax.Array], head: str, target: str, pres
         2.0
     """
 
+    own = mean_of(loss, head, target)
+
     def term(outputs, batch, ctx):
-        known = batch[present] > 0
+        known = weights_of(batch[present])
         if "mask" in batch:
-            known &= batch["mask"] > 0
-        labels = batch[target]
-        wide = known.reshape(known.shape + (1,) * (labels.ndim - 1))
-        # 0 in place of the label, not only of the loss: the slope of a NaN times 0 is NaN
-        return masked_mean(loss(outputs[head], jnp.where(wide, labels, jnp.zeros_like(labels))), known)
+            known = known * weights_of(batch["mask"])
+        return own(outputs, {target: batch[target], "mask": known}, ctx)
 
     return term
 
@@ -153,31 +200,37 @@ def make_loss_fn(
         forward: (params, model_state, batch, ctx) -> (outputs, model_state).
         terms: loss terms by name; `ctx.rates` overrides each rate by that name.
         penalty: what `penalties.labelled` returns.
-        frozen: bool tree like the parameters; no gradient is computed for its true leaves.
+        frozen: bool tree like the parameters; no gradient is computed for its true leaves, and `forward` finds their
+            paths in `ctx.frozen`, see `models.as_forward`.
 
     Returns:
         loss_fn(params, model_state, batch, ctx) -> ({name: weighted scalar}, (metrics, model_state)); metrics holds
         each term before weighting and each label's weighted penalty as "penalty/LABEL".
 
     Raises:
-        InputError: no term, a term called "penalty" or "loss", or (on use) one that is not a scalar.
+        InputError: no term, a term called "penalty", "loss" or as the rates of other things are, or (on use) one that
+            is not a scalar.
     """
-    if not terms or {"penalty", "loss"} & set(terms):
-        raise InputError(
-            f"terms are {sorted(terms)}", where="make_loss_fn", todo="name at least one, none as 'penalty'"
-        )
+    _check_terms(terms)
 
-    for name, term in terms.items():
-        if term.given or term.on:
-            raise InputError("given and on are read by penalties only", where=f"term '{name}'", todo="leave them out")
+    for path, held in named_leaves(frozen).items():
+        if not isinstance(held, bool | np.bool_):
+            todo = "make it of labels: having(labels, 'transferred')"
+            raise InputError(f"{held!r} is neither True nor False", where=f"make_loss_fn frozen, '{path}'", todo=todo)
 
     def loss_fn(params, model_state, batch, ctx):
         if frozen is not None:
             check_labels(params, frozen, where="make_loss_fn frozen")
-            params = jax.tree.map(lambda held, w: jax.lax.stop_gradient(w) if held else w, frozen, params)
+            held = {path for path, held in named_leaves(frozen).items() if held}
+            ctx = dataclasses.replace(ctx, frozen=ctx.frozen | held)
+            params = map_named(lambda path, w: jax.lax.stop_gradient(w) if path in held else w, params)
         outputs, model_state = forward(params, model_state, batch, ctx)
-        metrics = {name: _scalar(name, term.fn(outputs, batch, ctx)) for name, term in terms.items()}
-        weighted = {name: ctx.rates.get(name, term.rate) * metrics[name] for name, term in terms.items()}
+        reduce = "reduce it, e.g. with mean_of"
+        metrics = {
+            name: checked_scalar(t.fn(outputs, batch, ctx), f"term '{name}'", reduce) for name, t in terms.items()
+        }
+        rates = {name: ctx.rates.get(name, term.rate) for name, term in terms.items()}
+        weighted = {name: checked_rate(rate, f"rates['{name}']") * metrics[name] for name, rate in rates.items()}
         if penalty is not None:
             weighted["penalty"], parts = penalty(params, ctx)
             metrics |= {f"penalty/{label}": value for label, value in parts.items()}
@@ -186,10 +239,26 @@ def make_loss_fn(
     return loss_fn
 
 
-def _scalar(name: str, value: jax.Array) -> jax.Array:
-    if jnp.shape(value) != ():
-        raise InputError(f"has shape {jnp.shape(value)}", where=f"term '{name}'", todo="reduce it, e.g. with mean_of")
-    return value
+def _check_terms(terms: Mapping[str, Term]) -> None:
+    if not terms or {"penalty", "loss"} & set(terms):
+        what, todo = f"terms are {sorted(terms)}", "name at least one, none as 'penalty'"
+        raise InputError(what, where="make_loss_fn", todo=todo)
+    for name, term in terms.items():
+        where = f"term '{name}'"
+        if not isinstance(term, Term):
+            raise InputError(f"{term!r} is no Term", where=where, todo="write Term(rate, fn): Term(1.0, mean_of(loss))")
+        if term.given or term.on:
+            raise InputError("given and on are read by penalties only", where=where, todo="leave them out")
+        if name.startswith(tuple(f"{first}/" for first in TAKEN)):
+            raise InputError("other rates and metrics have such names", where=where, todo="rename the term")
+
+
+def _named(tree: Any, name: str, what: str) -> Any:
+    """A head's output, or a field of the batch."""
+    if not isinstance(tree, Mapping) or tree.get(name) is None:
+        todo = f"it holds {', '.join(map(str, tree))}" if isinstance(tree, Mapping) else "make it a dict"
+        raise InputError(f"{kind_of(tree)} without '{name}'", where=f"the {what}", todo=todo)
+    return tree[name]
 
 
 def _wide(values: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ so changing one never recompiles a step.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
@@ -16,12 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxtl.errors import InputError, suggest
-from jaxtl.labels import check_labels, having, kernels, label_set
+from jaxtl.errors import InputError, kind_of, suggest
+from jaxtl.labels import check_labels, having, kernels, label_set, selected
+from jaxtl.penalties import checked_rate, checked_scalar
 from jaxtl.proximal import Ball, Prox, proximal_updates, reached
-from jaxtl.trees import Tree
+from jaxtl.trees import Tree, differences, named_leaves, paired, sum_leaves
 
 Schedule = Callable[[jax.Array], jax.Array]
+ONE_FACTOR = "give a function: step -> one factor"
+PROBES = 8  # updates that an optimizer of one's own may give before it moves: a warm-up begins at 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,18 +50,24 @@ class Group:
 
     def __post_init__(self):
         for name in ("learning_rate", "decay"):
-            value = getattr(self, name)
-            if isinstance(value, numbers.Real) and not float(value) >= 0:
-                raise InputError(f"{value} is negative or NaN", where=f"Group {name}", todo="use a number >= 0")
+            checked_rate(getattr(self, name), f"Group {name}")
+        if self.proximal is not None and not isinstance(self.proximal, Prox | Ball):
+            raise InputError(f"{self.proximal!r}", where="Group proximal", todo="give Prox(rate, fn) or Ball(radius)")
         if self.decay_kind not in ("coupled", "decoupled"):
             raise InputError(
                 f"'{self.decay_kind}'",
                 where="Group decay_kind",
-                todo=suggest(self.decay_kind, ("coupled", "decoupled")),
+                todo=suggest(str(self.decay_kind), ("coupled", "decoupled")),
             )
         if self.frozen and (_given(self.learning_rate) or _given(self.decay) or self.proximal):
             what = "a frozen group has no learning rate, no decay and no proximal step"
             raise InputError(what, where="Group(frozen=True)")
+
+
+class PerLabel(optax.GradientTransformationExtraArgs):
+    """A transformation that says which parameters it never moves: a step runs their modules as in evaluation."""
+
+    frozen: frozenset[str] = frozenset()
 
 
 class PerLabelState(NamedTuple):
@@ -89,10 +99,12 @@ def per_label(
         labels: tree of strings like the parameters.
         groups: one `Group` for every label that occurs, and no other.
         optimizer: "sgd", "nesterov", "adam" (β 0.9, 0.999, ε 1e-8), or a function that makes the transformation from
-            gradients to unscaled updates, e.g. `lambda: optax.scale_by_lion()`.
+            gradients to unscaled updates, e.g. `lambda: optax.scale_by_lion()`. It is tried on one matrix: a complete
+            optimizer, whose updates are steps downhill already, would climb here.
         momentum: for "sgd" and "nesterov", in [0, 1).
         schedule: step -> factor on every learning rate; constant 1 when left out.
         clip_norm: the gradient's global norm over all labels that move is clipped to it, once, before everything else.
+            A label whose learning rate is 0, in its group or by `rates`, does not move.
         decay_mask: params -> bool tree of the leaves that `decay` shrinks.
 
     Returns:
@@ -100,9 +112,9 @@ def per_label(
         `given={"anchor": ...}` holds what proximal steps are drawn to.
 
     Raises:
-        InputError: a label without group, a group without label, momentum that is not read, a `Prox` with another
-            optimizer than plain SGD, a decay or a proximal step that reaches no parameter, or (on update) a rate of no
-            group, and a price that the loss has charged already.
+        InputError: a label without group, a group without label, momentum that is not read, an optimizer that is
+            complete already, a `Prox` with another optimizer than plain SGD, a decay or a proximal step that reaches no
+            parameter, or (on update) a rate of no group, and a price that the loss has charged already.
 
     Example:
         >>> params = {"trunk": {"kernel": jnp.ones(1)}, "head": {"kernel": jnp.ones(1)}}
@@ -113,8 +125,11 @@ def per_label(
         (-0.25, 0.0)
     """
     scaler = _scaler(optimizer, momentum)
-    if clip_norm is not None and not clip_norm > 0:
+    if clip_norm is not None and not (isinstance(clip_norm, numbers.Real | jax.Array) and clip_norm > 0):
         raise InputError(f"{clip_norm} is not positive", where="per_label clip_norm", todo="leave it out to not clip")
+    for name, fn in (("schedule", schedule), ("decay_mask", decay_mask)):
+        if not callable(fn) and not (fn is None and name == "schedule"):
+            raise InputError(f"{fn!r} is no function", where=f"per_label {name}", todo="give one, or leave it out")
     _check_groups(label_set(labels), groups)
     known = {f"{rate}/{label}" for label, g in groups.items() if not g.frozen for rate in ("learning_rate", "decay")}
     proximal = {label: group.proximal for label, group in groups.items() if group.proximal is not None}
@@ -123,35 +138,71 @@ def per_label(
     for label, by in proximal.items():
         _check_plain(label, by, optimizer, momentum)
 
-    def transformation(rates: Mapping, factor) -> optax.GradientTransformationExtraArgs:
-        parts = {label: _group(label, group, rates, factor, scaler, decay_mask) for label, group in groups.items()}
-        tx = optax.partition(parts, lambda _: labels)  # it would call labels that are a module with `__call__`
+    def transformation(params: Tree, rates: Mapping, factor) -> optax.GradientTransformationExtraArgs:
+        arranged, mask = paired(params, labels), paired(params, decay_mask(params))
+        parts = {label: _group(label, group, rates, factor, scaler, mask) for label, group in groups.items()}
+        tx = optax.partition(parts, lambda _: arranged)  # it would call labels that are a module with `__call__`
         if clip_norm is None:
             return tx
-        held = having(labels, *(label for label, group in groups.items() if group.frozen))
-        return optax.chain(optax.masked(optax.set_to_zero(), held), optax.clip_by_global_norm(clip_norm), tx)
+        held = having(arranged, *(label for label, group in groups.items() if group.frozen))
+        learning_rates = {label: _learning_rate(label, group, rates) for label, group in groups.items()}
+        clip = _clip_by_norm(clip_norm, jax.tree.map(lambda label: learning_rates[label], arranged))
+        return optax.chain(optax.masked(optax.set_to_zero(), held), clip, tx)
 
     def init(params):
         check_labels(params, labels)
-        _check_decay_reaches(params, labels, groups, decay_mask)
+        _check_decay_reaches(params, labels, groups, decay_mask, {})
         for label, by in proximal.items():
             reached(params, labels, label, by)
-        return PerLabelState(jnp.int32(0), transformation({}, 1.0).init(params))
+        return PerLabelState(jnp.int32(0), transformation(params, {}, 1.0).init(params))
 
     def update(updates, state, params=None, *, rates: Mapping | None = None, given: Mapping | None = None, **_extra):
         rates = {} if rates is None else rates
+        if params is None:
+            raise InputError("needs the parameters", where="per_label", todo="call update(gradients, state, params)")
         for name in rates:
             if name.startswith(("learning_rate/", "decay/", "radius/")) and name not in known:
                 raise InputError("no group reads this rate", where=f"rates['{name}']", todo=suggest(name, known))
-        factor = 1.0 if schedule is None else schedule(state.step)
-        updates, inner = transformation(rates, factor).update(updates, state.groups, params)
+        _check_decay_reaches(params, labels, groups, decay_mask, rates)
+        factor = 1.0 if schedule is None else checked_scalar(schedule(state.step), "per_label schedule", ONE_FACTOR)
+        updates, inner = transformation(params, rates, factor).update(paired(params, updates), state.groups, params)
         for label, by in proximal.items():
-            value = _price(f"{by.kind}/{label}", defaults[label], rates)
+            value = checked_rate(_price(f"{by.kind}/{label}", defaults[label], rates), f"rates['{by.kind}/{label}']")
             step_size = factor * _learning_rate(label, groups[label], rates)
             updates = proximal_updates(updates, params, labels, label, by, step_size, value, given or {})
         return updates, PerLabelState(state.step + 1, jax.tree.map(_as_before, inner, state.groups))
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    tx = PerLabel(init, update)
+    tx.frozen = frozenset(path for path, label in named_leaves(labels).items() if groups[label].frozen)
+    return tx
+
+
+def update_of(tx: Any) -> Callable:
+    """The optimizer's update, which is handed rates and given trees where it takes them.
+
+    Its type does not tell: `optax.MultiSteps(...).gradient_transformation()` hands on to what it wraps.
+    """
+    if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
+        todo = "make one: per_label(labels, groups), optax.sgd(0.1)"
+        raise InputError(f"{kind_of(tx)} is no optimizer", where="make_train_step tx", todo=todo)
+    takes = inspect.signature(tx.update).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
+        return tx.update
+
+    def update(gradients, opt_state, params, **extra):
+        return tx.update(gradients, opt_state, params, **{name: extra[name] for name in extra if name in takes})
+
+    return update
+
+
+def check_own(tx: Any, opt_state: Any, params: Tree) -> None:
+    """Refuse the state of another optimizer; while a step is traced, which costs nothing later."""
+    lines = differences(opt_state, jax.eval_shape(tx.init, params), dtypes=False)
+    if lines:
+        what = f"is none of this step's optimizer: {lines[0]}"
+        raise InputError(
+            what, where="state.opt_state", todo="init_state(params, tx, ...) and the step take the same tx"
+        )
 
 
 def pull_per_rate(
@@ -186,8 +237,8 @@ def pull_per_rate(
 
 
 def _scaler(optimizer, momentum: float) -> Callable[[], optax.GradientTransformation]:
-    if not 0 <= momentum < 1:
-        raise InputError(f"{momentum} is outside [0, 1)", where="per_label momentum")
+    if not (isinstance(momentum, numbers.Real) and 0 <= momentum < 1):
+        raise InputError(f"{momentum} is outside [0, 1)", where="per_label momentum", todo="use 0.9, or leave it out")
     by_name: dict[str, Callable[[], optax.GradientTransformation]] = {
         "sgd": lambda: optax.trace(momentum) if momentum else optax.identity(),
         "nesterov": lambda: optax.trace(momentum, nesterov=True),
@@ -198,22 +249,65 @@ def _scaler(optimizer, momentum: float) -> Callable[[], optax.GradientTransforma
     if momentum and optimizer not in ("sgd", "nesterov"):
         raise InputError(f"'{optimizer}' does not read it", where=f"per_label momentum={momentum}")
     if callable(optimizer):
+        _check_unscaled(optimizer)
         return optimizer
+    if not isinstance(optimizer, str):
+        todo = "give a name, or a function that makes it: lambda: optax.scale_by_adam()"
+        raise InputError(f"a {type(optimizer).__name__}", where="per_label optimizer", todo=todo)
     if optimizer not in by_name:
         raise InputError(f"unknown: '{optimizer}'", where="per_label optimizer", todo=suggest(optimizer, by_name))
     return by_name[optimizer]
 
 
-def _group(label: str, group: Group, rates: Mapping, factor, scaler, decay_mask) -> optax.GradientTransformation:
+def _check_unscaled(make: Callable[[], optax.GradientTransformation]) -> None:
+    """What is scaled by −learning rate must point uphill, as the gradient does: one matrix tells."""
+    where, todo = "per_label optimizer", "give a function without arguments: lambda: optax.scale_by_adam()"
+    try:
+        tx = make()
+        with jax.ensure_compile_time_eval():
+            ones = {"kernel": jnp.ones((2, 2))}
+            state = tx.init(ones)
+            for _ in range(PROBES):
+                updates, state = tx.update(ones, state, ones)
+                uphill = float(jnp.sum(updates["kernel"]))
+                if uphill:
+                    break
+    except (TypeError, ValueError, AttributeError) as error:
+        what = f"cannot be made, or tried on one matrix ({str(error).splitlines()[0]})"
+        raise InputError(what, where=where, todo=todo) from None
+    if uphill < 0:
+        what = "it is complete: its updates go downhill already, and scaled by -learning_rate they would climb"
+        todo = "give the part that does not scale, scale_by_adam for adamw or identity for sgd; the rest is in Group"
+        raise InputError(what, where=where, todo=todo)
+
+
+def _group(label: str, group: Group, rates: Mapping, factor, scaler, decay_mask: Tree) -> optax.GradientTransformation:
     if group.frozen:
         return optax.set_to_zero()
-    decay = optax.add_decayed_weights(rates.get(f"decay/{label}", group.decay), mask=decay_mask)
+    rate = checked_rate(rates.get(f"decay/{label}", group.decay), f"rates['decay/{label}']")
+    decay = optax.add_decayed_weights(rate, mask=decay_mask)
     parts = (decay, scaler()) if group.decay_kind == "coupled" else (scaler(), decay)
     return optax.chain(*parts, optax.scale(-factor * _learning_rate(label, group, rates)))
 
 
 def _learning_rate(label: str, group: Group, rates: Mapping) -> Any:
-    return rates.get(f"learning_rate/{label}", group.learning_rate)
+    if group.frozen:
+        return 0.0
+    name = f"learning_rate/{label}"
+    return checked_rate(rates.get(name, group.learning_rate), f"rates['{name}']")
+
+
+def _clip_by_norm(bound: float, learning_rates: Tree) -> optax.GradientTransformation:
+    """`optax.clip_by_global_norm`, but for the norm, which leaves out what does not move, and is float32 at least."""
+
+    def clip(updates, params=None):
+        counted = jax.tree.map(lambda rate, g: jnp.where(rate == 0, jnp.zeros_like(g), g), learning_rates, updates)
+        squares = sum_leaves(jnp.square, counted)
+        norm = jnp.sqrt(jnp.where(squares > 0, squares, 1.0))  # the square root has no slope at 0
+        inside = (squares == 0) | (norm < bound)
+        return jax.tree.map(lambda g: jnp.where(inside, g, (g / norm * bound).astype(g.dtype)), updates)
+
+    return optax.stateless(clip)
 
 
 def _own(default: Any) -> Any:
@@ -241,20 +335,29 @@ def _check_plain(label: str, by: Prox | Ball, optimizer, momentum: float) -> Non
 
 
 def _check_groups(labels: set[str], groups: Mapping[str, Group]) -> None:
+    for label, group in groups.items():
+        if not isinstance(group, Group):
+            raise InputError(
+                f"{group!r} is no Group", where=f"groups['{label}']", todo="write Group(learning_rate=0.1)"
+            )
+        if label not in labels:
+            todo = suggest(str(label), labels)
+            raise InputError("no parameter has this label", where=f"groups['{label}']", todo=todo)
     for label in sorted(labels - set(groups)):
         raise InputError("no group moves this label", where=f"groups['{label}']", todo="add one, or Group(frozen=True)")
-    for label in sorted(set(groups) - labels):
-        raise InputError("no parameter has this label", where=f"groups['{label}']", todo=suggest(label, labels))
 
 
-def _check_decay_reaches(params: Tree, labels: Tree, groups: Mapping[str, Group], decay_mask) -> None:
+def _check_decay_reaches(params: Tree, labels: Tree, groups: Mapping, decay_mask, rates: Mapping) -> None:
+    """A decay that is not 0, or that `rates` sets to what nobody here can know, shrinks some parameter."""
     for label, group in groups.items():
-        reached = jax.tree.map(lambda a, b: a and b, having(labels, label), decay_mask(params))
-        if _given(group.decay) and not any(jax.tree.leaves(reached)):
+        reached = jax.tree.leaves(selected(params, labels, label, decay_mask, "per_label decay_mask"))
+        by_rate = f"decay/{label}" in rates
+        if (by_rate or _given(group.decay)) and not any(reached):
+            what = f"decay {group.decay}" if not by_rate else "this decay"
             raise InputError(
-                f"decay_mask selects no parameter labelled '{label}', so decay {group.decay} would do nothing",
-                where=f"groups['{label}']",
-                todo="pass decay_mask=everything or a mask of your own (kernels looks for 'kernel' and 'embedding')",
+                f"decay_mask selects no parameter labelled '{label}', so {what} would do nothing",
+                where=f"rates['decay/{label}']" if by_rate else f"groups['{label}']",
+                todo="pass decay_mask=everything or a mask of your own (kernels takes no vectors but 'kernel')",
             )
 
 

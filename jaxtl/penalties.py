@@ -7,16 +7,18 @@ The functions take trees, know no labels and no rates, and return one float32 sc
 from __future__ import annotations
 
 import dataclasses
+import math
 import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxtl.errors import InputError, suggest
-from jaxtl.labels import check_labels, everything, having, kernels, label_set
-from jaxtl.trees import Tree, check_same, keep, sum_leaves
+from jaxtl.labels import check_labels, everything, kernels, label_set, selected
+from jaxtl.trees import Tree, check_same, keep, paired, sum_leaves
 
 
 def _away(fn: Callable[[jax.Array], jax.Array], params: Tree, anchor: Tree | None) -> jax.Array:
@@ -128,6 +130,53 @@ def fisher(params: Tree, anchor: Tree, importance: Tree) -> jax.Array:
     return sum_leaves(lambda w, a, f: 0.5 * f * (w - a) ** 2, params, anchor, importance)
 
 
+def checked_rate(value: Any, where: str, name: str = "") -> Any:
+    """The value, if it can be a rate: one number ≥ 0, not infinite; traced, whatever one number it will be.
+
+    Raises:
+        InputError: text, None, a vector, a number that is negative, NaN or infinite.
+    """
+    number = isinstance(value, numbers.Real) or (
+        isinstance(value, jax.Array | np.ndarray | np.generic)
+        and value.shape == ()
+        and (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer))
+    )
+    said = f"{name} {value!r}".strip() if isinstance(value, str) or not number else f"{name} {value}".strip()
+    if not number:
+        raise InputError(f"{said} is not one number", where=where, todo="use a number >= 0")
+    if not isinstance(value, jax.core.Tracer) and not 0 <= float(value) < math.inf:
+        what = "is infinite" if float(value) > 0 else "is negative or NaN"
+        raise InputError(f"{said} {what}", where=where, todo="use a number >= 0")
+    return value
+
+
+def checked_scalar(value: Any, where: str, todo: str) -> Any:
+    """What an equation has given, if it is one number.
+
+    Raises:
+        InputError: None, a tuple, an array with axes.
+    """
+    if not isinstance(value, numbers.Real | jax.Array | np.ndarray | np.generic):
+        raise InputError(f"gives {type(value).__name__}, not a number", where=where, todo=todo)
+    shape = getattr(value, "shape", ())
+    if shape != ():
+        raise InputError(f"has shape {shape}", where=where, todo=todo)
+    return value
+
+
+def check_reach(of: Any, where: str) -> None:
+    """What a `Term`, a `Prox` or a `Ball` has in `given` and `on`.
+
+    Raises:
+        InputError: `given` is a text, or holds something else than text; `on` is no function.
+    """
+    if not isinstance(of.given, tuple | list) or not all(isinstance(name, str) for name in of.given):
+        raise InputError(f"given={of.given!r} is no tuple of names", where=where, todo='write given=("anchor",)')
+    if of.on is not None and not callable(of.on):
+        what = f"on is a {type(of.on).__name__}, not a function"
+        raise InputError(what, where=where, todo="write on=lambda params: mask")
+
+
 @dataclasses.dataclass(frozen=True)
 class Term:
     """One summand of an objective, rate · fn.
@@ -148,8 +197,11 @@ class Term:
     on: Callable[[Tree], Tree] | None = None
 
     def __post_init__(self):
-        if isinstance(self.rate, numbers.Real) and not float(self.rate) >= 0:
-            raise InputError(f"rate {self.rate} is negative or NaN", where=f"Term({getattr(self.fn, '__name__', '?')})")
+        where = f"Term({getattr(self.fn, '__name__', '?')})"
+        if not callable(self.fn):
+            raise InputError(f"{self.fn!r} is no function", where=where, todo="write Term(rate, fn): Term(0.1, l2)")
+        checked_rate(self.rate, where, "rate")
+        check_reach(self, where)
 
 
 LabelTerms = Mapping[str, Term | Mapping[str, Term]]
@@ -169,8 +221,9 @@ def labelled(labels: Tree, terms: LabelTerms) -> Callable[..., tuple[jax.Array, 
         penalty(params, ctx) -> (total, {label: weighted}), float32 scalars.
 
     Raises:
-        InputError: a label that no parameter has; on use: labels of other parameters, a mask that selects nothing, a
-            tree that was not given or does not fit.
+        InputError: a label that no parameter has, two pulls that read one rate; on use: labels of other parameters, a
+            mask that selects nothing or does not fit, a tree that was not given or does not fit, a term that gives no
+            scalar.
 
     Example:
         >>> from types import SimpleNamespace
@@ -181,44 +234,59 @@ def labelled(labels: Tree, terms: LabelTerms) -> Callable[..., tuple[jax.Array, 
         >>> float(total), {label: float(value) for label, value in parts.items()}
         (1.0, {'transferred': 0.0, 'new': 1.0})
     """
-    known = label_set(labels)
-    flat: dict[str, tuple[str, Term]] = {}
-    for label, pulls in terms.items():
-        if label not in known:
-            raise InputError("no parameter has this label", where=f"penalty/{label}", todo=suggest(label, known))
-        if not pulls:
-            raise InputError("no pull is named", where=f"penalty/{label}", todo="give a Term, or leave the label out")
-        named = {label: pulls} if isinstance(pulls, Term) else {f"{label}/{name}": t for name, t in pulls.items()}
-        flat |= {name: (label, term) for name, term in named.items()}
+    flat = _flat(terms, label_set(labels))
 
     def penalty(params, ctx):
         check_labels(params, labels)
         parts = {}
         for name, (label, term) in flat.items():
-            mask = _paying(params, labels, label, term, name)
-            given = (keep(_given(ctx, tree, params, name), mask) for tree in term.given)
-            parts[name] = ctx.rates.get(f"penalty/{name}", term.rate) * term.fn(keep(params, mask), *given)
+            where = f"penalty/{name}"
+            mask = _paying(params, labels, label, term, where)
+            given = (keep(_given(ctx, tree, params, where), mask) for tree in term.given)
+            rate = checked_rate(ctx.rates.get(where, term.rate), f"rates['{where}']")
+            parts[name] = rate * checked_scalar(term.fn(keep(params, mask), *given), where, "sum over the leaves")
         return sum(parts.values(), start=jnp.float32(0)), parts
 
     return penalty
 
 
-def _paying(params: Tree, labels: Tree, label: str, term: Term, name: str) -> Tree:
-    on = term.on or (everything if term.given else kernels)
-    mask = jax.tree.map(lambda labelled, selected: labelled and selected, having(labels, label), on(params))
+def _flat(terms: LabelTerms, known: set[str]) -> dict[str, tuple[str, Term]]:
+    """{name of a pull: (label, term)}; the name is that of its rate behind "penalty/"."""
+    flat: dict[str, tuple[str, Term]] = {}
+    for label, pulls in terms.items():
+        where = f"penalty/{label}"
+        if label not in known:
+            raise InputError("no parameter has this label", where=where, todo=suggest(str(label), known))
+        if not pulls:
+            raise InputError("no pull is named", where=where, todo="give a Term, or leave the label out")
+        if not isinstance(pulls, Term | Mapping):
+            raise InputError(f"{pulls!r} is no Term", where=where, todo="write Term(rate, fn): Term(0.1, l2)")
+        named = {label: pulls} if isinstance(pulls, Term) else {f"{label}/{name}": t for name, t in pulls.items()}
+        for name, term in named.items():
+            if not isinstance(term, Term):
+                raise InputError(f"{term!r} is no Term", where=f"penalty/{name}", todo="write Term(rate, fn)")
+            if name in flat:
+                what = (
+                    f"labels '{flat[name][0]}' and '{label}' have a pull of this name, and one would replace the other"
+                )
+                raise InputError(what, where=f"penalty/{name}", todo="rename the pull or the label")
+            flat[name] = (label, term)
+    return flat
+
+
+def _paying(params: Tree, labels: Tree, label: str, term: Term, where: str) -> Tree:
+    mask = selected(params, labels, label, term.on or (everything if term.given else kernels), where)
     if not any(jax.tree.leaves(mask)):
         raise InputError(
             f"`on` selects none of the parameters labelled '{label}', so this penalty would always be 0",
-            where=f"penalty/{name}",
-            todo="pass Term(..., on=everything) or a mask of your own (kernels looks for 'kernel' and 'embedding')",
+            where=where,
+            todo="pass Term(..., on=everything) or a mask of your own (kernels takes no vectors but 'kernel')",
         )
     return mask
 
 
-def _given(ctx, tree: str, params: Tree, name: str) -> Tree:
+def _given(ctx, tree: str, params: Tree, where: str) -> Tree:
     if tree not in ctx.given:
-        raise InputError(
-            f"needs given['{tree}']", where=f"penalty/{name}", todo=f"pass Fixed(given={{'{tree}': ...}}) to the step"
-        )
+        raise InputError(f"needs given['{tree}']", where=where, todo=f"pass Fixed(given={{'{tree}': ...}}) to the step")
     check_same(params, ctx.given[tree], where=f"given['{tree}']", todo="give a tree like the parameters")
-    return ctx.given[tree]
+    return paired(params, ctx.given[tree])

@@ -12,7 +12,6 @@ Source: Parikh and Boyd, "Proximal Algorithms", 2014.
 from __future__ import annotations
 
 import dataclasses
-import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -20,8 +19,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.errors import InputError
-from jaxtl.labels import check_labels, everything, having, kernels, label_set
-from jaxtl.trees import Tree, check_same, keep, sum_leaves
+from jaxtl.labels import check_labels, everything, kernels, label_set, selected
+from jaxtl.penalties import check_reach, checked_rate
+from jaxtl.trees import Tree, check_same, keep, map_named, named_leaves, paired, sum_leaves
 
 
 def prox_l1(params: Tree, amount: Any, anchor: Tree | None = None) -> Tree:
@@ -109,7 +109,7 @@ def project(params: Tree, radius: Any, anchor: Tree | None = None) -> Tree:
 
     Source: Gouk, Hospedales and Pontil, "Distance-Based Regularisation of Deep Networks for Fine-Tuning", 2021.
     """
-    moved = params if anchor is None else jax.tree.map(lambda w, a: w - a, params, anchor)
+    moved = params if anchor is None else map_named(lambda _, w, a: w - a, params, anchor)
     norm = jnp.sqrt(sum_leaves(jnp.square, moved))
     inside = norm <= radius
     factor = jnp.where(inside, 1.0, radius / jnp.where(inside, 1.0, norm))
@@ -125,7 +125,7 @@ def _around(fn: Callable[[jax.Array], jax.Array], params: Tree, anchor: Tree | N
     if anchor is None:
         return jax.tree.map(lambda w: fn(wide(w)).astype(w.dtype), params)
     _check_fits(params, anchor, "anchor")
-    return jax.tree.map(lambda w, a: (a + fn(wide(w) - a)).astype(w.dtype), params, anchor)
+    return map_named(lambda _, w, a: (a + fn(wide(w) - a)).astype(w.dtype), params, anchor)
 
 
 def _check_fits(params: Tree, tree: Tree, name: str) -> None:
@@ -157,7 +157,9 @@ class Prox:
     kind: ClassVar[str] = "penalty"
 
     def __post_init__(self):
-        _check_number("rate", self.rate, self)
+        if not callable(self.fn):
+            raise InputError(f"{self.fn!r} is no function", where="Prox fn", todo="write Prox(rate, prox_l1)")
+        _check(self, "rate")
 
     @property
     def number(self) -> Any:
@@ -182,7 +184,7 @@ class Ball:
     kind: ClassVar[str] = "radius"
 
     def __post_init__(self):
-        _check_number("radius", self.radius, self)
+        _check(self, "radius")
 
     @property
     def number(self) -> Any:
@@ -192,9 +194,10 @@ class Ball:
         return project(params, radius, *given)
 
 
-def _check_number(name: str, value: Any, of: Prox | Ball) -> None:
-    if isinstance(value, numbers.Real) and not float(value) >= 0:
-        raise InputError(f"{value} is negative or NaN", where=f"{type(of).__name__} {name}", todo="use a number >= 0")
+def _check(by: Prox | Ball, name: str) -> None:
+    kind = type(by).__name__
+    checked_rate(by.number, f"{kind} {name}")
+    check_reach(by, kind)
 
 
 def reached(params: Tree, labels: Tree, label: str, by: Prox | Ball) -> Tree:
@@ -204,7 +207,7 @@ def reached(params: Tree, labels: Tree, label: str, by: Prox | Ball) -> Tree:
         InputError: there are none.
     """
     on = by.on or (everything if by.given else kernels)
-    mask = jax.tree.map(lambda labelled, selected: labelled and selected, having(labels, label), on(params))
+    mask = selected(params, labels, label, on, f"{by.kind}/{label}")
     if not any(jax.tree.leaves(mask)):
         raise InputError(
             f"`on` selects none of the parameters labelled '{label}', so this would do nothing",
@@ -226,10 +229,12 @@ def proximal_updates(
         if name not in given:
             raise InputError(f"needs given['{name}']", where=f"{by.kind}/{label}", todo="hand it over as `given`")
         _check_fits(params, given[name], f"given['{name}']")
-    trees = tuple(keep(given[name], mask) for name in by.given)
-    stepped = jax.tree.map(lambda acts, w, u: w + u if acts else None, mask, params, updates)
-    ended = iter(jax.tree.leaves(by.after(stepped, step_size, value, trees)))
-    return jax.tree.map(lambda acts, w, u: (next(ended) - w).astype(u.dtype) if acts else u, mask, params, updates)
+    trees = tuple(keep(paired(params, given[name]), mask) for name in by.given)
+    stepped = keep(jax.tree.map(jnp.add, params, updates), mask)
+    after = by.after(stepped, step_size, value, trees)
+    check_same(stepped, after, where=f"{by.kind}/{label}", todo="give a tree like the parameters", dtypes=False)
+    ended = named_leaves(after)
+    return map_named(lambda path, w, u: (ended[path] - w).astype(u.dtype) if path in ended else u, params, updates)
 
 
 class Zeros(NamedTuple):
@@ -251,10 +256,10 @@ def count_zeros(params: Tree, labels: Tree, anchor: Tree | None = None) -> dict[
         (3, 4, 1, 2)
     """
     check_labels(params, labels)
-    moved = params if anchor is None else jax.tree.map(lambda w, a: w - a, params, anchor)
+    moved = params if anchor is None else map_named(lambda _, w, a: w - a, params, anchor)
     counts = {}
     for label in sorted(label_set(labels)):
-        mask = jax.tree.map(lambda carries, kernel: carries and kernel, having(labels, label), kernels(params))
+        mask = selected(params, labels, label, kernels, "labels")
         leaves = [_groups(leaf) == 0 for leaf in jax.tree.leaves(keep(moved, mask))]
         weights = sum((jnp.sum(zero) for zero in leaves), start=jnp.int32(0))
         groups = sum((jnp.sum(jnp.all(zero, axis=0)) for zero in leaves), start=jnp.int32(0))

@@ -14,12 +14,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from jaxtl.errors import InputError, suggest
+from jaxtl.errors import InputError, check_takes, kind_of, suggest, whole_number
+from jaxtl.losses import masked_sum, weights_of
+from jaxtl.optimizers import check_own, update_of
 from jaxtl.placement import keep, share
-from jaxtl.trees import Tree
+from jaxtl.trees import Tree, check_arrays, is_key, named_leaves, shape_of
 
 Metrics = dict[str, jax.Array]
 GradFn = Callable[[Tree, Tree, Any, "Context"], tuple[Tree, Metrics, Tree]]
@@ -47,17 +50,19 @@ class TrainState(NamedTuple):
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["step", "rng", "rates", "given"], meta_fields=["train"]
+    jax.tree_util.register_dataclass, data_fields=["step", "rng", "rates", "given"], meta_fields=["train", "frozen"]
 )
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What the forward pass, the terms and the penalties see besides parameters and batch; `train` is static."""
+    """What the forward pass, the terms and the penalties see besides parameters and batch; `train` is static, and so is
+    `frozen`, the paths of the parameters that are held: a module that has no other computes what it computed before."""
 
     step: Any
     rng: Any
     rates: Mapping[str, Any]
     given: Mapping[str, Any]
     train: bool = True
+    frozen: frozenset[str] = frozenset()
 
 
 class Asked:
@@ -117,12 +122,23 @@ def init_state(
     Returns:
         The state.
 
+    Raises:
+        InputError: a leaf that is no array, an optimizer without `init`, a seed in the place of a key.
+
     Example:
         >>> state = init_state({"w": jnp.ones(2)}, optax.sgd(0.1), jax.random.key(0))
         >>> int(state.step), state.params["w"].tolist()
         (0, [1.0, 1.0])
     """
-    return _initial(tx, params, rng, {} if model_state is None else model_state)
+    model_state = {} if model_state is None else model_state
+    if not callable(getattr(tx, "init", None)):
+        what = f"{kind_of(tx)} is no optimizer"
+        raise InputError(what, where="init_state tx", todo="make one: per_label(labels, groups), optax.sgd(0.1)")
+    for name, tree in (("params", params), ("rng", rng), ("model_state", model_state)):
+        check_arrays(tree, where=f"init_state {name}")
+    if not (is_key(rng) or (np.shape(rng)[-1:] == (2,) and rng.dtype == np.uint32)):
+        raise InputError(f"{shape_of(rng)} is no random key", where="init_state rng", todo="pass jax.random.key(0)")
+    return _initial(tx, params, rng, model_state)
 
 
 def total_gradient(loss_fn: Callable) -> GradFn:
@@ -135,12 +151,25 @@ def total_gradient(loss_fn: Callable) -> GradFn:
         grad_fn(params, model_state, batch, ctx) -> (gradients, metrics with the total as "loss", model_state).
     """
 
+    how = "pass what make_loss_fn returns"
+    check_takes(loss_fn, 4, where="total_gradient loss_fn", todo=how)
+
     def total(params, model_state, batch, ctx):
-        weighted, (metrics, model_state) = loss_fn(params, model_state, batch, ctx)
+        found = loss_fn(params, model_state, batch, ctx)
+        match found:
+            case (dict(weighted), (metrics, model_state)):
+                pass
+            case _:
+                what = f"returns {kind_of(found)}, not ({{name: scalar}}, (metrics, model_state))"
+                raise InputError(what, where="total_gradient loss_fn", todo=how)
         loss = sum(weighted.values(), start=jnp.float32(0))
         return loss, ({"loss": loss, **metrics}, model_state)
 
     def grad_fn(params, model_state, batch, ctx):
+        for path, leaf in named_leaves(params).items():
+            if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+                todo = "make it float32, or keep it in model_state"
+                raise InputError(f"{shape_of(leaf)} has no gradient", where=f"parameter '{path}'", todo=todo)
         gradients, (metrics, model_state) = jax.grad(total, has_aux=True)(params, model_state, batch, ctx)
         return gradients, metrics, model_state
 
@@ -165,17 +194,27 @@ def make_train_step(
         step(state, data, fixed) -> (state, metrics).
 
     Raises:
-        InputError: when traced, for a name in `fixed.rates` that neither a term, a penalty nor a group reads.
+        InputError: no functions; when traced, a name in `fixed.rates` that neither a term, a penalty nor a group reads,
+            and a state of another optimizer.
     """
-    tx = optax.with_extra_args_support(tx)
+    check_takes(grad_fn, 4, where="make_train_step grad_fn", todo="pass total_gradient(make_loss_fn(...))")
+    check_takes(prepare, 3, where="make_train_step prepare", todo="pass a function (data, rng, step) -> batch")
+    update = update_of(tx)
 
     def step(state, data, fixed):
         rates = fixed.rates if isinstance(fixed.rates, Rates) else Rates(fixed.rates)
         prepare_rng, model_rng = jax.random.split(jax.random.fold_in(state.rng, state.step))
-        ctx = Context(state.step, model_rng, rates, fixed.given)
+        ctx = Context(state.step, model_rng, rates, fixed.given, frozen=getattr(tx, "frozen", frozenset()))
         batch = share(prepare(data, prepare_rng, state.step))
-        gradients, metrics, model_state = grad_fn(state.params, state.model_state, batch, ctx)
-        updates, opt_state = tx.update(gradients, state.opt_state, state.params, rates=rates, given=fixed.given)
+        check_own(tx, state.opt_state, state.params)
+        found = grad_fn(state.params, state.model_state, batch, ctx)
+        match found:
+            case (gradients, metrics, model_state):
+                pass
+            case _:
+                what = f"returns {kind_of(found)}, not (gradients, metrics, model_state)"
+                raise InputError(what, where="make_train_step grad_fn", todo="pass total_gradient(loss_fn)")
+        updates, opt_state = update(gradients, state.opt_state, state.params, rates=rates, given=fixed.given)
         rates.refuse_unread()
         params = optax.apply_updates(state.params, updates)
         return keep(TrainState(state.step + 1, params, model_state, opt_state, state.rng)), metrics
@@ -183,11 +222,20 @@ def make_train_step(
     return step
 
 
+def traced(step: Callable, state: TrainState, data: Any, fixed: Fixed) -> tuple[dict[str, Any], Any]:
+    """Every rate that a step reads, with the default it has there, and shapes of what it returns; traced, not run."""
+    rates = Rates(fixed.rates)
+
+    def run(state, data, given):
+        return step(state, data, Fixed(rates, given))
+
+    returned = jax.eval_shape(run, state, data, fixed.given)
+    return rates.asked.defaults, returned
+
+
 def default_rates(step: Callable, state: TrainState, data: Any, fixed: Fixed) -> dict[str, Any]:
     """Every rate that a step reads, with the default it has there; traced, not run."""
-    rates = Rates(fixed.rates)
-    jax.eval_shape(lambda state, data, given: step(state, data, Fixed(rates, given)), state, data, fixed.given)
-    return rates.asked.defaults
+    return traced(step, state, data, fixed)[0]
 
 
 def make_eval_step(forward: Callable, metrics: Mapping[str, Callable]) -> Callable[[TrainState, Any, Fixed], Metrics]:
@@ -199,8 +247,11 @@ def make_eval_step(forward: Callable, metrics: Mapping[str, Callable]) -> Callab
 
     Returns:
         evaluate(state, batch, fixed) -> {name: sum, …, "count": examples}; examples whose batch["mask"] is 0 are left
-        out, which makes a padded last batch exact.
+        out, which makes a padded last batch exact; where it holds weights, all sums are weighted, "count" too.
     """
+
+    if not metrics:
+        raise InputError("names none", where="make_eval_step metrics", todo="use {'right': per_example(accuracy)}")
 
     def evaluate(state, batch, fixed):
         ctx = Context(state.step, state.rng, fixed.rates, fixed.given, train=False)
@@ -209,8 +260,8 @@ def make_eval_step(forward: Callable, metrics: Mapping[str, Callable]) -> Callab
         mask = batch["mask"] if "mask" in batch else jnp.ones_like(next(iter(values.values())))
         for name, value in values.items():
             _check_per_example(name, value, mask)
-        sums = {name: jnp.sum(jnp.where(mask > 0, value, 0.0)) for name, value in values.items()}
-        return sums | {"count": jnp.sum(mask > 0).astype(jnp.float32)}
+        sums = {name: masked_sum(value, mask) for name, value in values.items()}
+        return sums | {"count": jnp.sum(weights_of(mask))}
 
     return evaluate
 
@@ -230,6 +281,8 @@ def make_epoch(step: Callable, length: int) -> Callable[[TrainState, Any, Fixed]
 
     On CPU the gradient of a `lax.conv` kernel is many times slower inside a loop; `models.convolution` avoids that.
     """
+
+    whole_number(length, "make_epoch length")
 
     def epoch(state, data, fixed):
         return jax.lax.scan(lambda state, _: step(state, data, fixed), state, length=length)

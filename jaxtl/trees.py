@@ -1,18 +1,20 @@
 """Parameter trees: paths as "trunk/conv_0/kernel", sums in float32, safe copies, differences with names.
 
-Any pytree works: nested dicts (Flax linen), the pure dict of an NNX state, dataclasses (Equinox).
+Any pytree works: nested dicts (Flax linen), an NNX state or its pure dict, dataclasses (Equinox). Two trees belong
+together by their paths: each kind of tree has an order of its own (a dict by name, an OrderedDict and a NamedTuple as
+they were written), so that pairing by order would pair other leaves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtl.errors import InputError
+from jaxtl.errors import InputError, kind_of
 
 Tree = Any  # a pytree; the leaves are arrays unless said otherwise
 
@@ -28,23 +30,55 @@ def path_name(path: tuple) -> str:
 
 
 def named_leaves(tree: Tree) -> dict[str, Any]:
-    """Every leaf under its path.
+    """Every leaf under its path, in the tree's own order.
+
+    Raises:
+        InputError: two leaves under one path, as {"a/b": ..., "a": {"b": ...}} has them.
 
     Example:
         >>> named_leaves({"head": {"kernel": 1, "bias": 2}})
         {'head/bias': 2, 'head/kernel': 1}
     """
-    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    leaves: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = path_name(path)
+        if name in leaves:
+            todo = "rename the dict key that contains '/'"
+            raise InputError("two leaves have one path", where=name, todo=todo)
+        leaves[name] = leaf
+    return leaves
+
+
+def paired(tree: Tree, other: Tree) -> Tree:
+    """The leaves of `other` in the structure of `tree`, each where `tree` has its path.
+
+    Args:
+        tree, other: trees of the same paths, whatever their kinds and orders.
+
+    Raises:
+        InputError: a path that only one of them has.
+
+    Example:
+        >>> from collections import OrderedDict
+        >>> paired({"a": 0, "b": 0}, OrderedDict(b=2, a=1))
+        {'a': 1, 'b': 2}
+    """
+    ours, theirs = named_leaves(tree), named_leaves(other)
+    for path in sorted(ours.keys() ^ theirs.keys()):
+        what = f"{path} is in one tree only"
+        raise InputError(what, where="two trees that belong together", todo="make one from the other")
+    return jax.tree.unflatten(jax.tree.structure(tree), [theirs[path] for path in ours])
 
 
 def map_named(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
-    """`jax.tree.map` whose function also gets the path: fn("a/b/kernel", leaf, ...)."""
+    """`jax.tree.map` by path: fn("a/b/kernel", leaf, ...) with the leaves that the trees have there."""
+    rest = tuple(paired(tree, other) for other in rest)
     return jax.tree_util.tree_map_with_path(lambda path, *leaves: fn(path_name(path), *leaves), tree, *rest)
 
 
 def keep(tree: Tree, mask: Tree) -> Tree:
     """The leaves where the bool tree `mask` is true; the others become None, which has no leaves."""
-    return jax.tree.map(lambda kept, leaf: leaf if kept else None, mask, tree)
+    return map_named(lambda _, leaf, kept: leaf if kept else None, tree, mask)
 
 
 def sum_leaves(fn: Callable[..., jax.Array], *trees: Tree) -> jax.Array:
@@ -54,13 +88,14 @@ def sum_leaves(fn: Callable[..., jax.Array], *trees: Tree) -> jax.Array:
 
     Args:
         fn: entrywise, from arrays of one shape to an array.
-        *trees: trees of one structure.
+        *trees: trees of the same paths, paired by them.
 
     Returns:
         A scalar, 0 for a tree without leaves.
     """
     total = jnp.float32(0)
-    for leaves in zip(*map(jax.tree.leaves, trees), strict=True):
+    first, *rest = trees
+    for leaves in zip(*map(jax.tree.leaves, (first, *(paired(first, other) for other in rest))), strict=True):
         total = total + jnp.sum(fn(*(leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in leaves)))
     return total
 
@@ -100,6 +135,8 @@ def differences(ours: Tree, theirs: Tree, dtypes: bool = True) -> list[str]:
 def check_same(ours: Tree, theirs: Tree, *, where: str, todo: str, dtypes: bool = True) -> None:
     """Refuse trees that differ in paths, shapes or, unless told otherwise, dtypes.
 
+    They need not be of one kind or order: `paired` brings one into the structure of the other.
+
     Raises:
         InputError: names up to three of the paths that differ.
     """
@@ -107,3 +144,26 @@ def check_same(ours: Tree, theirs: Tree, *, where: str, todo: str, dtypes: bool 
     if lines:
         more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
         raise InputError("; ".join(lines[:3]) + more, where=where, todo=todo)
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is an array of typed random keys."""
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def check_arrays(tree: Tree, *, where: str, todo: str = "give a tree of arrays, for example a dict") -> None:
+    """Refuse a tree with a leaf that no compiled program takes, and arrays that were donated to an earlier one.
+
+    Raises:
+        InputError: names the path.
+    """
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: isinstance(node, Iterator)):
+        path = path_name(keys)
+        place = f"{where}, '{path}'" if path else where
+        numpy = isinstance(leaf, np.ndarray | np.generic)
+        known = numpy or isinstance(leaf, jax.Array | jax.ShapeDtypeStruct | bool | int | float | complex)
+        if not known or (numpy and leaf.dtype.kind in "OSUMm"):
+            raise InputError(f"{kind_of(leaf)} is no array of numbers", where=place, todo=todo)
+        if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer) and leaf.is_deleted():
+            what = "these numbers are gone: the step that was given them has written over them"
+            raise InputError(what, where=place, todo="go on with the state that came back, or make it anew")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 import struct
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxtl import files
 from jaxtl.errors import InputError
+from jaxtl.text import printable
 
 SHORT = 2.0  # seconds; work that is over sooner needs no lines
 EVERY = 10.0  # seconds between two lines
@@ -41,8 +41,8 @@ class Writer:
         self._workdir = None if workdir is None else Path(workdir)
         self._with_tensorboard = tensorboard
         self._resumed_at: int | None = None
-        self._lines: Any = None
-        self._events: Any = None
+        self._lines: files.Lines | None = None
+        self._events: files.Lines | None = None
 
     def __enter__(self) -> Writer:
         return self
@@ -62,18 +62,11 @@ class Writer:
             return
         numbers = {name: float(value) for name, value in values.items()}
         strict = {name: number if math.isfinite(number) else None for name, number in numbers.items()}
-        try:
-            if self._lines is None:
-                self._open(self._workdir)
-            self._lines.write(json.dumps({"step": int(step), **strict}, allow_nan=False) + "\n")
-            self._lines.flush()
-            if self._events is not None:
-                self._events.write(_event(step=int(step), summary=_summary(strict)))
-                self._events.flush()
-        except OSError as error:
-            with contextlib.suppress(OSError):  # what a full disk left in the buffers
-                self.close()
-            raise _not_written(self._workdir, error) from error
+        if self._lines is None:
+            self._lines = self._open(self._workdir)
+        self._lines.write(json.dumps({"step": int(step), **strict}, allow_nan=False).encode() + b"\n")
+        if self._events is not None:
+            self._events.write(_event(step=int(step), summary=_summary(strict)))
 
     def rewind(self, step: int) -> None:
         """Forget what was written after `step`, and a last line that a killed process left unfinished.
@@ -85,42 +78,33 @@ class Writer:
         """
         self.close()
         self._resumed_at = step
-        if self._workdir is None or not (path := self._workdir / "metrics.jsonl").exists():
+        if self._workdir is None:
             return
-        *lines, _unfinished = path.read_bytes().split(b"\n")
+        path = self._workdir / "metrics.jsonl"
+        lines = files.lines(path)
         kept = [line for number, line in enumerate(lines, 1) if _step_of(line, f"{path}:{number}") <= step]
-        temporary = path.with_suffix(".tmp")
-        try:
-            with open(temporary, "wb") as file:
-                file.writelines(line + b"\n" for line in kept)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError as error:
-            raise _not_written(self._workdir, error) from error
+        if len(kept) < len(lines):
+            files.write(path, b"".join(line + b"\n" for line in kept))
 
     def close(self) -> None:
         """Close the files; the next `write` opens them again."""
-        files = (self._lines, self._events)
+        opened = (self._lines, self._events)
         self._lines = self._events = None
-        with contextlib.ExitStack() as both:  # the second is closed also when the first fails
-            for file in filter(None, files):
-                both.callback(file.close)
+        for file in filter(None, opened):
+            file.close()
 
-    def _open(self, workdir: Path) -> None:
-        workdir.mkdir(parents=True, exist_ok=True)
-        self._lines = open(workdir / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+    def _open(self, workdir: Path) -> files.Lines:
+        lines = files.Lines(workdir / "metrics.jsonl")
         if self._with_tensorboard:
             from tensorboardX.proto.event_pb2 import SessionLog
 
-            (workdir / "tensorboard").mkdir(exist_ok=True)
             # tensorboardX's own writer waits for the disk at every flush, or keeps two minutes in memory.
-            path = workdir / "tensorboard" / f"events.out.tfevents.{time.time_ns()}"
-            self._events = open(path, "wb")  # noqa: SIM115 (closed by close)
+            self._events = files.Lines(workdir / "tensorboard" / f"events.out.tfevents.{time.time_ns()}")
             self._events.write(_event(file_version="brain.Event:2"))
             if self._resumed_at is not None:  # TensorBoard hides what older files hold from this step on
                 log = SessionLog(status=SessionLog.START)
                 self._events.write(_event(step=self._resumed_at + 1, session_log=log))
+        return lines
 
 
 class Progress:
@@ -141,16 +125,17 @@ class Progress:
     """
 
     def __init__(self, total: int, description: str, start: int = 0):
-        self._total, self._description = total, description
-        self._start = self._done = start
+        self._total, self._description = total, printable(description)
+        self._done = start
+        self._pace: tuple[float, int] | None = None  # when and where the first steps ended, which compile the program
         self._values = ""
         self._bar: Any = None
 
     def __enter__(self) -> Progress:
-        from rich.console import Console
+        from jaxtl.terminal import Terminal
 
         self._began = self._told = time.monotonic()
-        console = Console()
+        console = Terminal()
         if console.is_terminal:
             self._bar = _bar(console)
             self._task = self._bar.add_task(self._description, total=self._total, completed=self._done, values="")
@@ -166,12 +151,14 @@ class Progress:
     def advance(self, n: int = 1, **values: float) -> None:
         """n more steps are done; `values` are shown beside them until the next ones."""
         self._done += n
-        self._values = ", ".join(f"{name} {float(value):.4g}" for name, value in values.items())
+        if self._pace is None and n:
+            self._pace = time.monotonic(), self._done
+        self._values = ", ".join(f"{printable(name)} {float(value):.4g}" for name, value in values.items())
         self._show()
 
     def describe(self, description: str) -> None:
         """Call the work something else: "l2 trial 3/8"."""
-        self._description = description
+        self._description = printable(description)
         self._show()
 
     def _show(self) -> None:
@@ -184,8 +171,8 @@ class Progress:
         self._told = time.monotonic()
         elapsed = self._told - self._began
         parts = [f"{self._description}: {self._done}/{self._total}", f"{_duration(elapsed)} elapsed"]
-        if self._start < self._done < self._total:
-            left = elapsed / (self._done - self._start) * (self._total - self._done)
+        if self._pace is not None and self._pace[1] < self._done < self._total:
+            left = (self._told - self._pace[0]) / (self._done - self._pace[1]) * (self._total - self._done)
             parts.append(f"{_duration(left)} left")
         print(", ".join(filter(None, [*parts, self._values])), flush=True)
 
@@ -241,8 +228,3 @@ def _step_of(line: bytes, where: str) -> int:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         raise InputError("is not a line of metrics", where=where, todo="mend or delete this line") from None
-
-
-def _not_written(workdir: Path, error: OSError) -> InputError:
-    todo = "free space or choose another --workdir"
-    return InputError(f"metrics cannot be written: {error.strerror}", where=workdir, todo=todo)

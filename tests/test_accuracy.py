@@ -29,7 +29,7 @@ def test_digits_are_learned_and_two_devices_learn_what_one_does(tmp_path):
     ("change", "told"),
     [
         ({"epochs": 0}, "--config.epochs: 0 is less than 1"),
-        ({"momentum": -0.5}, "--config.momentum: -0.5 is negative"),
+        ({"momentum": -0.5}, "--config.momentum: -0.5 is not in [0, 1)"),
         ({"mesh": ("data:3",)}, "data:3 is 3 devices"),
     ],
 )

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import numpy as np
@@ -33,6 +34,7 @@ from experiments.benchmarks.variants import (
 )
 from experiments.benchmarks.workers import ROOT, Worker, peak_memory
 from jaxtl import cli
+from jaxtl.errors import InputError, Interrupted
 from jaxtl.report import Section, Table
 from jaxtl.report.style import styled
 
@@ -330,7 +332,7 @@ def test_a_budget_lowers_the_peak_of_a_sweep():
 
 
 def test_all_parts_make_one_report(tmp_path, monkeypatch):
-    def measure(config, console):
+    def measure(config, console, once):
         name = type(config).__module__.rpartition(".")[2]
         table = Table([name, "x"], [["a", config.preset]])
         return results.Findings([Section(name, [table])], {f"{name}/seconds": 1.0}, {"x": 1})
@@ -346,11 +348,39 @@ def test_all_parts_make_one_report(tmp_path, monkeypatch):
     assert "quick" in (tmp_path / "summary.md").read_text()
 
 
+def test_a_stopped_benchmark_keeps_what_it_has_measured(tmp_path):
+    made = []
+
+    def measure(config, console, once):
+        def seconds(name):
+            made.append(name)
+            if name == config:
+                raise Interrupted(f"stopped before {name}", 2)
+            return {"seconds": np.float32(len(made)), "sizes": (1, 2)}
+
+        found = {name: once(name, partial(seconds, name)) for name in ("a", "b")}
+        table = Table(["way", "seconds"], [[name, str(one["seconds"])] for name, one in found.items()])
+        own = [[["fine", [[["x"], [["1"]], [0]]], ["a line"], []]], {"own": 1.0}, {}]
+        section, numbers, _ = results.as_findings(once("own", lambda: results.as_findings(own)))
+        return results.Findings([*section, Section("Seconds", [table])], numbers, found)
+
+    with pytest.raises(Interrupted):
+        results.keep("benchmarks.step", Config(), tmp_path, [(measure, "b")])
+    results.keep("benchmarks.step", Config(), tmp_path, [(measure, "")])
+    assert made == ["a", "b", "b"]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["a"], summary["b"]) == ({"seconds": 1.0, "sizes": [1, 2]}, {"seconds": 3.0, "sizes": [1, 2]})
+    assert "- a line" in (tmp_path / "summary.md").read_text()
+    (tmp_path / "measured/a.json").write_text((tmp_path / "measured/a.json").read_text().replace("1.0", "7.0"))
+    with pytest.raises(InputError, match=r"a\.json: is not what was measured"):
+        results.keep("benchmarks.step", Config(), tmp_path, [(measure, "")])
+
+
 @pytest.mark.parametrize("preset", ["", "smoke", "long"])
 @pytest.mark.parametrize("part", list(benchmarks.PARTS))
 def test_every_part_has_every_form(part, preset):
     config = benchmarks.config_of(part, preset)
-    benchmarks.PARTS[part].check(config)
+    cli.check(config)
     assert config.preset == {"": "quick", "smoke": "smoke", "long": ""}[preset]
     assert (config == type(config)()) == (preset == "long")
 
@@ -379,7 +409,7 @@ def test_two_runs_are_compared_figure_by_figure(tmp_path, capsys):
         (["{}", "{}"], "0: has no figures"),
         (["[1]", "{}"], "0: has no figures"),
         (["{", "{}"], "0: is no JSON"),
-        (['{"figures": {}}', None], "1: No such file or directory"),
+        (['{"figures": {}}', None], "1: is no file"),
     ],
 )
 def test_a_mistake_about_two_runs_is_told(texts, message, tmp_path, capsys):
@@ -416,7 +446,7 @@ def test_peak_memory_grows_with_what_is_used():
     ("flag", "message"),
     [
         ("--config.problems=rnn_4", "unknown problem 'rnn_4'"),
-        ("--config.problems=", "no problem"),
+        ("--config.problems=", "--config.problems: nothing is given"),
         ("--config.batch_size=30000", "30000 is more than 20000 images"),
         ("--config.rounds=0", "--config.rounds: 0 is less than 1"),
     ],
@@ -433,7 +463,7 @@ def test_a_mistake_about_the_machine_is_said_before_anything_is_measured(flag, m
         ("--config.problems=rnn_4", "unknown problem 'rnn_4'"),
         ("--config.problems=mlp", "unknown problem 'mlp'"),
         ("--config.problems=mlp_0", "unknown problem 'mlp_0'"),
-        ("--config.problems=", "no problem"),
+        ("--config.problems=", "--config.problems: nothing is given"),
         ("--config.rounds=0", "--config.rounds: 0 is less than 1"),
         ("--config.cnn_steps=-1", "--config.cnn_steps: -1 is less than 1"),
     ],
@@ -448,7 +478,7 @@ def test_an_unknown_part_is_said_before_anything_is_measured(tmp_path, capsys, m
     monkeypatch.setattr("jaxtl.backend.use_compilation_cache", lambda: None)
     arguments = [f"--workdir={tmp_path}/run", "--config.parts=step,steps"]
     assert cli.execute(benchmarks.main, benchmarks.Config, arguments) == 2
-    assert "--config.parts: unknown part 'steps'" in capsys.readouterr().err
+    assert "--config.parts: no part 'steps'" in capsys.readouterr().err
 
 
 @pytest.mark.slow

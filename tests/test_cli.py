@@ -35,6 +35,7 @@ from jaxtl import cli
 
 @dataclasses.dataclass(frozen=True)
 class Config:
+    glossary: ClassVar = {"l2": "one pull towards 0", "l2_sp": "a pull towards the source"}
     presets: ClassVar = {"smoke": {"steps": 5}, "full": {"steps": 1000, "n_per_class": (5, 20)}, "broken": {"stps": 1}}
     preset: str = ""  # fills what the command line leaves open
     steps: int = 100
@@ -206,6 +207,7 @@ def test_help(toy, capsys):
     assert "--config.decay=loss loss, coupled: which form of decay" in rows
     assert "--config.methods=l2,l2_sp" in rows
     assert "full steps=1000, n_per_class=5,20" in rows
+    assert "l2_sp a pull towards the source" in rows
     assert list(Path.cwd().iterdir()) == []
 
 
@@ -325,7 +327,7 @@ def test_after_a_mistake_the_corrected_command_may_use_the_directory(toy, capsys
 def test_a_key_that_came_with_new_code_is_a_difference(toy, capsys):
     toy.run()
     record = json.loads(Path("runs/toy/config.json").read_text())
-    del record["config"]["rate"]
+    del record["config"]["rate"], record["crc32"]
     Path("runs/toy/config.json").write_text(json.dumps({**record, "experiment": "toy"}))
     assert toy.run() == 2
     assert "rate was absent and is now 0.1" in capsys.readouterr().err

@@ -15,6 +15,7 @@ import re
 import shlex
 import struct
 import tarfile
+import zipfile
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -26,7 +27,8 @@ from jaxtl import cli
 from jaxtl.checkpoints import export, load_weights
 from jaxtl.cli import flags
 from jaxtl.data import load
-from jaxtl.data.readers import CIFAR_10, read_cifar, read_idx, read_npz
+from jaxtl.data.npz import read_npz
+from jaxtl.data.readers import CIFAR_10, read_cifar, read_idx
 from jaxtl.errors import InputError
 from jaxtl.labels import label_params
 from jaxtl.transfer import transfer
@@ -223,6 +225,95 @@ def test_any_bytes_offered_as_weights_or_data_are_refused_or_read(check, tmp_pat
         refused(lambda: load(str(path)))
 
     check(st.tuples(st.sampled_from(endings), st.sampled_from(starts), st.binary(max_size=200)), holds)
+
+
+TEXT, STORAGE = (
+    b"X\x01\x00\x00\x00a",
+    b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x01tQ",
+)
+INSTRUCTIONS = st.sampled_from(
+    [
+        *(
+            b"(",
+            b")",
+            b"}",
+            b"]",
+            b"N",
+            b"\x88",
+            b"t",
+            b"\x85",
+            b"\x86",
+            b"\x87",
+            b"s",
+            b"u",
+            b"a",
+            b"e",
+            b"b",
+            b"Q",
+            b"R",
+        ),
+        *(
+            b"q\x00",
+            b"q\x01",
+            b"h\x00",
+            b"h\x01",
+            b"K\x00",
+            b"K\x02",
+            b"J\xff\xff\xff\x7f",
+            b"\x8a\x01\xff",
+            TEXT,
+            STORAGE,
+        ),
+        *(b"ccollections\nOrderedDict\n", b"ctorch._utils\n_rebuild_tensor_v2\n", b"cos\nsystem\n", b"0", b"2", b"1"),
+        *(
+            b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"K\x00K\x01\x85K\x01\x85\x89}tR",
+            b"h\x00h\x00\x86q\x00",
+        ),
+    ]
+)
+
+
+def test_any_program_offered_as_the_index_of_weights_gives_arrays_or_is_refused(check, tmp_path):
+    path = tmp_path / "x.pt"
+
+    def holds(instructions):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", b"\x80\x02" + b"".join(instructions) + b".")
+            archive.writestr("archive/data/0", np.float32(3).tobytes())
+        found = refused(lambda: load_weights(path))
+        assert found is None or all(np.all(leaf == 3) for leaf in named_leaves(found).values())
+
+    check(st.lists(INSTRUCTIONS, max_size=40), holds)
+
+
+def test_any_header_of_safetensors_gives_the_arrays_that_it_describes_or_is_refused(check, tmp_path):
+    numbers = st.one_of(st.integers(-2, 6), st.sampled_from([2**31, 2**63, 2**64, True, 1.0, None]))
+    arrays = st.fixed_dictionaries(
+        {
+            "dtype": st.sampled_from(["F32", "U8", "BF16", "F4", "", None]),
+            "shape": st.lists(numbers, max_size=3),
+            "data_offsets": st.lists(numbers, min_size=1, max_size=3),
+        }
+    )
+    headers = st.dictionaries(
+        st.sampled_from(["a", "a/b", "", "é", "__metadata__"]), st.one_of(arrays, numbers), max_size=3
+    )
+    path = tmp_path / "x.safetensors"
+
+    def holds(example):
+        header, data = example
+        content = json.dumps(header).encode()
+        path.write_bytes(struct.pack("<Q", len(content)) + content + data)
+        found = refused(lambda: load_weights(path))
+        if found is not None:
+            leaves = named_leaves(found)
+            assert (
+                b"".join(leaves[name].tobytes() for name in sorted(leaves, key=lambda n: header[n]["data_offsets"]))
+                == data
+            )
+            assert all(list(leaf.shape) == header[name]["shape"] for name, leaf in leaves.items())
+
+    check(st.tuples(headers, st.binary(max_size=8)), holds)
 
 
 # ---------------------------------------------------------------- trees, rules and key maps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,12 @@ ROOT = Path(__file__).resolve().parent.parent
 # Rooms from left to right: a module imports only from rooms to its left, or from its own. Rooms of one group do not
 # import each other.
 ORDER = (
-    "errors, trees, labels, penalties, transfer, losses, proximal, optimizers, placement, step, program, processes, "
-    "backend, checkpoints, writers, loop, data + models, sweep, protocol, selection, problems, methods, report, cli, "
-    "experiments"
+    "text, errors, files, terminal, trees, labels, penalties, transfer, losses, proximal, optimizers, placement, step, "
+    "program, processes, backend, checkpoints, writers, loop, data + models, sweep, protocol, selection, problems, "
+    "methods, report, cli, experiments"
 )
 RANK = {room: rank for rank, group in enumerate(ORDER.split(", ")) for room in group.split(" + ")}
-FOUNDATION = {"errors", "trees"}  # all that data and models may import
+FOUNDATION = {"text", "errors", "files", "trees"}  # all that data and models may import
 ALONE = {"flax": "models", "matplotlib": "report"}  # a library that only one room imports
 
 FILES = sorted(file for folder in ("jaxtl", "experiments") for file in (ROOT / folder).rglob("*.py"))
@@ -104,6 +105,75 @@ def dangers(source: str) -> list[str]:
     )
 
 
+def trusting(source: str) -> list[str]:
+    """Calls that let a file choose what reads it: Pillow may start Ghostscript, a builder imports what it is told."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    named = [(ast.unparse(node.func), {word.arg for word in node.keywords}, node.lineno) for node in calls]
+    return [
+        f"line {line}: {called}"
+        for called, words, line in named
+        if (called == "Image.open" and "formats" not in words)
+        or called.endswith((".builder_from_directory", ".builder_from_files", "tarfile.open"))
+    ]
+
+
+WRITE = {"write_text", "write_bytes", "touch", "savefig", "savez", "savez_compressed", "tofile"}
+WRITE_THEMSELVES = {  # modules that write what is no file of a run, or through `files`
+    "jaxtl.checkpoints.states": {"open"},  # the lock
+    "jaxtl.cli": {"os.open"},  # nowhere
+    "jaxtl.cli.together": {"open"},  # nowhere, and private copies
+    "jaxtl.processes": {"os.open"},  # nowhere
+    "jaxtl.report.files": {"savefig"},  # into memory
+    "jaxtl.data.fetch": {"open"},  # data sets
+    "jaxtl.data.prepare": {"open", "os.replace"},
+    "jaxtl.protocol.runs": {"open"},  # an archive in memory
+    "experiments.benchmarks.variants": {"savez"},  # for a process, in a temporary directory
+}
+
+
+def written_by(source: str) -> set[str]:
+    """Calls that make or change a file."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            name = called.rpartition(".")[2]
+            words = [ast.unparse(argument) for argument in (*node.args, *(word.value for word in node.keywords))]
+            if name == "open" and called not in ("os.open", "Image.open"):
+                found |= {"open"} if any(re.fullmatch(r"'[rwxab+]*[wxa+][rwxab+]*'", word) for word in words) else set()
+            elif called == "os.open":
+                found |= {called} if any(re.search("O_(CREAT|WRONLY|RDWR)", word) for word in words) else set()
+            elif name in WRITE or called == "os.replace":
+                found.add(called if called == "os.replace" else name)
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_files_of_a_run_are_written_by_one_room(file):
+    module = name_of(file)
+    if module != "jaxtl.files":
+        assert written_by(file.read_text()) <= WRITE_THEMSELVES.get(module, set())
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "path.write_text('x')",
+        "(room / 'x').write_bytes(b'')",
+        "open(path, 'w')",
+        "path.open('ab')",
+        "open(path, mode='r+')",
+        "os.open(path, os.O_WRONLY | os.O_CREAT)",
+        "figure.savefig(path)",
+        "os.replace(a, b)",
+        "np.savez(path, x=1)",
+    ],
+)
+def test_the_test_sees_a_file_being_written(source):
+    assert written_by(source)
+    assert not written_by("open(path); path.open('rb'); a.replace(b, 'w'); os.open(a, os.O_RDONLY); Image.open(x)")
+
+
 def test_every_module_has_a_room():
     rooms = {room_of(name_of(file)) for file in FILES} - {""}
     assert rooms <= RANK.keys()
@@ -117,6 +187,7 @@ def test_a_module_imports_only_from_its_left(file):
 @pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_nothing_executes_what_it_reads(file):
     assert dangers(file.read_text()) == []
+    assert trusting(file.read_text()) == []
 
 
 @pytest.mark.parametrize("file", TESTS, ids=lambda file: file.stem)
@@ -166,6 +237,12 @@ def test_the_test_sees_a_stranger(module, source, wrong):
 def test_the_test_sees_a_danger(source):
     assert dangers(source)
     assert dangers("np.load(f, allow_pickle=False)\nmodel.eval()") == []
+
+
+@pytest.mark.parametrize("source", ["Image.open(f)", "tfds.builder_from_directory(path)", "tarfile.open(f)"])
+def test_the_test_sees_trust(source):
+    assert trusting(source)
+    assert trusting("Image.open(f, formats=FORMATS)") == []
 
 
 EXPERIMENTS = sorted(  # whatever a command line can start, in folders below too

@@ -1,8 +1,12 @@
 """Rules on paths make a label tree; nothing stays uncovered and no rule stays idle."""
 
+from collections import OrderedDict
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from problems import LABELS, network
 
 from jaxtl.errors import InputError
@@ -17,7 +21,9 @@ from jaxtl.labels import (
     label_params,
     label_set,
     norm_by_label,
+    selected,
 )
+from jaxtl.trees import named_leaves
 
 
 def test_the_first_matching_rule_wins():
@@ -80,6 +86,86 @@ def test_masks():
     assert everything({"a": 1, "b": {"c": 2}}) == {"a": True, "b": {"c": True}}
     assert having({"a": NEW, "b": TRANSFERRED, "c": "x"}, NEW, "x") == {"a": True, "b": False, "c": True}
     assert label_set(LABELS) == {NEW, TRANSFERRED}
+
+
+WEIGHTS_ELSEWHERE = {
+    "flax": {"kernel": (3, 2), "recurrent_kernel": (2, 2), "lora_a": (3, 1), "lora_b": (1, 2)},
+    "keras": {"depthwise_kernel": (3, 3, 2, 1), "embeddings": (9, 2)},
+    "haiku": {"w": (3, 2)},
+    "of one's own": {"a": (3, 2), "b": (3, 2)},
+    "torch": {"weight": (2, 3), "in_proj_weight": (6, 2), "weight_ih_l0": (8, 2)},
+    "vectors": {"kernel": (2,), "embedding": (2,)},
+}
+NO_WEIGHTS = {
+    "flax": {"bias": (4, 2), "scale": (2,)},  # a bias of several heads has two axes
+    "keras": {"recurrent_bias": (2, 8), "gamma": (2,), "beta": (2,), "moving_mean": (2, 2), "moving_variance": (2, 2)},
+    "haiku": {"b": (2, 1, 1), "w": (2,), "offset": (2, 1)},
+    "torch": {"weight": (2,), "bias_hh_l0": (8,), "in_proj_bias": (1, 6), "running_var": (1, 2)},
+    "layer_norm": {"weight": (12, 2), "w": (12, 2)},  # of twelve layers, one above the other
+    "BatchNorm_0": {"mean": (2,), "scale": (3, 2)},
+}
+
+
+@pytest.mark.parametrize(("tree", "wanted"), [(WEIGHTS_ELSEWHERE, True), (NO_WEIGHTS, False)])
+def test_kernels_are_the_weights_under_the_names_that_libraries_give_them(tree, wanted):
+    arrays = {layer: {name: np.zeros(shape) for name, shape in leaves.items()} for layer, leaves in tree.items()}
+    found = {f"{layer}/{name}": found for layer, leaves in kernels(arrays).items() for name, found in leaves.items()}
+    assert found == dict.fromkeys(found, wanted)
+
+
+def test_kernels_of_recurrent_and_low_rank_layers_of_flax():
+    cell = nnx.LSTMCell(3, 4, rngs=nnx.Rngs(0))
+    low = nnx.LoRA(3, 2, 4, rngs=nnx.Rngs(0))
+    for module, names in ((cell, {"kernel", "bias"}), (low, {"lora_a", "lora_b"})):
+        found = named_leaves(kernels(nnx.to_pure_dict(nnx.state(module))))
+        leaves = {path: chosen for path, chosen in found.items() if path.rsplit("/", 1)[-1] in names}
+        assert leaves
+        assert all(chosen == (not path.endswith("bias")) for path, chosen in leaves.items())
+
+
+def test_counts_norms_and_masks_go_by_path_whatever_the_kinds_of_trees():
+    params = {"a": jnp.zeros((2, 3)), "b": jnp.ones((1, 4))}
+    labels, anchor = OrderedDict(b="y", a="x"), OrderedDict(b=jnp.ones((1, 4)), a=jnp.zeros((2, 3)))
+    assert {label: count.parameters for label, count in count_by_label(params, labels).items()} == {"x": 6, "y": 4}
+    assert {label: float(norm) for label, norm in norm_by_label(params, labels).items()} == {"x": 0, "y": 2}
+    assert {label: float(norm) for label, norm in norm_by_label(params, labels, anchor).items()} == {"x": 0, "y": 0}
+    assert selected(params, labels, "x", lambda _: OrderedDict(b=False, a=True), "on") == {"a": True, "b": False}
+    assert label_params(params, [("a", "z")], otherwise=labels) == {"a": "z", "b": "y"}
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ([(".*", 1)], r"\('\.\*', 1\) is no such pair"),
+        ([(".*", None)], "is no such pair"),
+        ({".*": NEW}, r"'\.\*' is no such pair"),
+        ([(".*", NEW, NEW)], "is no such pair"),
+        ([(1, NEW)], "1 is no text"),
+    ],
+)
+def test_rules_that_are_no_pairs_of_text_are_refused(rules, message):
+    with pytest.raises(InputError, match=message) as error:
+        label_params(network(), rules)
+    assert str(error.value).count("\n") == 1
+
+
+def test_a_label_that_is_no_text_is_refused():
+    for label in (0, 1.5, True, b"new"):
+        with pytest.raises(InputError, match=r"labels: head/bias has .*, which is no text"):
+            label_set({**LABELS, "head": {"kernel": NEW, "bias": label}})
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ({"trunk": True}, "head/bias is a parameter without entry"),
+        (jax.tree.map(lambda _: 1.0, LABELS), "the mask has float at head/bias"),
+        (jax.tree.map(np.ones_like, network()), "the mask has ndarray at head/bias"),
+    ],
+)
+def test_a_mask_of_another_structure_or_of_other_things_than_bools_is_refused(mask, message):
+    with pytest.raises(InputError, match=f"my mask: {message}"):
+        selected(network(), LABELS, NEW, lambda _: mask, "my mask")
 
 
 def test_labels_of_other_parameters_are_refused_with_the_path():

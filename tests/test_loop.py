@@ -362,3 +362,39 @@ def test_a_state_beyond_the_end_is_refused():
     state, _ = fit(STEP, start(), DATA, Fixed(), steps=3)
     with pytest.raises(InputError, match="at step 3 already"):
         fit(STEP, state, DATA, Fixed(), steps=2)
+
+
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_a_display_shows_no_loss_before_there_is_one(chunk, monkeypatch):
+    shown = []
+
+    class Recorder(loop.Progress):
+        def advance(self, n=1, **values):
+            shown.append(values.get("loss"))
+            super().advance(n, **values)
+
+    monkeypatch.setattr(loop, "Progress", Recorder)
+    fit(STEP, start(), DATA, Fixed(), steps=8, chunk=chunk, progress="training")
+    assert shown[0] is None
+    assert shown[-1] is not None
+    assert all(np.isfinite(loss) for loss in shown[1:])
+    assert len(shown) == 8 // chunk
+    shown.clear()
+    fit(STEP, start(), DATA, Fixed(), steps=8, chunk=8, progress="training")  # one row, one line
+    assert len(shown) == 1
+    assert shown[0] is not None
+
+
+@pytest.mark.parametrize(
+    ("scale", "told"),
+    [
+        (lambda step: jnp.where(step < 2, -1.0, jnp.nan), "a loss below 0 may fall without end"),
+        (lambda step: jnp.where(step < 2, 1.0, jnp.nan), "lower the learning rate, pass clip_norm"),
+        (lambda step: jnp.nan, "no step has trained anything yet: look for labels outside"),
+    ],
+)
+def test_the_advice_fits_the_loss_that_was_lost(scale, told):
+    terms = {"task": Term(1.0, lambda outputs, batch, ctx: scale(ctx.step) * jnp.sum(outputs["head"] ** 2))}
+    step = make_train_step(total_gradient(make_loss_fn(forward, terms)), TX, sample)
+    with pytest.raises(NotFinite, match=told):
+        fit(step, start(), DATA, Fixed(), steps=4)

@@ -1,9 +1,13 @@
 """Leaf losses against NumPy float64; terms, weights and frozen leaves of `make_loss_fn`."""
 
+from collections import OrderedDict
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax.core import FrozenDict
 from problems import LABELS, TASK, assert_close, batch, context, forward, network, wave
 
 from jaxtl.errors import InputError
@@ -19,7 +23,7 @@ from jaxtl.losses import (
     squared_error,
 )
 from jaxtl.penalties import Term, l2, labelled
-from jaxtl.step import total_gradient
+from jaxtl.step import Fixed, init_state, make_eval_step, total_gradient
 
 LOGITS = wave(0.9, 6, 3, scale=4.0)
 CLASSES = np.array([0, 1, 2, 2, 1, 0])
@@ -108,6 +112,78 @@ def test_masked_mean_leaves_examples_out_even_if_they_are_nan():
     assert float(mean(values[::2])) == 2
 
 
+WEIGHTS = np.array([0.5, 0.0, 2.0, 1.0, 0.0, 0.25], np.float32)
+# loss, targets that are right, targets with what padding may hold where the weight is 0
+MASKED = {
+    "classes": (softmax_cross_entropy, CLASSES, np.where(WEIGHTS > 0, CLASSES, -1)),
+    "probabilities": (
+        softmax_cross_entropy,
+        np.eye(3)[CLASSES],
+        np.where(WEIGHTS[:, None] > 0, np.eye(3)[CLASSES], np.nan),
+    ),
+    "yes or no": (
+        sigmoid_binary_cross_entropy,
+        np.eye(3)[CLASSES],
+        np.where(WEIGHTS[:, None] > 0, np.eye(3)[CLASSES], np.nan),
+    ),
+    "numbers": (squared_error, wave(0.2, 6, 3), np.where(WEIGHTS[:, None] > 0, wave(0.2, 6, 3), np.nan)),
+    "infinite numbers": (squared_error, wave(0.2, 6, 3), np.where(WEIGHTS[:, None] > 0, wave(0.2, 6, 3), -np.inf)),
+}
+
+
+@pytest.mark.parametrize("zero_one", [True, False])
+@pytest.mark.parametrize("name", MASKED)
+def test_what_the_mask_leaves_out_is_in_neither_value_nor_gradient(name, zero_one):
+    """Value and slope are those of the weighted mean over the others, also where a prediction itself is NaN."""
+    loss, right, padded = MASKED[name]
+    mask = (WEIGHTS > 0).astype(int) if zero_one else WEIGHTS
+    holes = np.where(WEIGHTS[:, None] > 0, LOGITS, np.nan)
+
+    def masked(logits, targets):
+        return mean_of(loss)({"head": logits}, {"label": targets, "mask": mask}, None)
+
+    def by_hand(logits):
+        return jnp.sum(mask * loss(logits, right)) / np.sum(mask)
+
+    value, slope = jax.jit(jax.value_and_grad(by_hand))(LOGITS)
+    for logits, targets in ((LOGITS, right), (LOGITS, padded), (holes, padded)):
+        found = jax.jit(jax.value_and_grad(masked))(jnp.asarray(logits), jnp.asarray(targets))
+        np.testing.assert_allclose(found[0], value, rtol=1e-6)
+        np.testing.assert_allclose(found[1], slope, rtol=1e-5, atol=1e-7)
+
+
+def test_a_mean_over_nothing_is_0_with_a_gradient_of_0():
+    batch = {"label": jnp.full(3, jnp.nan), "mask": jnp.zeros(3)}
+    task = mean_of(squared_error)
+    value, slope = jax.value_and_grad(lambda w: task({"head": w * jnp.ones(3)}, batch, None))(1.0)
+    assert (float(value), float(slope)) == (0, 0)
+
+
+@pytest.mark.parametrize("weight", [-1.0, np.nan, np.inf])
+def test_a_weight_that_is_none_makes_the_mean_nan_instead_of_leaving_the_example_out(weight):
+    assert np.isnan(masked_mean(np.ones(3), np.array([1.0, weight, 1.0])))
+    evaluate = make_eval_step(
+        lambda params, state, batch, ctx: ({"head": LOGITS}, state), {"accuracy": per_example(accuracy)}
+    )
+    state = init_state({}, optax.identity(), jax.random.key(0))
+    sums = evaluate(state, {"label": CLASSES, "mask": np.array([1, 1, 1, 1, 1, weight])}, Fixed())
+    assert np.isnan(sums["accuracy"])
+    assert np.isnan(sums["count"])
+
+
+def test_metrics_are_weighed_by_the_mask():
+    evaluate = make_eval_step(
+        lambda params, state, batch, ctx: ({"head": LOGITS}, state),
+        {"accuracy": per_example(accuracy), "loss": per_example(softmax_cross_entropy)},
+    )
+    state = init_state({}, optax.identity(), jax.random.key(0))
+    sums = evaluate(state, {"label": np.where(WEIGHTS > 0, CLASSES, -1), "mask": WEIGHTS}, Fixed())
+    right = np.argmax(LOGITS, axis=1) == CLASSES
+    assert float(sums["count"]) == 3.75
+    np.testing.assert_allclose(sums["accuracy"], WEIGHTS @ right)
+    np.testing.assert_allclose(sums["loss"], WEIGHTS @ np.asarray(cross_entropy(LOGITS, CLASSES)), rtol=1e-6)
+
+
 def test_a_mask_of_another_length_is_refused():
     with pytest.raises(InputError, match=r"mask: shapes \(3,\) and \(1,\) differ"):
         masked_mean(np.zeros(3), np.ones(1))
@@ -192,3 +268,38 @@ def test_a_frozen_mask_of_other_parameters_is_refused():
     loss_fn = make_loss_fn(forward, TASK, frozen={"trunk": True})
     with pytest.raises(InputError, match="make_loss_fn frozen: head/bias is a parameter without entry"):
         loss_fn(network(), {}, batch(), context())
+
+
+@pytest.mark.parametrize("name", ["penalty/new", "learning_rate/new", "decay/new", "radius/new"])
+def test_a_term_with_the_name_of_another_rate_is_refused(name):
+    with pytest.raises(InputError, match=f"term '{name}': other rates and metrics have such names"):
+        make_loss_fn(forward, TASK | {name: TASK["task"]})
+
+
+@pytest.mark.parametrize(
+    ("term", "message"),
+    [
+        (TASK["task"].fn, "term 'task': .* is no Term"),
+        (Term(1.0, lambda *_: None), "term 'task': gives NoneType, not a number"),
+        (Term(1.0, lambda outputs, batch, ctx: outputs), "term 'task': gives dict, not a number"),
+        (Term(1.0, lambda *_: (1.0, 2.0)), "term 'task': gives tuple, not a number"),
+    ],
+)
+def test_what_is_no_term_or_gives_no_number_is_refused(term, message):
+    with pytest.raises(InputError, match=message):
+        make_loss_fn(forward, {"task": term})(network(), {}, batch(), context())
+
+
+def test_a_rate_by_name_that_is_no_number_is_refused():
+    for rate in ("0.1", None, np.ones(2), -1.0):
+        with pytest.raises(InputError, match=r"rates\['task'\]: "):
+            make_loss_fn(forward, TASK)(network(), {}, batch(), context({"task": rate}))
+
+
+def test_a_frozen_mask_of_another_kind_of_tree_freezes_the_same_leaves():
+    frozen = having(LABELS, TRANSFERRED)
+    turned = OrderedDict((name, FrozenDict(frozen[name])) for name in ("trunk", "head"))
+    grad_fn = total_gradient(make_loss_fn(forward, TASK, frozen=turned))
+    expected = total_gradient(make_loss_fn(forward, TASK, frozen=frozen))
+    args = (network(), {}, batch(), context())
+    assert_close(grad_fn(*args)[0], expected(*args)[0])

@@ -193,12 +193,19 @@ CONFIG = [
     flags("--config.steps=0", says=("0 is less than 1", "--config.steps", "less than 1")),
     flags("--config.batch_size=0", says=("0 is less than 1", "--config.batch_size", "less than 1")),
     flags("--config.report_draws=0", says=("0 is less than 1", "--config.report_draws", "less than 1")),
-    flags("--config.learning_rate=0.1", says=("(0.1,) is no range", "--config.learning_rate", "give low,high")),
+    flags("--config.learning_rate=1,2,3", says=("3.0) is no range", "--config.learning_rate", "give low,high")),
+    flags("--config.learning_rate=0,1", says=("0.0 is less than 1e-12", "--config.learning_rate", "use 1e-12 or more")),
+    flags("--config.steps=99999999999", says=("99999999999 is more than", "--config.steps", "use less")),
+    flags("--config.seed=-1", says=("-1 is less than 0", "--config.seed", "use 0 or more")),
+    flags("--config.splits=", says=("nothing is given", "--config.splits", "give 1 to")),
+    flags("--config.n_per_class=5,5", says=("5 is there twice", "--config.n_per_class", "each value once")),
+    flags("--config.pull=1,1e400", says=("inf is more than 1e+12", "--config.pull", "use less")),
+    flags("--config.data=a\x01b", says=("holds '\\x01'", "--config.data", "use letters")),
     flags("--config.pull=3,0.1", says=("(3.0, 0.1) is no range", "--config.pull", "low,high")),
     flags("--config.momentum=1.5", says=("1.5", "momentum", "[0, 1)")),
-    flags("--config.source_learning_rate=-0.1", says=("-0.1 is negative", "learning_rate", "use a number >= 0")),
+    flags("--config.source_learning_rate=-0.1", says=("-0.1 is less than 0", "learning_rate", "use 0 or more")),
     flags("--config.folds=1", says=("1 is less than 2", "--config.folds", "less than 2")),
-    flags("--config.chunk=-1", says=("-1 steps", "dispatch", "use a number >= 1")),
+    flags("--config.chunk=-1", says=("-1 is less than 0", "--config.chunk", "use 0 to")),
     flags("--workdir=thesis", says=("is not a run: it holds chapter.tex", "thesis", "new or empty directory")),
     flags("--workdir=thesis", "--overwrite", says=("is not a run", "thesis", "new or empty directory")),
     flags("20", says=("unexpected argument '20'", "20", "--config.key=value")),
@@ -281,7 +288,9 @@ DATA = [
     flags("--config.data=holes.npz", area="data", says=("number 7", "holes.npz, train", "remove or repair")),
     flags("--config.data=nothing.npz", area="data", says=("images of shape [0, 8, 8]", "nothing.npz, train", "give")),
     flags("--config.splits=0-4", area="data", says=("'0-4' has 0 colons", "split", "0-4:5-9")),
-    flags("--config.splits=0-4:5-99", area="data", says=("no class 10", "digits, classes", "use 0..9 or a name")),
+    flags(
+        "--config.splits=0-4:5-99", area="data", says=("no class '5-99' in digits", "--config.splits=", "are 0, 1, 2")
+    ),
     call(
         "data",
         lambda _: from_arrays(np.zeros((6, 4, 4)), np.array([0, 1, 2, 0, 1, -1])),
@@ -392,7 +401,7 @@ def test_a_mistake_is_told_in_two_lines_and_changes_nothing(case, room, capsys, 
 def test_more_labelled_examples_than_there_are(room, capsys):
     assert cli.execute(cifar_transfer.main, cifar_transfer.Config, argv_of(("--config.n_per_class=4000",))) == 2
     said = capsys.readouterr().err
-    assert "class 0 has" in said
+    assert "class '5' has" in said
     assert len(said.splitlines()) == 2
 
 

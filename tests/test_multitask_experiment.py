@@ -7,11 +7,11 @@ import json
 import jax
 import numpy as np
 import pytest
+from experiments.multitask_problem import METHODS, PROGRAM, Problem, fraction, quality
 from sklearn.metrics import accuracy_score, r2_score
 
 from experiments import multitask as experiment
 from experiments.multitask import Config, NewTask, make_tasks, price
-from experiments.multitask_problem import METHODS, PROGRAM, Problem, fraction, quality
 from jaxtl.errors import InputError
 from jaxtl.protocol import Draw, Run
 from jaxtl.report.tasks import with_gains
@@ -232,7 +232,9 @@ def test_a_run_ends_with_tables_figures_and_pictures(finished):
     text = (finished / "summary.md").read_text()
     assert "| equal_l2, honest" in text
     pictures = {path.stem for path in (finished / "plots").glob("*.png")}
-    assert pictures == {"tasks", "contrasts", "cosines", "weights", "new_task"}
+    confusions = {f"confusion_{task}" for task in TINY.tasks}
+    assert pictures == {"tasks", "contrasts", "cosines", "weights", "new_task", *confusions}
+    assert all(f"Balanced accuracy and confusions, {task}: equal_l2 (baseline" in text for task in TINY.tasks)
 
 
 def test_the_mean_over_tasks_is_that_of_the_columns(finished):

@@ -39,3 +39,8 @@ def test_labels_are_counted_and_the_fate_of_every_parameter_told():
     assert ["new", "2", "18", "0.1", "kB"] in [line.split() for line in lines]
     assert "copied (2): trunk/bias, trunk/kernel" in lines
     assert "re-initialised (2): head/bias, head/kernel" in lines
+
+
+def test_a_batch_of_more_than_there_is_is_told():
+    assert said(report.print_batches, 50, 25) == "NOTE: batches are of all 25 labelled examples, not of batch_size 50\n"
+    assert said(report.print_batches, 50, 50) == ""

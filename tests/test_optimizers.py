@@ -4,12 +4,14 @@ import functools
 import importlib.util
 import subprocess
 import sys
+from collections import OrderedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.core import FrozenDict
 from oracles import torch_parameter_groups as oracle
 from problems import (
     LABELS,
@@ -27,11 +29,13 @@ from problems import (
 )
 
 from jaxtl.errors import InputError
-from jaxtl.labels import NEW, TRANSFERRED, everything, having
+from jaxtl.labels import NEW, TRANSFERRED, everything, having, kernels
 from jaxtl.losses import make_loss_fn
 from jaxtl.optimizers import Group, per_label, pull_per_rate
 from jaxtl.penalties import Term, l2, labelled
+from jaxtl.proximal import Ball
 from jaxtl.step import Fixed, compile_step, init_state, make_epoch, make_train_step, total_gradient
+from jaxtl.trees import named_leaves
 
 RATES = {TRANSFERRED: 0.3, NEW: 0.05}
 STEPS = 20
@@ -370,3 +374,195 @@ def test_a_frozen_gradient_does_not_count_when_the_norm_is_clipped():
 def test_settings_without_a_meaning_are_refused(how, message):
     with pytest.raises(InputError, match=message):
         per_label(LABELS, {TRANSFERRED: Group(0.1), NEW: Group(0.1)}, **how)
+
+
+# --- an optimizer of one's own must not be complete ---
+
+COMPLETE = {
+    "adamw": lambda: optax.adamw(1e-1),
+    "sgd": lambda: optax.sgd(1.0),
+    "momentum": lambda: optax.sgd(0.1, momentum=0.9, nesterov=True),
+    "lion": lambda: optax.lion(1.0),
+    "adafactor": lambda: optax.adafactor(1e-2),
+    "muon": lambda: optax.contrib.muon(1e-2),
+    "a warm-up that begins at 0": lambda: optax.adamw(optax.linear_schedule(0.0, 0.1, 10)),
+    "turned round by hand": lambda: optax.chain(optax.scale_by_adam(), optax.scale(-1)),
+    "turned round by a rate": lambda: optax.chain(optax.scale_by_lion(), optax.scale_by_learning_rate(0.1)),
+}
+UNSCALED = {
+    "adam": optax.scale_by_adam,
+    "rms": lambda: optax.scale_by_rms(),
+    "clipped, with decay": lambda: optax.chain(optax.clip(1.0), optax.scale_by_adam(), optax.add_decayed_weights(0.1)),
+    "scaled up": lambda: optax.chain(optax.scale_by_sign(), optax.scale(0.5)),
+    "some steps together": lambda: optax.MultiSteps(optax.identity(), 2),
+}
+
+
+@pytest.mark.parametrize("name", COMPLETE)
+def test_an_optimizer_that_goes_downhill_by_itself_is_refused(name):
+    with pytest.raises(
+        InputError, match=r"per_label optimizer: it is complete.*\n  .*scale_by_adam for adamw"
+    ) as error:
+        per_label(LABELS, BOTH, COMPLETE[name])
+    assert str(error.value).count("\n") == 1
+
+
+@pytest.mark.parametrize("name", UNSCALED)
+def test_an_optimizer_that_leaves_the_scale_to_the_group_goes_to_the_minimum(name):
+    labels, params = {"kernel": NEW}, {"kernel": jnp.full((2, 2), 3.0)}
+    tx = per_label(labels, {NEW: Group(0.2)}, UNSCALED[name])
+    update, state = jax.jit(tx.update), tx.init(params)
+    for _ in range(60):
+        updates, state = update(params, state, params)  # the gradient of w²/2 is w
+        params = optax.apply_updates(params, updates)
+    assert float(jnp.max(jnp.abs(params["kernel"]))) < 0.5
+
+
+def test_the_trial_of_an_optimizer_works_within_a_traced_function():
+    moved = jax.jit(lambda g: per_label(LABELS, BOTH, optax.scale_by_sign).update(g, None, g)[0])
+    with pytest.raises(AttributeError):  # the state is None; what comes before it has passed
+        moved(network())
+
+
+@pytest.mark.parametrize("given", [optax.scale_by_adam(), None, 3, optax.adamw, lambda: 3, lambda: "adam"])
+def test_what_makes_no_transformation_is_refused(given):
+    with pytest.raises(InputError, match=r"per_label optimizer: .*\n  give .*lambda: optax.scale_by_adam\(\)"):
+        per_label(LABELS, BOTH, given)
+
+
+# --- what does not move does not count; what does not decay is told ---
+
+
+@pytest.mark.parametrize("by", ["group", "rates", "traced rates"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_label_with_learning_rate_0_does_not_count_when_the_norm_is_clipped(by, optimizer):
+    gradients, params = jax.tree.map(lambda g: 100 * g, network(1.3)), network()
+    groups = {TRANSFERRED: Group(0.0 if by == "group" else 1.0), NEW: Group(1.0)}
+    tx = per_label(LABELS, groups, optimizer, clip_norm=0.5)
+    frozen = per_label(LABELS, {TRANSFERRED: Group(frozen=True), NEW: Group(1.0)}, optimizer, clip_norm=0.5)
+    rates = {} if by == "group" else {"learning_rate/transferred": 0.0}
+    update = jax.jit(tx.update) if by == "traced rates" else tx.update
+    moved, _ = update(gradients, tx.init(params), params, rates=rates)
+    alone, _ = frozen.update(gradients, frozen.init(params), params)
+    assert_close(moved["head"], alone["head"])
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(moved["trunk"]))
+    if optimizer == "sgd":
+        norm = np.linalg.norm(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(moved["head"])]))
+        assert norm == pytest.approx(0.5, rel=1e-5)
+
+
+def test_clipping_is_that_of_optax_where_everything_moves():
+    gradients = scaled(10, network(1.3))
+    tx = per_label(LABELS, {TRANSFERRED: Group(1.0), NEW: Group(1.0)}, clip_norm=2.0)
+    clipped = jax.jit(lambda g: optax.clip_by_global_norm(2.0).update(g, optax.EmptyState())[0])(gradients)
+    assert_close(updates(tx, gradients, network()), scaled(-1, clipped), rtol=3e-7)
+
+
+def test_clipping_no_gradient_at_all_and_its_slope_are_numbers():
+    tx = per_label(LABELS, {TRANSFERRED: Group(1.0), NEW: Group(1.0)}, clip_norm=2.0)
+
+    def length(factor):
+        gradients = jax.tree.map(lambda g: factor * g, zeros(network()))
+        return sum(jnp.sum(u) for u in jax.tree.leaves(tx.update(gradients, tx.init(network()), network())[0]))
+
+    assert [float(value) for value in jax.value_and_grad(length)(1.0)] == [0.0, 0.0]
+
+
+def test_the_norm_of_bfloat16_gradients_is_a_float32_sum():
+    labels, ones = {"kernel": NEW}, {"kernel": jnp.ones((4096, 1), jnp.bfloat16)}  # norm 64
+    moved = updates(per_label(labels, {NEW: Group(1.0)}, clip_norm=1.0), ones, ones)
+    np.testing.assert_allclose(np.asarray(moved["kernel"], np.float32), -1 / 64, rtol=1e-2)
+
+
+BIASES = {"trunk": {"kernel": TRANSFERRED, "bias": "biases"}, "head": {"kernel": NEW, "bias": NEW}}
+
+
+@pytest.mark.parametrize("value", [0.5, 0.0])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_decay_given_as_a_rate_that_reaches_nothing_is_refused(value, compiled):
+    tx = per_label(BIASES, {**BOTH, "biases": Group(0.1)})
+    update = jax.jit(tx.update) if compiled else tx.update
+    with pytest.raises(InputError, match=r"rates\['decay/biases'\]: decay_mask selects no parameter labelled 'biases'"):
+        update(network(), tx.init(network()), network(), rates={"decay/biases": value})
+    reached = per_label(BIASES, {**BOTH, "biases": Group(0.1)}, decay_mask=everything)
+    moved = updates(reached, zeros(network()), network(), {"decay/biases": 0.5})
+    assert_close(moved["trunk"]["bias"], scaled(-0.05, network()["trunk"]["bias"]))
+
+
+@pytest.mark.parametrize("kind", ["coupled", "decoupled"])
+def test_weights_under_the_names_of_other_libraries_decay(kind):
+    params = {
+        "lstm": {"recurrent_kernel": jnp.ones((4, 4)), "bias": jnp.ones(4)},
+        "words": {"embeddings": jnp.ones((9, 2))},
+    }
+    params |= {"torch": {"weight": jnp.ones((2, 3)), "bias": jnp.ones(2)}, "low": {"lora_a": jnp.ones((2, 1))}}
+    tx = per_label(jax.tree.map(lambda _: NEW, params), {NEW: Group(1.0, 0.1, kind)})
+    moved = updates(tx, zeros(params), params)
+    expected = jax.tree.map(lambda w: np.full(w.shape, -0.1 if w.ndim > 1 else 0.0), params)
+    assert_close(moved, expected)
+
+
+# --- other kinds of trees, and what is no group ---
+
+
+def turned(tree):
+    """The same leaves under the same names, in the order in which nobody expects them."""
+    return (
+        OrderedDict((name, turned(part)) for name, part in reversed(tree.items())) if isinstance(tree, dict) else tree
+    )
+
+
+@pytest.mark.parametrize("kind", [turned, FrozenDict])
+def test_labels_gradients_and_masks_of_another_kind_of_tree_change_nothing(kind):
+    params, gradients = network(), network(1.3)
+    groups = {TRANSFERRED: Group(frozen=True), NEW: Group(0.5, 0.1, proximal=Ball(0.3, ("anchor",)))}
+    given = {"anchor": network(0.2)}
+
+    def moved(params, gradients, labels, anchor, mask):
+        tx = per_label(labels, groups, "adam", clip_norm=1.0, decay_mask=mask)
+        return tx.update(gradients, tx.init(params), params, given={"anchor": anchor})[0]
+
+    expected = moved(params, gradients, LABELS, given["anchor"], kernels)
+
+    def other_mask(params):
+        return kind(kernels(params))
+
+    for found in (
+        moved(params, kind(gradients), kind(LABELS), kind(given["anchor"]), other_mask),
+        moved(kind(params), gradients, LABELS, given["anchor"], kernels),
+    ):
+        assert named_leaves(found).keys() == named_leaves(expected).keys()
+        for path, leaf in named_leaves(found).items():
+            np.testing.assert_allclose(leaf, named_leaves(expected)[path], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: per_label(LABELS, {**BOTH, NEW: 0.1}), r"groups\['new'\]: 0.1 is no Group"),
+        (lambda: per_label(LABELS, {**BOTH, 1: Group(0.1)}), r"groups\['1'\]: no parameter has this label"),
+        (lambda: per_label({"kernel": 1}, {1: Group(0.1)}), "labels: kernel has 1, which is no text"),
+        (lambda: per_label(LABELS, BOTH, schedule=0.1), "per_label schedule: 0.1 is no function"),
+        (lambda: per_label(LABELS, BOTH, decay_mask=LABELS), "per_label decay_mask: .* is no function"),
+        (lambda: per_label(LABELS, BOTH, clip_norm="1"), "clip_norm: 1 is not positive"),
+        (lambda: per_label(LABELS, BOTH, momentum="0.9"), "momentum: 0.9 is outside"),
+        (lambda: Group(0.1, proximal=0.1), "Group proximal: 0.1"),
+        (lambda: Group(0.1, 0.1, 3), "Group decay_kind: '3'"),
+        (lambda: per_label(LABELS, BOTH).update(network(), None), "per_label: needs the parameters"),
+        (
+            lambda: updates(per_label(LABELS, BOTH), network(), network(), {"learning_rate/new": np.ones(2)}),
+            "one number",
+        ),
+        (lambda: updates(per_label(LABELS, BOTH), network(), network(), {"decay/new": -1.0}), "is negative or NaN"),
+        (lambda: updates(per_label(LABELS, BOTH, schedule=lambda t: np.ones(2)), network(), network()), "has shape"),
+        (lambda: per_label(LABELS, BOTH, decay_mask=lambda p: {}).init(network()), "decay_mask: head/bias is a param"),
+        (
+            lambda: per_label(LABELS, BOTH, decay_mask=lambda p: p).init(network()),
+            "decay_mask: the mask has .* at head",
+        ),
+    ],
+)
+def test_what_is_no_group_no_function_and_no_number_is_told_in_two_lines(make, message):
+    with pytest.raises(InputError, match=message) as error:
+        make()
+    assert str(error.value).count("\n") == 1

@@ -42,7 +42,7 @@ def test_files_hold_tables_remarks_pictures_and_numbers(tmp_path):
 
 def test_a_report_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "plots").write_text("in the way")
-    with pytest.raises(InputError, match="the report cannot be written"):
+    with pytest.raises(InputError, match=r"plots/empty.png: cannot be written"):
         write_sections(tmp_path, HEADER, {}, [SECTION])
 
 

@@ -1,17 +1,21 @@
 """Every penalty against NumPy float64 and finite differences; `labelled` puts them on labels."""
 
 import functools
+from collections import OrderedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core import FrozenDict
 from oracles import references
 from problems import LABELS, assert_close, context, minus, network, scaled, wave, zeros
 
 from jaxtl.errors import InputError
-from jaxtl.labels import NEW, TRANSFERRED, everything
+from jaxtl.labels import NEW, TRANSFERRED, everything, kernels
+from jaxtl.optimizers import Group
 from jaxtl.penalties import Term, elastic_net, fisher, group_lasso, l1, l2, labelled
+from jaxtl.proximal import Ball, Prox, prox_l1
 from jaxtl.trees import map_named, named_leaves
 
 PARAMS = {"conv": {"kernel": wave(0.7, 2, 2, 3, 4), "bias": wave(0.3, 4)}, "head": {"kernel": wave(1.7, 4, 2)}}
@@ -255,3 +259,109 @@ def test_an_anchor_of_another_shape_or_structure_is_not_broadcast():
 def test_a_label_without_any_pull_is_refused():
     with pytest.raises(InputError, match="penalty/new: no pull is named"):
         labelled(LABELS, {NEW: {}})
+
+
+# --- other kinds of trees ---
+
+
+def turned(tree):
+    """The same leaves under the same names, in the order in which nobody expects them."""
+    return (
+        OrderedDict((name, turned(part)) for name, part in reversed(tree.items())) if isinstance(tree, dict) else tree
+    )
+
+
+@every_penalty
+def test_an_anchor_of_another_kind_of_tree_is_met_by_path(name, anchored):
+    ours, _ = PENALTIES[name]
+    for towards in (turned(ANCHOR), FrozenDict(ANCHOR)) if anchored else ():
+        assert_close(ours(PARAMS, towards), ours(PARAMS, ANCHOR))
+        assert float(ours(towards, ANCHOR)) == 0
+    assert_close(ours(turned(PARAMS), ANCHOR), ours(PARAMS, ANCHOR))
+
+
+def test_labels_masks_and_anchors_of_other_kinds_of_trees_change_nothing():
+    terms = {TRANSFERRED: Term(0.3, l2, ("anchor",)), NEW: Term(0.7, l1, on=lambda params: turned(kernels(params)))}
+    expected = labelled(LABELS, terms)(network(), context(given={"anchor": SOURCE}))
+    for params, labels, anchor in (
+        (network(), turned(LABELS), turned(SOURCE)),
+        (turned(network()), LABELS, FrozenDict(SOURCE)),
+        (FrozenDict(network()), turned(LABELS), SOURCE),
+    ):
+        assert_close(labelled(labels, terms)(params, context(given={"anchor": anchor})), expected)
+
+
+# --- two names that are one, and what is no rate, no term, no mask ---
+
+JOINED = {"a": {"kernel": "a"}, "b": {"kernel": "a/b"}}
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"a/b": Term(1.0, l2), "a": {"b": Term(2.0, l2)}},
+        {"a": {"b": Term(2.0, l2)}, "a/b": Term(1.0, l2)},
+        {"a": {"b/c": Term(2.0, l2)}, "a/b": {"c": Term(1.0, l2)}},
+    ],
+)
+def test_two_pulls_that_read_one_rate_are_refused(terms):
+    with pytest.raises(InputError, match=r"penalty/a/b(/c)?: labels '.*' and '.*' have a pull of this name"):
+        labelled(JOINED, terms)
+
+
+def test_pulls_of_labels_whose_names_join_are_kept_apart_by_other_names():
+    penalty = labelled(JOINED, {"a/b": Term(1.0, l2), "a": {"c": Term(2.0, l2)}})
+    total, parts = penalty({"a": {"kernel": jnp.ones(2)}, "b": {"kernel": jnp.ones(4)}}, context())
+    assert {name: float(part) for name, part in parts.items()} == {"a/b": 2.0, "a/c": 2.0}
+    assert float(total) == 4
+
+
+NO_RATES = ["0.1", None, [0.1], np.ones(2), jnp.ones((1,)), 1j, np.array("a"), float("inf"), np.float32("inf")]
+
+
+@pytest.mark.parametrize("rate", NO_RATES)
+def test_what_is_not_one_finite_number_is_no_rate(rate):
+    for make, where in (
+        (lambda: Term(rate, l2), r"Term\(l2\)"),
+        (lambda: pay({NEW: Term(1.0, l2)}, network(), {"penalty/new": rate}), r"rates\['penalty/new'\]"),
+        (lambda: Prox(rate, prox_l1), "Prox rate"),
+        (lambda: Ball(rate), "Ball radius"),
+        (lambda: Group(rate), "Group learning_rate"),
+        (lambda: Group(0.1, rate), "Group decay"),
+    ):
+        if "penalty" in where and not isinstance(rate, jax.Array):
+            continue  # no argument of a compiled function
+        with pytest.raises(InputError, match=f"{where}: .*(not one number|infinite)"):
+            make()
+
+
+def test_a_rate_may_be_a_number_of_any_kind_and_traced():
+    kinds = [1, 0.5, np.float32(0.5), np.array(2), jnp.bfloat16(0.5), jnp.float32(0.0)]
+    assert [Term(rate, l2).rate for rate in kinds] == kinds
+    slope = jax.grad(lambda rate: labelled(LABELS, {NEW: Term(rate, l2)})(network(), context())[0])(0.5)
+    np.testing.assert_allclose(slope, references.l2(flat({"kernel": network()["head"]["kernel"]})), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Term(0.1, 0.2), "0.2 is no function"),
+        (lambda: Term(0.1, l2, "anchor"), r"given='anchor' is no tuple of names\n  write given=\(\"anchor\",\)"),
+        (lambda: Term(0.1, l2, on=LABELS), "on is a dict, not a function"),
+        (lambda: labelled(LABELS, {NEW: 0.1}), "penalty/new: 0.1 is no Term"),
+        (lambda: labelled(LABELS, {NEW: {"zero": 0.1}}), "penalty/new/zero: 0.1 is no Term"),
+        (lambda: labelled({"kernel": 3}, {}), "labels: kernel has 3, which is no text"),
+        (lambda: pay({NEW: Term(0.1, lambda params: params)}, network()), "penalty/new: gives dict, not a number"),
+        (lambda: pay({NEW: Term(0.1, lambda params: None)}, network()), "penalty/new: gives NoneType, not a number"),
+        (lambda: pay({NEW: Term(0.1, lambda p: p["head"]["kernel"])}, network()), r"penalty/new: has shape \(5, 3\)"),
+        (lambda: pay({NEW: Term(0.1, l2, on=lambda p: p)}, network()), "penalty/new: the mask has .* at head/bias"),
+        (
+            lambda: pay({NEW: Term(0.1, l2, on=lambda p: {})}, network()),
+            "penalty/new: head/bias is a parameter without",
+        ),
+    ],
+)
+def test_what_is_no_term_no_mask_and_no_scalar_is_told_in_two_lines(make, message):
+    with pytest.raises(InputError, match=message) as error:
+        make()
+    assert str(error.value).count("\n") == 1

@@ -1,6 +1,7 @@
 """Proximal operators against their definition; proximal steps against scikit-learn, KKT conditions and closed form."""
 
 import functools
+from collections import OrderedDict
 
 import jax
 import jax.numpy as jnp
@@ -228,6 +229,16 @@ def test_a_ball_holds_whatever_the_optimizer(optimizer, momentum):
     assert distances[1] > 0.3
 
 
+def test_trees_of_another_kind_are_met_by_path():
+    point, anchor = {"a": wave(0.9, 3, 4), "b": wave(0.4, 3, 4)}, {"a": wave(0.3, 3, 4), "b": wave(0.2, 3, 4)}
+    other = OrderedDict(b=anchor["b"], a=anchor["a"])
+    for operator in (*(prox for prox, _ in PAIRS.values()), project):
+        assert_close(operator(point, 0.2, other), operator(point, 0.2, anchor))
+    labels = OrderedDict(b="y", a="x")
+    counts = count_zeros({"a": jnp.zeros((2, 3)), "b": jnp.ones((2, 2))}, labels)
+    assert (int(counts["x"].weights), int(counts["y"].weights)) == (6, 0)
+
+
 def test_zeros_are_counted_by_label_in_weights_and_groups():
     params = jax.tree.map(jnp.zeros_like, network())
     params["head"]["kernel"] = params["head"]["kernel"].at[0, 0].set(1.0)
@@ -266,6 +277,11 @@ def test_a_price_is_not_paid_twice_and_a_named_pull_may_stand_beside_it():
         (lambda: Ball(float("nan")), "Ball radius: nan is negative or NaN"),
         (lambda: prox_elastic_net({}, 1.0, l1_ratio=1.5), "1.5 is outside"),
         (lambda: Group(frozen=True, proximal=Ball(1.0)), "a frozen group has no"),
+        (lambda: Prox(0.1, "l1"), "Prox fn: 'l1' is no function"),
+        (lambda: Prox(0.1, prox_l1, "anchor"), "Prox: given='anchor' is no tuple of names"),
+        (lambda: Ball(1.0, on=LABEL), "Ball: on is a dict, not a function"),
+        (lambda: shrunk(Prox(0.1, lambda params, amount: {})), "penalty/transferred: trunk/kernel: .* against nothing"),
+        (lambda: shrunk(Ball(1.0, on=lambda p: p)), "radius/transferred: the mask has .* at head/bias"),
         (lambda: shrunk(Prox(1.0, prox_l1, ("anchor",))), r"penalty/transferred: needs given\['anchor'\]"),
         (lambda: shrunk(Ball(1.0, ("anchor",)), given={"anchor": {}}), r"given\['anchor'\]: .* against nothing"),
         (lambda: prox_l1({"w": jnp.ones(3)}, 1.0, {"w": jnp.ones(1)}), "anchor: w: "),

@@ -31,6 +31,7 @@ from jaxtl.losses import accuracy, make_loss_fn, mean_of, per_example, softmax_c
 from jaxtl.optimizers import Group, per_label
 from jaxtl.penalties import Term, l2, labelled
 from jaxtl.placement import place
+from jaxtl.proximal import Prox, prox_l1
 from jaxtl.step import (
     CPU_OPTIONS,
     Context,
@@ -387,3 +388,46 @@ def test_many_seeds_at_once_by_vmap():
     together, _ = jax.jit(jax.vmap(epoch, in_axes=(0, None, None)))(many, batch(), Fixed())
     assert together.step.tolist() == [2, 2, 2]
     assert_close(jax.tree.map(lambda leaf: np.asarray(leaf)[1], together.params), run(compile_step(STEP), 2)[0].params)
+
+
+ACCUMULATED = {
+    "MultiSteps": lambda tx: optax.MultiSteps(tx, 2),
+    "MultiSteps as a transformation": lambda tx: optax.MultiSteps(tx, 2).gradient_transformation(),
+    "MultiSteps of a schedule": lambda tx: optax.MultiSteps(tx, lambda step: 2).gradient_transformation(),
+    "MultiSteps that skips": lambda tx: optax.MultiSteps(
+        tx, 2, should_skip_update_fn=optax.skip_not_finite
+    ).gradient_transformation(),
+}
+WRAPPED = {
+    "apply_if_finite": lambda tx: optax.apply_if_finite(tx, 3),
+    "chain": lambda tx: optax.chain(optax.identity(), tx),
+    "one's own": lambda tx: optax.GradientTransformation(
+        tx.init, lambda g, s, p=None, **extra: tx.update(g, s, p, **extra)
+    ),
+    "one's own, of rates and given trees": lambda tx: optax.GradientTransformation(
+        tx.init, lambda g, s, p, rates, given: tx.update(g, s, p, rates=rates, given=given)
+    ),
+}
+
+
+@pytest.mark.parametrize("wrapper", [*ACCUMULATED, *WRAPPED])
+@pytest.mark.parametrize("proximal", [False, True])
+def test_rates_and_given_trees_reach_an_optimizer_through_what_wraps_it(wrapper, proximal):
+    held = Prox(0.1, prox_l1, ("anchor",)) if proximal else None
+    plain = per_label(LABELS, {TRANSFERRED: Group(0.05, proximal=held), NEW: Group(0.1)})
+    tx = (ACCUMULATED | WRAPPED)[wrapper](plain)
+    rates = {"learning_rate/new": 0.3} | ({"penalty/transferred": 0.7} if proximal else {})
+    fixed = Fixed(rates, {"anchor": network(0.2)})
+
+    def after(tx, steps):
+        step = make_train_step(total_gradient(make_loss_fn(forward, TASK)), tx)
+        return run(step, steps, fixed=fixed, state=init_state(network(), tx, jax.random.key(0)))[0].params
+
+    assert_close(after(tx, 4 if wrapper in ACCUMULATED else 2), after(plain, 2), rtol=1e-5)
+
+
+def test_rates_that_an_optimizer_does_not_take_are_refused():
+    step = make_train_step(total_gradient(make_loss_fn(forward, TASK)), optax.sgd(0.1))
+    state = init_state(network(), optax.sgd(0.1), jax.random.key(0))
+    with pytest.raises(InputError, match=r"rates\['learning_rate/new'\]: nobody reads this rate"):
+        run(step, 1, fixed=Fixed({"learning_rate/new": 0.5}), state=state)

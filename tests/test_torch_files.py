@@ -194,9 +194,9 @@ def test_files_of_other_kinds_and_endless_ones(tmp_path):
     endless = {"a": Tensor(VALUES, "0")}
     endless["self"] = endless
     write(path, endless, [endless["a"]], "zip")
-    with pytest.raises(InputError, match="a dict occurs twice"):
+    with pytest.raises(InputError, match="its dicts are nested without end"):
         load_weights(path)
-    for content, said in ((b"", "none of PyTorch's files"), (b"text", "none of PyTorch's files")):
+    for content, said in ((b"", "truncated or damaged: it is empty"), (b"text", "none of PyTorch's files")):
         path.write_bytes(content)
         with pytest.raises(InputError, match=said):
             load_weights(path)
@@ -207,6 +207,36 @@ def test_files_of_other_kinds_and_endless_ones(tmp_path):
         archive.writestr("archive/data.pkl", pickled({}))
     with pytest.raises(InputError, match="it is compressed"):
         load_weights(path)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_dicts_and_tensors_may_be_shared(tmp_path, layout):
+    tensor = Tensor(VALUES, "0")
+    state = {"embedding": tensor, "head": tensor}  # tied weights
+    write(tmp_path / "x.pt", {"model": state, "average": state}, [tensor], layout)
+    read = load_weights(tmp_path / "x.pt")
+    for part in ("model", "average"):
+        for name in state:
+            np.testing.assert_array_equal(read[part][name], VALUES)
+
+
+def test_an_ordered_dict_of_python_2_holds_its_pairs(tmp_path):
+    class Ordered:
+        def __reduce__(self):
+            return OrderedDict, ([["a", Tensor(VALUES, "0")], ["b", Tensor(VALUES[0], "1")]],)
+
+    write(tmp_path / "x.pt", Ordered(), [Tensor(VALUES, "0"), Tensor(VALUES[0], "1")], "sequence")
+    read = load_weights(tmp_path / "x.pt")
+    np.testing.assert_array_equal(read["a"], VALUES)
+    np.testing.assert_array_equal(read["b"], VALUES[0])
+
+
+def test_two_tensors_under_one_name_are_refused(tmp_path):
+    tensor = Tensor(VALUES, "0")
+    for tree in ({"a/b": tensor, "a": {"b": tensor}}, {1: tensor, "1": tensor}):
+        write(tmp_path / "x.pt", tree, [tensor], "zip")
+        with pytest.raises(InputError, match=r"two tensors are called (a/b|1)\)"):
+            load_weights(tmp_path / "x.pt")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -1,15 +1,28 @@
 """Parameter trees: names, sums, copies, differences."""
 
 import dataclasses
+from collections import OrderedDict
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from flax.core import FrozenDict
 
 from jaxtl.errors import InputError
-from jaxtl.trees import check_same, copy_tree, differences, keep, map_named, named_leaves, shape_of, sum_leaves
+from jaxtl.trees import (
+    check_same,
+    copy_tree,
+    differences,
+    keep,
+    map_named,
+    named_leaves,
+    paired,
+    shape_of,
+    sum_leaves,
+)
 
 
 @jax.tree_util.register_dataclass
@@ -40,6 +53,58 @@ def test_an_nnx_state_and_its_pure_dict_have_the_same_paths():
 def test_map_named_gives_the_path_and_every_leaf_and_keeps_the_structure():
     joined = map_named(lambda path, *leaves: (path, *leaves), {"a": [1, 2]}, {"a": [3, 4]})
     assert joined == {"a": [("a/0", 1, 3), ("a/1", 2, 4)]}
+
+
+def test_two_leaves_under_one_path_are_refused():
+    for tree in ({"a/b": 1, "a": {"b": 2}}, {"": {"a": 1}, "/a": 2}):
+        with pytest.raises(InputError, match=r"^/?a(/b)?: two leaves have one path"):
+            named_leaves(tree)
+
+
+# --- pairs ---
+
+
+class Backwards(NamedTuple):
+    kernel: Any
+    bias: Any
+
+
+def as_state(values):
+    """An NNX state with the same arrays under the same names."""
+    return nnx.State({name: {leaf: nnx.Param(x) for leaf, x in inner.items()} for name, inner in values.items()})
+
+
+VALUES = {str(layer): {"bias": jnp.full(2, layer + 0.5), "kernel": jnp.full(2, -layer - 1.0)} for layer in range(12)}
+OTHER_KINDS = {
+    "OrderedDict": OrderedDict((name, OrderedDict(reversed(VALUES[name].items()))) for name in reversed(VALUES)),
+    "FrozenDict": FrozenDict(VALUES),
+    "NamedTuple": {name: Backwards(**inner) for name, inner in VALUES.items()},
+    "dataclass": {name: Linear(**inner) for name, inner in VALUES.items()},
+    "list": [VALUES[str(layer)] for layer in range(12)],  # 0, 1, 2, ...; a dict has 0, 1, 10, 11, 2, ...
+    "nnx.State": as_state(VALUES),
+    "pure dict": nnx.to_pure_dict(as_state(VALUES)),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_trees_of_any_two_kinds_are_paired_by_path(kind):
+    other = OTHER_KINDS[kind]
+    for ours, theirs in ((VALUES, other), (other, VALUES)):
+        check_same(ours, theirs, where="x", todo="y")
+        arranged = paired(ours, theirs)
+        assert jax.tree.structure(arranged) == jax.tree.structure(ours)
+        assert all(a is b for a, b in zip(jax.tree.leaves(arranged), jax.tree.leaves(ours), strict=True))
+        assert float(sum_leaves(lambda a, b: jnp.abs(a - b), ours, theirs)) == 0
+        assert not any(jax.tree.leaves(map_named(lambda _, a, b: a is not b, ours, theirs)))
+        mask = map_named(lambda path, _: path.endswith("bias"), theirs)
+        assert sorted(named_leaves(keep(ours, mask))) == sorted(f"{layer}/bias" for layer in range(12))
+
+
+def test_what_one_tree_lacks_is_refused_before_anything_is_paired():
+    for ours, theirs in (({"a": 1, "b": 2}, {"a": 1}), ({"a": 1}, {"a": {"b": 1}}), ({"a": 1}, {"A": 1})):
+        for pair in (paired, lambda a, b: sum_leaves(jnp.multiply, a, b), keep, lambda a, b: map_named(print, a, b)):
+            with pytest.raises(InputError, match=r"(A|a/b|b|a) is in one tree only\n"):
+                pair(ours, theirs)
 
 
 def test_keep_drops_the_unmasked_leaves():

@@ -13,22 +13,22 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from rich.console import Console
 
 from experiments.benchmarks import machine, multitask, selection, step
-from experiments.benchmarks.results import Findings, Part, keep
+from experiments.benchmarks.results import Findings, Once, Part, keep
 from jaxtl import cli
-from jaxtl.errors import InputError, suggest
 
 PARTS: dict[str, Any] = {"step": step, "selection": selection, "multitask": multitask, "machine": machine}
+Parts = Annotated[tuple[Annotated[str, cli.OneOf("part", PARTS)], ...], cli.Items(1, distinct=True)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     preset: str = ""  # smoke: a minute, for a look at the tables; long: the defaults of every part
-    parts: tuple[str, ...] = tuple(PARTS)  # in this order
+    parts: Parts = tuple(PARTS)  # in this order
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"smoke": {}, "long": {}}
 
@@ -45,22 +45,16 @@ def config_of(part: str, preset: str) -> Any:
 def within(part: str) -> Part:
     """The part's measurement, its details under its name."""
 
-    def measure(config: Any, console: Console) -> Findings:
-        found = PARTS[part].measure(config, console)
+    def measure(config: Any, console: Console, once: Once) -> Findings:
+        found = PARTS[part].measure(config, console, once)
         return found._replace(details={part: found.details})
 
     return measure
 
 
 def main(config: Config, workdir: Path) -> None:
-    check(config)
+    cli.check(config)
     keep("benchmarks", config, workdir, [(within(part), config_of(part, config.preset)) for part in config.parts])
-
-
-def check(config: Config) -> None:
-    for part in config.parts or ("",):
-        if part not in PARTS:
-            raise InputError(f"unknown part '{part}'", where="--config.parts", todo=suggest(part, PARTS))
 
 
 if __name__ == "__main__":

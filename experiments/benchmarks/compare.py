@@ -15,25 +15,29 @@ from typing import Any
 from jaxtl import cli
 from jaxtl.errors import InputError
 from jaxtl.report import Table
+from jaxtl.text import printable
 
 CIRCUMSTANCES = ("device", "versions", "code", "command")
 
 
 def read(path: str) -> dict[str, Any]:
+    if "\0" in path or not Path(path).is_file():
+        raise InputError("is no file", where=path, todo="give summary.json of two runs")
     try:
         summary = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(str(error.strerror), where=path, todo="give summary.json of two runs") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError("is no JSON", where=path, todo="give summary.json of two runs") from error
-    if not isinstance(summary, dict) or not isinstance(summary.get("figures"), dict):
+    figures = summary.get("figures") if isinstance(summary, dict) else None
+    if not isinstance(figures, dict) or not all(isinstance(figure, int | float | None) for figure in figures.values()):
         raise InputError("has no figures", where=path, todo="give summary.json of a run of experiments.benchmarks")
     return summary
 
 
 def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     """What else differs between the runs; figures of different machines say nothing about the code."""
-    return [f"{name}: {a.get(name)} → {b.get(name)}" for name in CIRCUMSTANCES if a.get(name) != b.get(name)]
+    return [printable(f"{name}: {a.get(name)} → {b.get(name)}") for name in CIRCUMSTANCES if a.get(name) != b.get(name)]
 
 
 def table_of(a: dict[str, Any], b: dict[str, Any]) -> Table:

@@ -27,29 +27,32 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from rich.console import Console
 
-from experiments.benchmarks.results import Findings, duration, is_here, keep
-from experiments.benchmarks.variants import check_problems, make_problem, save_problem, title_of
+from experiments.benchmarks.results import Findings, Once, duration, is_here, keep
+from experiments.benchmarks.variants import Network, make_problem, save_problem, title_of
 from experiments.benchmarks.workers import Worker
 from jaxtl import cli
 from jaxtl.errors import InputError
 from jaxtl.loop import refuse_stop
 from jaxtl.report import Section, Table
 
+Networks = Annotated[tuple[Annotated[str, Network()], ...], cli.Items(1, distinct=True)]
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     preset: str = ""  # quick: what make bench takes; smoke: seconds, for a look at the tables
-    problems: tuple[str, ...] = ("mlp_64", "cnn_128", "wrn_16", "resnet_16")  # as for benchmarks.step
-    rounds: int = 3  # starts of every kind
-    images: int = 20000  # of 32×32×3, in a pass
-    batch_size: int = 128
-    padding: int = 4
+    problems: Networks = ("mlp_64", "cnn_128", "wrn_16", "resnet_16")  # as for benchmarks.step
+    rounds: cli.Trials = 3  # starts of every kind
+    images: cli.Count = 20000  # of 32×32×3, in a pass
+    batch_size: cli.Count = 128
+    padding: Annotated[int, cli.Within(1, 31)] = 4
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {"rounds": 1, "images": 10000},
@@ -154,13 +157,13 @@ def input_section(rates: dict[str, float]) -> Section:
 # ---------------------------------------------------------------- all of it
 
 
-def measure(config: Config, console: Console) -> Findings:
+def measure(config: Config, console: Console, once: Once) -> Findings:
     starts = {}
     for name in config.problems:
         console.print(f"starting {title_of(name)}")
-        starts[name] = measure_starts(name, config.rounds)
+        starts[name] = once(f"start-{name}", partial(measure_starts, name, config.rounds))
     console.print("measuring the input rate")
-    rates = measure_inputs(config)
+    rates = once("inputs", partial(measure_inputs, config))
     numbers = {f"inputs/{words}/images_per_second": rate for words, rate in rates.items()}
     for name, kinds in starts.items():
         for kind, figures in kinds.items():
@@ -169,8 +172,9 @@ def measure(config: Config, console: Console) -> Findings:
 
 
 def check(config: Config) -> None:
-    flags = ("rounds", "images", "batch_size", "padding")
-    check_problems(config.problems, {flag: getattr(config, flag) for flag in flags})
+    cli.check(config)
+    what = f"{config.images:,} images of 32×32×3"
+    cli.refuse_beyond_memory(2.0 * 3072 * config.images, what, where="--config.images", todo="use fewer")
     if config.batch_size > config.images:
         raise InputError(f"{config.batch_size} is more than {config.images} images", where="--config.batch_size")
 

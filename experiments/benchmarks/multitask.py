@@ -28,18 +28,18 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from experiments.benchmarks.results import Findings, duration, keep
-from experiments.benchmarks.variants import NETWORKS, timed
+from experiments.benchmarks.results import Findings, Once, duration, keep
+from experiments.benchmarks.variants import NETWORKS, Network, timed
 from jaxtl import cli
-from jaxtl.errors import InputError
 from jaxtl.labels import SHARED, having, label_params
 from jaxtl.loop import refuse_stop
 from jaxtl.losses import make_loss_fn, mean_of, softmax_cross_entropy
@@ -49,15 +49,17 @@ from jaxtl.penalties import Term
 from jaxtl.report import Section, Table
 from jaxtl.step import Context, total_gradient
 
+Networks = Annotated[tuple[Annotated[str, Network(NETWORKS)], ...], cli.Items(1, distinct=True)]
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     preset: str = ""  # quick: what make bench takes; smoke: seconds, for a look at the tables
-    problems: tuple[str, ...] = ("mlp_64", "cnn_64")  # mlp or cnn, and the size of its batches
-    tasks: int = 3  # classifiers of 10 classes on one trunk
-    rounds: int = 11  # blocks of every row, taken in turns
-    mlp_calls: int = 60  # in a block
-    cnn_calls: int = 4
+    problems: Networks = ("mlp_64", "cnn_64")  # mlp or cnn, and the size of its batches
+    tasks: Annotated[int, cli.Within(1, 1_000)] = 3  # classifiers of 10 classes on one trunk
+    rounds: cli.Trials = 11  # blocks of every row, taken in turns
+    mlp_calls: cli.Steps = 60  # in a block
+    cnn_calls: cli.Steps = 4
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {"rounds": 7},
@@ -153,11 +155,11 @@ def table_of(results: dict[str, dict[str, dict[str, float]]]) -> Table:
     return Table(["gradients of one batch", *results], rows)
 
 
-def measure(config: Config, console: Console) -> Findings:
+def measure(config: Config, console: Console, once: Once) -> Findings:
     results = {}
     for problem in config.problems:
         console.print(f"measuring {problem}, {config.tasks} tasks")
-        results[problem] = measure_rows(problem, config)
+        results[problem] = once(f"multitask-{problem}", partial(measure_rows, problem, config))
     how = f"medians over {config.rounds} rounds, each against its own round; quartiles in brackets"
     section = Section("A gradient per task", [table_of(results)], [f"T = {config.tasks} tasks; {how}"])
     numbers = {
@@ -168,18 +170,8 @@ def measure(config: Config, console: Console) -> Findings:
     return Findings([section], numbers, {"problems": results})
 
 
-def check(config: Config) -> None:
-    for flag in ("tasks", "rounds", "mlp_calls", "cnn_calls"):
-        if getattr(config, flag) < 1:
-            raise InputError(f"{getattr(config, flag)} is less than 1", where=f"--config.{flag}")
-    for problem in config.problems or ("",):
-        kind, _, size = problem.partition("_")
-        if kind not in NETWORKS or not size.isdigit() or int(size) < 1:
-            raise InputError(f"unknown problem '{problem}'", where="--config.problems", todo="such as mlp_64 or cnn_64")
-
-
 def main(config: Config, workdir: Path) -> None:
-    check(config)
+    cli.check(config)
     keep("benchmarks.multitask", config, workdir, [(measure, config)])
 
 

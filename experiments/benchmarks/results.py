@@ -8,6 +8,7 @@ import inspect
 import json
 import re
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -15,9 +16,11 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from jaxtl import backend, cli
+from jaxtl import backend, cli, files
 from jaxtl.cli.workdir import Record
-from jaxtl.report import Section, print_section, write_sections
+from jaxtl.errors import InputError
+from jaxtl.report import Section, Table, print_section, write_sections
+from jaxtl.terminal import Terminal
 
 PEERS = {"torch": "torch", "grain": "grain", "sklearn": "scikit-learn"}  # what we are compared with, if it is here
 
@@ -35,7 +38,8 @@ class Findings(NamedTuple):
     details: dict[str, Any]
 
 
-Part = Callable[[Any, Console], Findings]
+Once = Callable[[str, Callable[[], Any]], Any]  # of a name and a measurement, what it found
+Part = Callable[[Any, Console, Once], Findings]
 
 
 def keep(
@@ -47,17 +51,18 @@ def keep(
         name: of the module in `experiments`.
         config: of the command.
         workdir: where summary.md, summary.json and pictures go.
-        parts: (what measures, its config).
+        parts: (what measures, its config). What they measure through `once` is kept when it is made, and read by the
+            same command after it was stopped.
         data: on which, in words.
     """
-    started, console = time.perf_counter(), Console(highlight=False)
+    started, console, once = time.perf_counter(), Terminal(), kept_in(workdir / "measured")
     sections: list[Section] = []
     numbers: dict[str, float] = {}
     details: dict[str, Any] = {}
     for measure, its_config in parts:
-        found = measure(its_config, console)
+        found = measure(its_config, console, once)
         for section in found.sections:
-            print_section(console, section)
+            print_section(console, section, config.preset)
         console.line()
         sections += found.sections
         numbers |= found.numbers
@@ -66,6 +71,38 @@ def keep(
     header |= {"device": machine(), "versions": header["versions"] | peer_versions()}
     for path in write_sections(workdir, header, {"figures": numbers, **details}, sections):
         console.print(f"wrote {path}", soft_wrap=True)
+
+
+def kept_in(room: Path) -> Once:
+    """Each measurement is written when it is made, and read instead of being made again.
+
+    Args:
+        room: a file for each name goes there.
+    """
+
+    def once(name: str, work: Callable[[], Any]) -> Any:
+        file = room / f"{name}.json"
+        if (content := files.read(file)) is None:
+            found = json.dumps(work(), default=lambda value: value.tolist())
+            files.write(file, json.dumps({"crc32": zlib.crc32(found.encode()), "found": found}))
+            return json.loads(found)
+        try:
+            kept = json.loads(content)
+            if zlib.crc32(kept["found"].encode()) != kept["crc32"]:
+                raise ValueError("its digest differs")
+            return json.loads(kept["found"])
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            todo = "delete it: it is measured again"
+            raise InputError("is not what was measured", where=file, todo=todo) from error
+
+    return once
+
+
+def as_findings(found: Any) -> Findings:
+    """Findings without pictures, as JSON has them: lists."""
+    sections, numbers, details = found
+    of = [Section(heading, [Table(*table) for table in tables], lines) for heading, tables, lines, _ in sections]
+    return Findings(of, numbers, details)
 
 
 def is_here(library: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from experiments.benchmarks.results import is_here
-from experiments.benchmarks.variants import RESIDUAL, check_problem
+from experiments.benchmarks.variants import RESIDUAL, network_and_batch
 
 
 class Row(NamedTuple):
@@ -50,7 +50,7 @@ FULL_STEPS = (BASE, "by_hand", "torch", "compiled")  # rows whose share of the p
 
 def rows_of(name: str) -> dict[str, Row]:
     """The rows that are measured on this problem, here."""
-    residual, torch = check_problem(name)[0] in RESIDUAL, is_here("torch")
+    residual, torch = network_and_batch(name)[0] in RESIDUAL, is_here("torch")
     return {
         row_name: row
         for row_name, row in ROWS.items()

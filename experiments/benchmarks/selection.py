@@ -35,36 +35,41 @@ import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from rich.console import Console
 
-from experiments.benchmarks.results import Findings, duration, keep
+from experiments.benchmarks.results import Findings, Once, as_findings, duration, keep
 from experiments.benchmarks.sweeps import CLASSES, KINDS, medians, memory_of_sweeps, sweeps
 from experiments.benchmarks.variants import timed
 from jaxtl import cli
 from jaxtl.data import stratified_folds
-from jaxtl.errors import InputError
 from jaxtl.loop import refuse_stop
 from jaxtl.report import Section, Table
 from jaxtl.selection import logistic_path, ridge_path
+
+Problems = Annotated[tuple[Annotated[str, cli.OneOf("problem", KINDS)], ...], cli.Items(1, distinct=True)]
+Size = Annotated[int, cli.Within(1, 10_000)]
+Sizes = Annotated[tuple[Size, ...], cli.Items(1, distinct=True)]
+Tolerances = Annotated[tuple[cli.Positive, ...], cli.Items(1)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     preset: str = ""  # quick: what make bench takes; smoke: seconds, for a look at the tables
-    problems: tuple[str, ...] = ("head", "mlp", "cnn")
-    sizes: tuple[int, ...] = (1, 4, 16, 64)  # configurations of a sweep
-    processes: int = 32  # configurations of the sweep that is held against fresh processes
-    started: int = 3  # fresh processes that are really started; their median stands for the others
-    rounds: int = 3  # blocks of every way, taken in turns; medians
-    rows: int = 50_000  # examples of the ridge path; a fifth of them for the logistic path
-    features: int = 512
-    lams: int = 100
-    tolerances: tuple[float, ...] = (1e-4, 1e-6)  # of LogisticRegressionCV; the first is its default
-    memory_sizes: tuple[int, ...] = (1, 4, 16, 64)  # configurations of the sweeps whose memory is measured
-    budget: int = 32  # MiB that such a sweep may use besides data and waiting states
+    problems: Problems = ("head", "mlp", "cnn")
+    sizes: Sizes = (1, 4, 16, 64)  # configurations of a sweep
+    processes: Size = 32  # configurations of the sweep that is held against fresh processes
+    started: cli.Trials = 3  # fresh processes that are really started; their median stands for the others
+    rounds: cli.Trials = 3  # blocks of every way, taken in turns; medians
+    # examples of the ridge path; a fifth of them for the logistic path
+    rows: Annotated[int, cli.Within(500, 10**8)] = 50_000
+    features: Size = 512
+    lams: Size = 100
+    tolerances: Tolerances = (1e-4, 1e-6)  # of LogisticRegressionCV; the first is its default
+    memory_sizes: Sizes = (1, 4, 16, 64)  # configurations of the sweeps whose memory is measured
+    budget: cli.Count = 32  # MiB that such a sweep may use besides data and waiting states
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {
@@ -197,25 +202,22 @@ def seconds_in(name: str, figures: Mapping[str, Any]) -> dict[str, float]:
 # ---------------------------------------------------------------- all of it
 
 
-def measure(config: Config, console: Console) -> Findings:
-    found = [part(config, console) for part in (sweeps, memory_of_sweeps, ridge, logistic)]
+def measure(config: Config, console: Console, once: Once) -> Findings:
+    parts = (sweeps, memory_of_sweeps, ridge, logistic)
+    found = [as_findings(once(part.__name__, partial(part, config, console))) for part in parts]
     sections = [section for one in found for section in one.sections]
     numbers = {name: number for one in found for name, number in one.numbers.items()}
     return Findings(sections, numbers, {name: entry for one in found for name, entry in one.details.items()})
 
 
 def check(config: Config) -> None:
-    for name in config.problems:
-        if name not in KINDS:
-            raise InputError(f"unknown problem '{name}'", where="--config.problems", todo=f"known: {', '.join(KINDS)}")
-    for flag in ("sizes", "processes", "started", "rounds", "features", "lams", "memory_sizes", "budget"):
-        for value in np.atleast_1d(getattr(config, flag)):
-            if value < 1:
-                raise InputError(f"{value} is less than 1", where=f"--config.{flag}")
-    if config.rows < 500:
-        raise InputError(
-            f"{config.rows} is less than 500", where="--config.rows", todo="the logistic path takes a fifth"
-        )
+    cli.check(config)
+    needed = 8.0 * config.rows * (3 * config.features + config.lams)
+    what = f"{config.rows} rows of {config.features} features and {config.lams} λ"
+    cli.refuse_beyond_memory(needed, what, where="--config.rows", todo="use fewer of them")
+    most = max(*config.sizes, *config.memory_sizes, config.processes)
+    what = f"{most} MLPs of 101,770 parameters side by side"
+    cli.refuse_beyond_memory(12.0 * 101_770 * most, what, where="--config.sizes", todo="use smaller ones")
 
 
 def main(config: Config, workdir: Path) -> None:

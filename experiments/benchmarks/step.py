@@ -53,8 +53,9 @@ import random
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import numpy as np
@@ -62,20 +63,20 @@ from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
 from experiments.benchmarks.arithmetic import operations_of_step
-from experiments.benchmarks.results import Findings, keep
+from experiments.benchmarks.results import Findings, Once, keep
 from experiments.benchmarks.rows import BASE, COSTS, PEERS, ROWS, Row, rows_of
 from experiments.benchmarks.step_tables import arithmetic_table, notes, numbers_of, picture, ratio_table, start_table
 from experiments.benchmarks.variants import (
     LAMBDA,
     RESIDUAL,
+    Network,
     Problem,
     Variant,
     both_pulls,
     by_hand,
-    check_problem,
-    check_problems,
     looped,
     make_problem,
+    network_and_batch,
     rates_with,
     save_problem,
     timed,
@@ -86,15 +87,17 @@ from jaxtl.loop import refuse_stop
 from jaxtl.report import Section
 from jaxtl.step import compile_step
 
+Networks = Annotated[tuple[Annotated[str, Network()], ...], cli.Items(1, distinct=True)]
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     preset: str = ""  # quick: what make bench takes; smoke: seconds, for a look at the tables
-    problems: tuple[str, ...] = ("mlp_64", "cnn_50", "cnn_128", "wrn_16", "resnet_16")  # and the size of batches
-    rounds: int = 21  # blocks of every row, taken in turns; of residual networks half
-    mlp_steps: int = 300  # steps in a block
-    cnn_steps: int = 10
-    residual_steps: int = 1
+    problems: Networks = ("mlp_64", "cnn_50", "cnn_128", "wrn_16", "resnet_16")  # and the size of batches
+    rounds: cli.Trials = 21  # blocks of every row, taken in turns; of residual networks half
+    mlp_steps: cli.Steps = 300  # steps in a block
+    cnn_steps: cli.Steps = 10
+    residual_steps: cli.Steps = 1
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {"problems": ("mlp_64", "cnn_128", "wrn_16", "resnet_16"), "rounds": 9, "mlp_steps": 100},
@@ -229,17 +232,17 @@ def first_step(variant: Variant) -> float:
 # ---------------------------------------------------------------- all of it
 
 
-def measure(config: Config, console: Console) -> Findings:
+def measure(config: Config, console: Console, once: Once) -> Findings:
     steps = {"mlp": config.mlp_steps, "cnn": config.cnn_steps, **dict.fromkeys(RESIDUAL, config.residual_steps)}
     results: dict[str, dict[str, Any]] = {}
     for name in config.problems:
-        problem, kind = make_problem(name), check_problem(name)[0]
+        problem, kind = make_problem(name), network_and_batch(name)[0]
         console.print(f"measuring {problem.title}")  # no progress bar: drawing it would take time from what is timed
         rounds = math.ceil(config.rounds / 2) if kind in RESIDUAL else config.rounds
         results[name] = {"title": problem.title, "operations": operations_of_step(problem)}
-        results[name] |= measure_rows(name, problem, rounds, steps[kind])
+        results[name] |= once(f"step-{name}", partial(measure_rows, name, problem, rounds, steps[kind]))
         if kind not in RESIDUAL:  # they take minutes to compile
-            results[name]["starts"] = measure_starts(problem, config.rounds)
+            results[name]["starts"] = once(f"step-start-{name}", partial(measure_starts, problem, config.rounds))
     peaks: dict[str, float] = {}
     for result in results.values():
         peaks = {name: max(rate, peaks.get(name, 0.0)) for name, rate in result["peaks"].items()}
@@ -254,13 +257,8 @@ def measure(config: Config, console: Console) -> Findings:
     return Findings(sections, numbers_of(results, peak), {"step": results})
 
 
-def check(config: Config) -> None:
-    flags = ("rounds", "mlp_steps", "cnn_steps", "residual_steps")
-    check_problems(config.problems, {flag: getattr(config, flag) for flag in flags})
-
-
 def main(config: Config, workdir: Path) -> None:
-    check(config)
+    cli.check(config)
     keep("benchmarks.step", config, workdir, [(measure, config)])
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +16,7 @@ import numpy as np
 import optax
 
 from jaxtl import backend
-from jaxtl.errors import InputError
+from jaxtl.bounds import Refusal
 from jaxtl.labels import NEW, TRANSFERRED, having, label_params
 from jaxtl.loop import fit
 from jaxtl.losses import make_loss_fn, mean_of, softmax_cross_entropy
@@ -34,6 +36,7 @@ RESIDUAL: dict[str, tuple[str, tuple[int, ...], Any]] = {
 }
 LEARNING_RATE, MOMENTUM, LAMBDA = 0.01, 0.9, 1e-3
 SCHEDULE = 1000  # steps
+LARGEST_BATCH = 4096
 
 
 class Problem(NamedTuple):
@@ -49,33 +52,36 @@ class Problem(NamedTuple):
         return label_params(self.params, [("trunk/.*", TRANSFERRED), ("head/.*", NEW)])
 
 
-def check_problems(names: Sequence[str], least: Mapping[str, int]) -> None:
-    """Refuse flags below 1, unknown problems, and none."""
-    for flag, value in least.items():
-        if value < 1:
-            raise InputError(f"{value} is less than 1", where=f"--config.{flag}")
-    if not names:
-        raise InputError("no problem", where="--config.problems", todo="for example mlp_64 or cnn_50")
-    for name in names:
-        check_problem(name)
+@dataclass(frozen=True)
+class Network:
+    """A bound: the name of a problem, a network and the size of its batch: "mlp_64"."""
+
+    known: Collection[str] = (*NETWORKS, *RESIDUAL)
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.known)}, each with a batch size: mlp_64"
+
+    def refusal(self, name: str) -> Refusal | None:
+        kind, size = network_and_batch(name)
+        if kind in self.known and 1 <= size <= LARGEST_BATCH:
+            return None
+        todo = f"a network ({', '.join(self.known)}) and the size of its batch, up to {LARGEST_BATCH}: mlp_64"
+        return Refusal(f"unknown problem '{name[:40]}'", todo)
 
 
-def check_problem(name: str) -> tuple[str, int]:
-    """The network and the size of the batch of "mlp_64" or "wrn_16"."""
+def network_and_batch(name: str) -> tuple[str, int]:
+    """The network and the size of the batch of "mlp_64" or "wrn_16"; 0 where there is no size."""
     kind, _, size = name.partition("_")
-    if kind not in (*NETWORKS, *RESIDUAL) or not size.isdigit() or int(size) < 1:
-        todo = f"a network ({', '.join((*NETWORKS, *RESIDUAL))}) and the size of its batch: mlp_64"
-        raise InputError(f"unknown problem '{name}'", where="--config.problems", todo=todo)
-    return kind, int(size)
+    return kind, int(size) if re.fullmatch("[0-9]{1,9}", size) else 0
 
 
 def title_of(name: str) -> str:
-    kind, size = check_problem(name)
+    kind, size = network_and_batch(name)
     return f"{(NETWORKS | RESIDUAL)[kind][0]}, batch {size}"
 
 
 def make_problem(name: str) -> Problem:
-    kind, size = check_problem(name)
+    kind, size = network_and_batch(name)
     _, shape, trunk = (NETWORKS | RESIDUAL)[kind]
     model = Classifier(trunk, (("head", 10),))
     of_params, of_images, of_labels = jax.random.split(jax.random.key(0), 3)

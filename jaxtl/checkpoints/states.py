@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtl.checkpoints.disk import Damaged, as_json, check_space, one_line, read, to_disk, to_host, verify, write
+from jaxtl.checkpoints.disk import Damaged, as_json, check_space, one_line, read, to_host, verify, write
 from jaxtl.errors import InputError
+from jaxtl.files import expanded, to_disk
 from jaxtl.placement import put
 from jaxtl.trees import Tree, check_same, map_named
 
@@ -41,14 +42,19 @@ def own(workdir: str | Path) -> Iterator[Path]:
     Raises:
         InputError: the path is a file, cannot be read or written, or another process owns it.
     """
-    workdir = Path(workdir).expanduser().resolve()
+    workdir = expanded(workdir).resolve()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         os.listdir(workdir)
         with tempfile.NamedTemporaryFile(dir=workdir, prefix=".probe-") as probe:
             probe.write(bytes(4096))
+        if (workdir / ".lock").is_fifo():
+            raise OSError(0, ".lock is a pipe")
         lock = open(workdir / ".lock", "a+")  # noqa: SIM115 (closing it would release it)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
     except BlockingIOError:
         with lock:
             lock.seek(0)
@@ -57,9 +63,6 @@ def own(workdir: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise InputError(f"no directory to write in: {error.strerror}", where=workdir, todo=ELSEWHERE) from error
     with lock:
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
         _owned.add(workdir)
         try:
             yield workdir
@@ -69,7 +72,7 @@ def own(workdir: str | Path) -> Iterator[Path]:
 
 def is_owned(workdir: str | Path) -> bool:
     """Whether this process is within `own` for this very directory."""
-    return Path(workdir).expanduser().resolve() in _owned
+    return expanded(workdir).resolve() in _owned
 
 
 def save(workdir: str | Path, state: Tree, meta: dict[str, Any]) -> Path:
@@ -109,7 +112,7 @@ def save(workdir: str | Path, state: Tree, meta: dict[str, Any]) -> Path:
         to_disk(root)
         for old in (replaced, *(root / str(old) for old in _steps(root)[:-KEPT])):
             shutil.rmtree(old, ignore_errors=True)
-    except (OSError, Damaged) as error:
+    except (OSError, InputError) as error:
         what = f"step {step} could not be saved, earlier ones are untouched: {one_line(error)}"
         raise InputError(what, where=root, todo=ELSEWHERE) from error
     finally:
@@ -174,7 +177,7 @@ def _place(value: Any, like: Any) -> Any:
 
 
 def _root(workdir: str | Path) -> Path:
-    return Path(workdir).expanduser().resolve() / "checkpoints"
+    return expanded(workdir).resolve() / "checkpoints"
 
 
 def _steps(root: Path) -> list[int]:

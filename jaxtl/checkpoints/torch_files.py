@@ -13,16 +13,16 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import pickletools
+import types
 import zipfile
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtl.checkpoints.foreign import LONGEST, UNPACKED, open_zip, size_of
 from jaxtl.errors import InputError
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -30,6 +30,11 @@ KINDS = {
     **{"Double": np.float64, "Float": np.float32, "Half": np.float16, "BFloat16": jnp.bfloat16},
     **{"Long": np.int64, "Int": np.int32, "Short": np.int16, "Char": np.int8, "Byte": np.uint8, "Bool": np.bool_},
 }
+
+MOST_STEPS, FEW_STEPS = 1_000_000, 1_000  # of a pickle: a tensor takes about 40, a version or a magic number a few
+MOST_ENTRIES = 200_000  # of all dicts
+MOST_AXES = 64  # NumPy's own limit
+MOST_COPIES = 4  # tensors may share their numbers, as tied weights do; here each has its own
 
 
 class Refused(InputError):
@@ -52,64 +57,78 @@ class _Tensor(NamedTuple):
     strides: tuple[int, ...]
 
 
-class _Mark:
-    """Where a list of operands begins on the stack."""
-
-
-def read_torch(path: Path) -> dict[str, np.ndarray]:
+def read_torch(file: IO[bytes]) -> dict[str, np.ndarray]:
     """Every tensor of a state dict, under its name; of nested dicts under "a/b". Numbers and text beside them are left.
 
     Raises:
-        Refused: the file needs more than arrays, or is none of PyTorch's.
+        Refused: the file needs more than arrays, more work or memory than weights need, or is none of PyTorch's.
         ValueError, OSError, ...: it is damaged.
     """
-    packed = zipfile.is_zipfile(path)
-    with open(path, "rb") as file:
-        tree, storages = _from_zip(file) if packed else _from_sequence(file)
+    tree, storages = _from_zip(file) if zipfile.is_zipfile(file) else _from_sequence(file)
     found: dict[str, np.ndarray] = {}
-    _collect(tree, "", lambda tensor: _array(tensor, storages(tensor.storage)), found, set())
+    left = MOST_COPIES * size_of(file) + UNPACKED
+    for name, tensor in _tensors(tree):
+        if name in found:
+            raise Refused(f"two tensors are called {name}")
+        found[name] = _array(tensor, storages(tensor.storage))
+        left -= found[name].nbytes
+        if left < 0:
+            raise Refused(f"its tensors are more than {MOST_COPIES} times as large as the file")
     if not found:
         raise Refused("it holds no tensors")
     return found
 
 
 def _from_zip(file: IO[bytes]) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
-    archive = zipfile.ZipFile(file)
-    indices = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+    archive = open_zip(file)
+    names = set(archive.namelist())
+    indices = [name for name in names if name.endswith("/data.pkl")]
     if len(indices) != 1:
         raise Refused("it is no archive of PyTorch")
     folder = indices[0].removesuffix("data.pkl")
-    if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
+    if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != b"little":
         raise Refused("its numbers are big-endian")
     if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-        raise Refused("it is compressed")  # PyTorch never does, and a small file could fill the memory
-    content = {name.removeprefix(f"{folder}data/"): archive.read(name) for name in archive.namelist()}
-    return _built(io.BytesIO(archive.read(indices[0]))), lambda s: np.frombuffer(content[s.key], s.dtype)
+        raise Refused("it is compressed")  # PyTorch never does
+    content: dict[str, bytes] = {}
+
+    def storage(described: _Storage) -> np.ndarray:
+        if described.key not in content:
+            content[described.key] = archive.read(f"{folder}data/{described.key}")
+        return np.frombuffer(content[described.key], described.dtype)
+
+    index = io.BytesIO(archive.read(indices[0]))
+    return _built(types.SimpleNamespace(read=index.read, readline=index.readline)), storage
 
 
 def _from_sequence(file: IO[bytes]) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
+    file.seek(0)
+    size = size_of(file)  # asked for an exabyte, a file would set it aside first; and without `tell` genops is faster
+    stream = types.SimpleNamespace(read=lambda count: file.read(min(count, size)), readline=file.readline)
     try:
-        magic = _built(file)
-    except (ValueError, Refused):
+        magic = _built(stream, FEW_STEPS)
+    except Exception:  # any bytes at all may stand there
         magic = None
     if magic != MAGIC:
         raise Refused("it is none of PyTorch's files")
-    _version, system, tree, keys = (_built(file) for _ in range(4))
+    _version, system = _built(stream, FEW_STEPS), _built(stream, FEW_STEPS)
+    tree, keys = _built(stream), _built(stream)
     if not system["little_endian"]:
         raise Refused("its numbers are big-endian")
     kinds: dict[str, np.dtype] = {}
-    _collect(tree, "", lambda tensor: kinds.setdefault(tensor.storage.key, tensor.storage.dtype), {}, set())
+    for _, tensor in _tensors(tree):
+        kinds.setdefault(tensor.storage.key, tensor.storage.dtype)
     storages = {}
     for key in keys:
-        if key not in kinds:
-            raise ValueError(f"no tensor lies in storage {key}")
+        if not isinstance(key, str) or key not in kinds:  # in this order: to hash what is no text may take for ever
+            raise ValueError("a storage belongs to no tensor")
         count = int.from_bytes(_exactly(file, 8), "little")
         storages[key] = np.frombuffer(_exactly(file, count * kinds[key].itemsize), kinds[key])
     return tree, lambda storage: storages[storage.key]
 
 
 def _exactly(file: IO[bytes], size: int) -> bytes:
-    if size > os.fstat(file.fileno()).st_size - file.tell():
+    if size > size_of(file) - file.tell():
         raise ValueError("it ends too early")
     return file.read(size)
 
@@ -121,36 +140,52 @@ def _array(tensor: _Tensor, storage: np.ndarray) -> np.ndarray:
         raise ValueError("a tensor has a negative size")
     if math.prod(tensor.shape) == 0:
         return np.zeros(tensor.shape, storage.dtype)
-    if tensor.offset + reach >= len(storage) or math.prod(tensor.shape) > len(storage):
+    if tensor.offset + reach >= len(storage):
         raise ValueError("a tensor is larger than its storage")
+    if math.prod(tensor.shape) > len(storage):
+        raise Refused("a tensor is larger than its storage, as `expand` makes it")
     strides = [stride * storage.itemsize for stride in tensor.strides]
     return np.lib.stride_tricks.as_strided(storage[tensor.offset :], tensor.shape, strides).copy()
 
 
-def _collect(node: Any, path: str, take: Callable[[_Tensor], Any], found: dict[str, Any], above: set[int]) -> None:
-    """Fill `found` with what `take` makes of every tensor below; a dict is entered once, so that no file is endless."""
-    if isinstance(node, _Tensor):
-        found[path] = take(node)
-    elif isinstance(node, dict):
-        if id(node) in above:
-            raise ValueError("a dict occurs twice")
-        above.add(id(node))
-        for name, child in node.items():
-            _collect(child, f"{path}/{name}" if path else str(name), take, found, above)
+def _tensors(tree: Any) -> Iterator[tuple[str, _Tensor]]:
+    """Every tensor in nested dicts under its path.
+
+    A dict may occur in several places, so that a small file can describe names without number; they are counted.
+    """
+    waiting, entries = [("", tree)], 0
+    while waiting:
+        path, node = waiting.pop()
+        if isinstance(node, _Tensor):
+            yield path, node
+        elif isinstance(node, dict):
+            entries += 1 + len(node)
+            longest = max((len(str(name)) for name in node), default=0)
+            if entries > MOST_ENTRIES or len(path) + longest > LONGEST:
+                raise Refused("its dicts are nested without end, or their names are")
+            children = reversed(node.items())
+            waiting += [(f"{path}/{name}" if path else str(name), child) for name, child in children]
 
 
-def _built(stream: IO[bytes]) -> Any:
+def _built(stream: Any, most_steps: int = MOST_STEPS) -> Any:
     """What one pickle describes; the stream stands behind it afterwards."""
     stack: list[Any] = []
+    below: list[list[Any]] = []  # a stack for every open list of operands
     memo: dict[int, Any] = {}
     argument: Any
     for opcode, argument, _ in pickletools.genops(stream):
         name = opcode.name
+        most_steps -= 1
+        if most_steps < 0:
+            raise Refused("it takes more steps than weights need")
         if name == "STOP":
             return stack.pop()
         if name in ("PROTO", "FRAME"):
             continue
-        if name in CONSTANTS:
+        if name == "MARK":
+            below.append(stack)
+            stack = []
+        elif name in CONSTANTS:
             stack.append(CONSTANTS[name]())
         elif name in ARGUMENTS:
             stack.append(argument)
@@ -160,6 +195,11 @@ def _built(stream: IO[bytes]) -> Any:
             memo[len(memo)] = stack[-1]
         elif name in ("BINGET", "LONG_BINGET", "GET"):
             stack.append(memo[argument])
+        elif name in OF_OPERANDS:
+            operands, stack = stack, below.pop()
+            OF_OPERANDS[name](stack, operands)
+        elif name == "REDUCE":
+            most_steps -= _call(stack)
         elif name in OPERATIONS:
             OPERATIONS[name](stack)
         elif name == "GLOBAL":
@@ -170,20 +210,13 @@ def _built(stream: IO[bytes]) -> Any:
 
 
 CONSTANTS: dict[str, Callable[[], Any]] = {
-    **{"MARK": _Mark, "EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple},
+    **{"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple},
     **{"NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False},
 }
 ARGUMENTS = {
     *("BININT", "BININT1", "BININT2", "LONG1", "INT", "LONG", "BINFLOAT", "FLOAT"),
     *("BINUNICODE", "SHORT_BINUNICODE", "UNICODE", "BINSTRING", "SHORT_BINSTRING", "STRING"),
 }
-
-
-def _since_mark(stack: list[Any]) -> list[Any]:
-    start = max(i for i, value in enumerate(stack) if isinstance(value, _Mark))
-    values = stack[start + 1 :]
-    del stack[start:]
-    return values
 
 
 def _tuple(count: int) -> Callable[[list[Any]], None]:
@@ -208,40 +241,56 @@ def _append(stack: list[Any], values: list[Any]) -> None:
     stack[-1].extend(values)
 
 
-def _call(stack: list[Any]) -> None:
-    """The three calls that describe weights, by the spelling of their names; none is made."""
+def _call(stack: list[Any]) -> int:
+    """The three calls that describe weights, by the spelling of their names; none is made.
+
+    What is not yet known to be text or a number is neither hashed nor written out: tuples of tuples of the same tuple
+    take for ever.
+
+    Returns:
+        How many entries it went through.
+    """
     arguments, name = stack.pop(), stack.pop()
     if name == "collections.OrderedDict":
-        stack.append(dict(arguments[0]) if arguments else {})
-    elif name == "torch._utils._rebuild_tensor_v2":
+        pairs = arguments[0] if arguments else []
+        stack.append({})
+        _set_items(stack, [part for key, value in pairs for part in (key, value)])
+        return len(pairs)
+    if name == "torch._utils._rebuild_tensor_v2":
         storage, offset, shape, strides = arguments[:4]
-        if not isinstance(storage, _Storage) or not all(type(n) is int for n in (offset, *shape, *strides)):
+        sizes = isinstance(shape, tuple) and isinstance(strides, tuple) and max(len(shape), len(strides)) <= MOST_AXES
+        whole = sizes and all(type(n) is int for n in (offset, *shape, *strides))
+        if not isinstance(storage, _Storage) or not whole or any(arguments[6:]):  # the seventh turns signs
             raise Refused("it describes a tensor in another way")
         stack.append(_Tensor(storage, offset, shape, strides))
     elif name == "torch._utils._rebuild_parameter" and isinstance(arguments[0], _Tensor):
         stack.append(arguments[0])
     else:
         raise Refused(f"it asks to call {name if isinstance(name, _Name) else 'what is no name'}")
+    return 0
 
 
 def _persistent(stack: list[Any]) -> None:
-    what, kind, key = stack.pop()[:3]
+    what, kind, key, *rest = stack.pop()
     names = {f"torch.{name}Storage": np.dtype(dtype) for name, dtype in KINDS.items()}
-    if what != "storage" or kind not in names or not isinstance(key, str):
-        raise Refused(f"it stores {kind}")
+    if what != "storage" or not isinstance(kind, _Name) or kind not in names or not isinstance(key, str):
+        raise Refused(f"it stores {kind if isinstance(kind, _Name) else 'what is no kind of number'}")
+    if any(part is not None for part in rest[2:]):  # the place within another storage, before PyTorch 0.4
+        raise Refused("one storage is a part of another")
     stack.append(_Storage(key, names[kind]))
 
 
+OF_OPERANDS: dict[str, Callable[[list[Any], list[Any]], None]] = {
+    "TUPLE": lambda stack, operands: stack.append(tuple(operands)),
+    "SETITEMS": _set_items,
+    "APPENDS": _append,
+}
 OPERATIONS: dict[str, Callable[[list[Any]], None]] = {
-    "TUPLE": lambda stack: stack.append(tuple(_since_mark(stack))),
     "TUPLE1": _tuple(1),
     "TUPLE2": _tuple(2),
     "TUPLE3": _tuple(3),
     "SETITEM": lambda stack: _set_items(stack, [stack.pop(-2), stack.pop()]),
-    "SETITEMS": lambda stack: _set_items(stack, _since_mark(stack)),
     "APPEND": lambda stack: _append(stack, [stack.pop()]),
-    "APPENDS": lambda stack: _append(stack, _since_mark(stack)),
     "BUILD": lambda stack: stack.__delitem__(-1),  # attributes of an ordered dict: the versions of modules
-    "REDUCE": _call,
     "BINPERSID": _persistent,
 }

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from jaxtl.checkpoints.array_files import read_npz, read_safetensors
 from jaxtl.checkpoints.disk import leaf_digests, one_line, read, to_host, verify
+from jaxtl.checkpoints.foreign import content_of, open_regular
 from jaxtl.checkpoints.states import ELSEWHERE, newest_intact
 from jaxtl.checkpoints.torch_files import Refused, read_torch
 from jaxtl.errors import InputError
+from jaxtl.files import expanded, whole
 from jaxtl.trees import Tree
 
 PICKLES = (".pkl", ".pickle")
+DEEPEST, MOST_LEVELS = 64, 500_000  # of a name, and of all names together: each becomes a dict
 
 
 def export(params: Tree, path: str | Path) -> Path:
@@ -35,57 +35,72 @@ def export(params: Tree, path: str | Path) -> Path:
     """
     from safetensors.numpy import save_file
 
-    path = Path(path).expanduser().resolve()
+    path = expanded(path)
+    path = path.parent.resolve() / path.name  # a link is replaced, and where it leads to is left alone
     if path.suffix != ".safetensors":
         raise InputError("weights are written as .safetensors", where=path, todo="choose a name with this ending")
     leaves, keys = to_host(params)
     if keys:
         raise InputError("a random key is no weight", where=", ".join(keys), todo="export the parameters alone")
-    temporary = path.with_name(f".{path.stem}.tmp.safetensors")
     try:
-        save_file(leaves, temporary, {"crc32": json.dumps(leaf_digests(leaves))})
-        load_weights(temporary)
-        os.replace(temporary, path)
+        with whole(path) as partial:
+            save_file(leaves, partial, {"crc32": json.dumps(leaf_digests(leaves))})
+            load_weights(partial)
     except Exception as error:  # the library refuses in several ways, the disk in others
-        raise InputError(f"could not be written: {one_line(error)}", where=path, todo=ELSEWHERE) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        what = one_line(error).removeprefix("cannot be written: ")
+        raise InputError(f"could not be written: {what}", where=path, todo=ELSEWHERE) from error
     return path
 
 
 def load_weights(path: str | Path) -> dict[str, Any]:
     """Source parameters as a nested dict of NumPy arrays; nothing in the file is ever executed.
 
+    The arrays lie as they do in the file: `transfer(..., layout="torch")` turns those of PyTorch.
+
     Args:
         path: a .safetensors or .npz file with names "a/b/kernel"; a state dict of PyTorch (.pt, .pth, .bin, .ckpt) with
             the names that it has there; or the directory of a run, or of one checkpoint, from which `params` are taken.
 
     Raises:
-        InputError: a pickle of anything else, another format, a damaged file, a directory without a checkpoint. (Of
-            these formats .npz, our own .safetensors and checkpoints hold checksums; in others a flipped bit of a number
-            is another number.)
+        InputError: anything but a regular file, a pickle of anything else, another format, a file that claims more
+            than it holds or would fill the memory, a damaged file, a directory without a checkpoint. (Of these formats
+            .npz, our own .safetensors and checkpoints hold checksums; in others a flipped bit of a number is another
+            number.)
     """
-    path = Path(path).expanduser().resolve()
-    if path.is_dir():
-        return _nest(_params_of_run(path), path)
-    if not path.exists():
-        raise InputError("there is no such file", where=path, todo="check the path")
     try:
-        with open(path, "rb") as file:
-            if path.suffix in PICKLES or (path.suffix not in TORCH and _is_pickle(file.read(9))):
-                raise _pickle(path)
-        if path.suffix not in READERS:
-            todo = f"known: {', '.join(READERS)} and the directory of a run"
-            raise InputError(f"weights are not read from {path.suffix or 'such'} files", where=path, todo=todo)
-        return _nest(READERS[path.suffix](path), path)
-    except Refused as error:
-        raise _pickle(path, f" ({error.what})") from error
-    except InputError:
-        raise
-    except Exception as error:  # damaged bytes can fail anywhere in the readers
-        what = f"truncated or damaged: {one_line(error)}"
-        raise InputError(what, where=path, todo="copy or download it again") from error
+        path = expanded(path).absolute()  # not where a link leads: caches link to names without ending
+    except TypeError as error:
+        what = f"a {type(path).__name__} that names no file: {one_line(error)}"
+        raise InputError(what, where="load_weights", todo="give the path of a file") from None
+    if os.path.isdir(path):
+        return _nest(_params_of_run(path), path)
+    with open_regular(path) as file:
+        try:
+            _check_kind(path, file.read(32))
+            file.seek(0)
+            return _nest(READERS[path.suffix](file), path)
+        except Refused as error:
+            raise _pickle(path, f" ({one_line(error)})") from error
+        except InputError:
+            raise
+        except Exception as error:  # damaged bytes can fail anywhere in the readers
+            what = f"truncated or damaged: {one_line(error)}"
+            raise InputError(what, where=path, todo="copy or download it again") from error
+
+
+def _check_kind(path: Path, start: bytes) -> None:
+    """Refuse what is whole, as far as one can see, and yet of another kind than its name says."""
+    known = f"known: {', '.join(READERS)} and the directory of a run"
+    if path.suffix in PICKLES or (path.suffix not in TORCH and _is_pickle(start[:9])):
+        raise _pickle(path)
+    if path.suffix not in READERS:
+        raise InputError(f"weights are not read from {path.suffix or 'such'} files", where=path, todo=known)
+    if not start:
+        raise ValueError("it is empty")
+    content = content_of(start)
+    expected = {".safetensors": "a safetensors file"}.get(path.suffix, "a zip archive")
+    if content and content != expected:
+        raise InputError(f"this is {content}, whatever its name says", where=path, todo=known)
 
 
 def _params_of_run(path: Path) -> dict[str, Any]:
@@ -108,40 +123,15 @@ def _pickle(path: Path, why: str = "") -> InputError:
     return InputError(f"a pickle can run any code when it is opened, so it was not{why}", where=path, todo=todo)
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="np") as file:
-        leaves = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        expected = json.loads((file.metadata() or {}).get("crc32", "null"))
-    if expected is not None and expected != leaf_digests(leaves):
-        raise ValueError("its digests differ")
-    return leaves
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    with zipfile.ZipFile(path) as archive:
-        if any(name.endswith(".pkl") for name in archive.namelist()):
-            raise _pickle(path)
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:  # given a path it leaks the file
-            leaves = {name: arrays[name] for name in arrays.files}
-    except ValueError as error:
-        if "allow_pickle" in str(error):  # an array of Python objects
-            raise _pickle(path) from error
-        raise
-    for name, leaf in leaves.items():
-        if leaf.dtype.kind not in "biufc":
-            what = f"{name} holds {leaf.dtype}, not numbers"
-            raise InputError(what, where=path, todo="npz cannot hold bfloat16: use safetensors")
-    return leaves
-
-
 TORCH = (".pt", ".pth", ".bin", ".ckpt")
-READERS = {".safetensors": _read_safetensors, ".npz": _read_npz, **dict.fromkeys(TORCH, read_torch)}
+READERS = {".safetensors": read_safetensors, ".npz": read_npz, **dict.fromkeys(TORCH, read_torch)}
 
 
 def _nest(leaves: dict[str, Any], where: Path) -> dict[str, Any]:
+    levels = [name.count("/") for name in leaves]
+    if max(levels, default=0) > DEEPEST or sum(levels) > MOST_LEVELS:
+        what = f"its names have up to {max(levels)} levels, {sum(levels)} in all"
+        raise InputError(what, where=where, todo=f"at most {DEEPEST} and {MOST_LEVELS} are read: rename its arrays")
     tree: dict[str, Any] = {}
     for name, leaf in leaves.items():
         *parents, last = name.split("/")

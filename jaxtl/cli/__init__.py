@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import inspect
 import os
 import signal
@@ -26,16 +27,92 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from rich.console import Console
-
 from jaxtl import backend, checkpoints, loop, processes
-from jaxtl.cli import flags, together, workdir
+from jaxtl.bounds import (
+    Chunk,
+    Count,
+    Counts,
+    Draws,
+    Ends,
+    Folds,
+    Items,
+    Mesh,
+    Names,
+    OneOf,
+    Pair,
+    PairedDraws,
+    Place,
+    Points,
+    Positive,
+    Rate,
+    Rates,
+    Seed,
+    Share,
+    Sizes,
+    Span,
+    Steps,
+    Text,
+    Trials,
+    Width,
+    Widths,
+    Within,
+    Words,
+    check,
+    refuse_beyond_memory,
+    refuse_too_many_runs,
+)
+from jaxtl.cli import flags, page, together, workdir
 from jaxtl.cli.flags import command
+from jaxtl.cli.workdir import directory_of
 from jaxtl.errors import InputError, Interrupted, Stop
+from jaxtl.files import expanded
+from jaxtl.protocol.runs import identity
+from jaxtl.terminal import Terminal
+from jaxtl.text import printable
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 Main = Callable[[Any, Path], None]
 
-__all__ = ["command", "execute", "guarded", "header", "run"]
+__all__ = [
+    "Chunk",
+    "Count",
+    "Counts",
+    "Draws",
+    "Ends",
+    "Folds",
+    "Items",
+    "Mesh",
+    "Names",
+    "OneOf",
+    "Pair",
+    "PairedDraws",
+    "Place",
+    "Points",
+    "Positive",
+    "Rate",
+    "Rates",
+    "Seed",
+    "Share",
+    "Sizes",
+    "Span",
+    "Steps",
+    "Text",
+    "Trials",
+    "Width",
+    "Widths",
+    "Within",
+    "Words",
+    "check",
+    "command",
+    "directory_of",
+    "execute",
+    "guarded",
+    "header",
+    "identity",
+    "refuse_beyond_memory",
+    "refuse_too_many_runs",
+    "run",
+]
 
 
 def run(main: Main, config_class: type) -> NoReturn:
@@ -57,8 +134,7 @@ def execute(main: Main, config_class: type, argv: Sequence[str]) -> int:
         The exit code. An exception that is not a `Stop` is a bug and passes through.
     """
     if any(argument in flags.HELP for argument in argv):
-        print(flags.help_text(main, config_class, _default_workdir(main)))
-        return 0
+        return guarded(lambda: print(flags.help_text(main, config_class, _default_workdir(main))))
     return guarded(lambda: _execute(main, config_class, argv))
 
 
@@ -79,6 +155,7 @@ def header(experiment: str, config: Any, started: float, **more: Any) -> dict[st
         "versions": backend.versions(),
         "minutes": (time.perf_counter() - started) / 60,
         "config": dataclasses.asdict(config),
+        "glossary": getattr(config, "glossary", {}),
     }
 
 
@@ -86,19 +163,32 @@ def guarded(work: Callable[[], None]) -> int:
     """Do the work; a `Stop` becomes its message on stderr and its exit code. The first of several processes says it."""
     try:
         work()
+        sys.stdout.flush()
     except Stop as stop:
-        again = "; rerun the same command to go on" if isinstance(stop, Interrupted) else ""
+        anew = " without --overwrite" if any(word.lstrip("-") == "overwrite" for word in sys.argv) else ""
+        again = f"; rerun the same command{anew} to go on" if isinstance(stop, Interrupted) else ""
         return processes.end(stop.exit_code, together.as_seen_by_the_first(f"{stop}{again}"))
     except KeyboardInterrupt:  # before or after the part of a run that saves
         return processes.end(128 + signal.SIGINT)
     except (BrokenPipeError, SystemExit):  # whoever read the output has left, as `| head` does; rich says it with 1
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return processes.end(128 + signal.SIGPIPE)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return processes.end(InputError.exit_code, together.as_seen_by_the_first(_full(error)))
         if processes.count() == 1:
             raise
         return processes.end(1, together.as_seen_by_the_first(traceback.format_exc().rstrip()))
     return processes.end(0)
+
+
+def _full(error: OSError) -> str:
+    """What to say where a disk is full, be it that of the log: stdout may hold words that will never be written."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return str(InputError(str(error.strerror), where=error.filename or "", todo="free some space, then run again"))
 
 
 def _default_workdir(main: Main) -> str:
@@ -126,31 +216,36 @@ def _directory(
     request: flags.Request, now: workdir.Record, argv: Sequence[str], may_change: Sequence[str]
 ) -> Iterator[Path | None]:
     """The run's directory, ready for work; None if the run is finished, which prints its summary."""
-    directory = Path(request.workdir).expanduser().resolve()
+    directory = expanded(request.workdir).resolve()
     earlier = workdir.read(directory)
     resumed = earlier if earlier and not request.overwrite else None
     changed = resumed is not None and workdir.differs(directory, resumed, now, may_change)
-    if resumed and not changed and workdir.is_finished(directory):
-        print(workdir.summary(directory, resumed, now).rstrip())
+    finished = resumed is not None and not changed and workdir.is_finished(directory)
+    damaged = workdir.damaged(directory, resumed, now) if resumed and finished else []
+    if resumed and finished and not damaged:
+        page.show(workdir.summary(directory, resumed, now).rstrip())
         together.send_directory(None)
         yield None
         return
     with checkpoints.own(directory):  # first of all, so that no one loses a run that is under way
         if earlier and not resumed:
             workdir.clear(directory)
-        if changed or not resumed:
+        if changed or damaged or not resumed:
             workdir.start(directory, now)
         _print_banner(now, argv, f"{request.workdir} (resuming)" if resumed else request.workdir)
+        if damaged:
+            print(printable(f"{', '.join(damaged)}: not what the run wrote; made again from what it has kept"))
         together.send_directory(directory)
         try:
             yield directory
         except InputError:
             workdir.forget_nothing(directory)
             raise
+        workdir.finish(directory, now)
 
 
 def _print_banner(now: workdir.Record, argv: Sequence[str], directory: str) -> None:
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     console.print(" ".join([now.experiment, *argv]), style="bold")
     console.print(f"device    {backend.describe_device()}")
     console.print(f"speed     {backend.describe_speed()}")

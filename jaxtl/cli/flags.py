@@ -1,8 +1,10 @@
 """What a command line asks of an experiment: its flags, its presets and `--help`.
 
 `Config` is a flat dataclass: fields of type bool, int, float, str, `Literal["a", "b"]` or `tuple[one of these, ...]`,
-each with a default. It may hold `presets: ClassVar = {"smoke": {"steps": 5}}` beside a field `preset: str = ""`, and
-`may_change: ClassVar = ("methods",)`, the keys that may differ when a run goes on, because they only add to it.
+each with a default and with bounds in its type (`jaxtl.bounds`). It may hold `presets: ClassVar = {"smoke":
+{"steps": 5}}` beside a field `preset: str = ""`, `may_change: ClassVar = ("methods",)`, the keys that may differ when a
+run goes on, because they only add to it, and `glossary: ClassVar = {"l2": "one pull towards 0"}`, a line for every
+method that its tables name.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from absl import flags
 from ml_collections import config_flags
 
+from jaxtl import bounds
 from jaxtl.errors import InputError, suggest
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
@@ -85,7 +88,7 @@ def parse(config_class: type, argv: Sequence[str], default_workdir: str) -> Requ
         default_workdir: the run directory if none is asked for; "-PRESET" is added.
 
     Raises:
-        InputError: an unknown flag, key, preset or choice, or a value of another type.
+        InputError: an unknown flag, key, preset or choice, or a value of another type or outside its bounds.
     """
     types = _field_types(config_class)
     values = _define_flags(config_class, types, argv)
@@ -98,9 +101,14 @@ def parse(config_class: type, argv: Sequence[str], default_workdir: str) -> Requ
     preset = given.get("preset", getattr(config_class, "preset", ""))
     filled = {**_preset(config_class, preset), **given}
     config = config_class(**{name: _checked(name, value, types.get(name)) for name, value in filled.items()})
-    if values["workdir"].value == "":
+    bounds.check(config)
+    workdir = values["workdir"].value
+    if workdir is None:
+        workdir = f"{default_workdir}-{preset}" if preset else default_workdir
+    elif not workdir:
         raise InputError("names no directory", where="--workdir", todo=f"for example --workdir={default_workdir}")
-    workdir = values["workdir"].value or (f"{default_workdir}-{preset}" if preset else default_workdir)
+    elif refusal := bounds.PATH.refusal(workdir):
+        raise InputError(refusal.what, where="--workdir", todo=refusal.todo)
     return Request(config, workdir, bool(values["overwrite"].value))
 
 
@@ -157,20 +165,26 @@ def _read(values: flags.FlagValues, types: dict[str, Any], argv: Sequence[str]) 
     except flags.Error as error:
         raise InputError(str(error)) from None
     if extra:
-        raise InputError(f"unexpected argument '{extra[0]}'", todo=HOW_TO_SET)
+        raise InputError(f"unexpected argument '{bounds.shortened(extra[0])}'", todo=HOW_TO_SET)
 
 
 def _unknown(name: str, types: dict[str, Any]) -> InputError:
-    flag_of = {flag: flag for flag in OWN_FLAGS} | {key: f"config.{key}" for key in types}
-    close = difflib.get_close_matches(name, flag_of, n=1) or difflib.get_close_matches(name, flag_of.values(), n=1)
-    todo = f"did you mean --{flag_of.get(close[0], close[0])}?" if close else "--help lists the flags"
-    return InputError("unknown flag", where=f"--{name}", todo=todo)
+    """The refusal of a flag, with the nearest name: of a key, by its letters or its initials, or of another flag."""
+    section, _, key = name.rpartition(".")
+    flag_of = {} if section else {flag: flag for flag in OWN_FLAGS}
+    flag_of |= {key: f"config.{key}" for key in types}
+    initials = {"".join(word[0] for word in key.split("_") if word): key for key in types}
+    nearest = (difflib.get_close_matches(key, flag_of, n=1) or [initials.get(key, "")])[0]
+    todo = f"did you mean --{flag_of[nearest]}?" if nearest else "--help lists the flags"
+    return InputError("unknown flag", where=f"--{bounds.shortened(name)}", todo=todo)
 
 
 def _preset(config_class: type, name: str) -> dict[str, Any]:
     presets = getattr(config_class, "presets", {})
     if name and name not in presets:
-        raise InputError(f"unknown preset '{name}'", where="--config.preset", todo=suggest(name, presets))
+        raise InputError(
+            f"unknown preset '{bounds.shortened(name)}'", where="--config.preset", todo=suggest(name, presets)
+        )
     return presets[name] if name else {}
 
 
@@ -184,7 +198,7 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             todo = suggest(str(value), get_args(hint))
-            raise InputError(f"unknown choice {value!r}", where=f"--config.{name}", todo=todo)
+            raise InputError(f"unknown choice {bounds.shortened(repr(value))}", where=f"--config.{name}", todo=todo)
         return value
     if isinstance(value, str) or (hint is float and type(value) is int):
         value = _converted(name, value, hint)
@@ -201,7 +215,7 @@ def _converted(name: str, value: Any, hint: type) -> Any:
 
 
 def _refusal(flag: str, value: Any, hint: Any) -> InputError:
-    return InputError(f"{value!r} is not {KINDS[hint]}", where=f"--{flag}")
+    return InputError(f"{bounds.shortened(repr(value))} is not {KINDS[hint]}", where=f"--{flag}")
 
 
 def command(experiment: str, config: Any) -> str:
@@ -236,14 +250,18 @@ def help_text(main: Callable[..., None], config_class: type, default_workdir: st
         ("--help", "this text"),
     ]
     comments, defaults = _comments(config_class), config_class()
+    bounded = get_type_hints(config_class, include_extras=True)
     for name, hint in _field_types(config_class).items():
         choices = ", ".join(get_args(hint)) if get_origin(hint) is Literal else ""
         words = ": ".join(filter(None, (choices, comments.get(name))))
+        if limits := bounds.words(bounded[name]):
+            words = f"{words} ({limits})" if words else limits
         rows.append((f"--config.{name}={_shown(getattr(defaults, name))}", words))
     presets = [
         (name, ", ".join(f"{key}={_shown(value)}" for key, value in preset.items()))
         for name, preset in getattr(config_class, "presets", {}).items()
     ]
+    glossary = getattr(config_class, "glossary", {})
     return "\n".join(
         [
             inspect.getdoc(inspect.getmodule(main)) or "",
@@ -252,6 +270,8 @@ def help_text(main: Callable[..., None], config_class: type, default_workdir: st
             *(_row(*row) for row in rows),
             *(["", "presets: each fills the keys that the command line leaves open"] if presets else []),
             *(_row(*row) for row in presets),
+            *(["", "names in its tables"] if glossary else []),
+            *(_row(*row) for row in glossary.items()),
         ]
     ).lstrip()
 
@@ -274,7 +294,15 @@ def _shown(value: Any) -> str:
 
 
 def _comments(config_class: type) -> dict[str, str]:
-    """The comment beside each field in the source, or above it."""
+    """The comment beside each field in the source, or above it; those of a class over those of what it builds on."""
+    found: dict[str, str] = {}
+    for part in reversed(config_class.__mro__):
+        if dataclasses.is_dataclass(part):
+            found |= _comments_in(part)
+    return found
+
+
+def _comments_in(config_class: type) -> dict[str, str]:
     source = textwrap.dedent(inspect.getsource(config_class))
     lines = source.splitlines()
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)

@@ -66,7 +66,7 @@ def _packed(directory: Path) -> Iterator[bytes]:
             continue
         if path.is_dir():
             yield json.dumps({"name": name}).encode()
-        else:
+        elif path.is_file():  # a pipe would be waited for
             yield json.dumps({"name": name, "size": path.stat().st_size}).encode()
             with open(path, "rb") as file:
                 while piece := file.read(PIECE):

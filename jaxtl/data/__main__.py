@@ -13,7 +13,7 @@ would: tfds.data_source(NAME) then reads it. With JAXTL_OFFLINE=1 the network is
 from __future__ import annotations
 
 import inspect
-import json
+import re
 import signal
 import sys
 import time
@@ -22,14 +22,17 @@ from pathlib import Path
 
 from jaxtl import cli
 from jaxtl.data import catalogue, places, sources
+from jaxtl.data.described import licence_and_citation
 from jaxtl.data.pictures import samples_by_class
 from jaxtl.data.prepare import prepare
 from jaxtl.data.prepared import newest_version
 from jaxtl.data.stored import BUDGET
 from jaxtl.errors import InputError, Interrupted, suggest
+from jaxtl.text import printable
 from jaxtl.writers import Progress
 
 COMMANDS = {"prepare": "--from", "show": "--to"}  # and the option that each takes
+LONGEST = 1000  # characters of a citation
 DIGITS = ("1,797 grey images of handwritten digits, 8x8", "CC BY 4.0", "Alpaydin and Kaynak, Optical recognition, 1998")
 
 
@@ -79,9 +82,10 @@ def listing() -> str:
         place = _with_size(found) if found else f"not here; python -m jaxtl.data prepare {official.name}"
         told.append(_told(official.name, official.title, place, official.licence, official.citation))
     for name, version in _others(directory).items():
-        info = json.loads((version / "dataset_info.json").read_bytes())
-        licence = info.get("redistributionInfo", {}).get("license") or "none stated"
-        citation = " ".join(info.get("citation", "").split()) or "none stated"
+        try:
+            licence, citation = licence_and_citation(version)
+        except InputError as error:  # the others are listed all the same
+            licence = citation = error.what
         told.append(_told(name, f"version {version.name}", _with_size(version), licence, citation))
     return "\n".join(told)
 
@@ -98,7 +102,16 @@ def _others(directory: Path) -> dict[str, Path]:
 
 
 def _told(name: str, title: str, found: str, licence: str, citation: str) -> str:
-    return f"{name:<16}{title}\n  found         {found}\n  licence       {licence}\n  citation      {citation}"
+    return f"{_line(name):<16}{title}\n  " + "\n  ".join(
+        f"{what:<14}{_line(said) or 'none stated'}"
+        for what, said in (("found", found), ("licence", licence), ("citation", citation))
+    )
+
+
+def _line(text: str) -> str:
+    """What somebody else has written, on one line of bearable length and without what steers a terminal."""
+    shown = printable(" ".join(text[:LONGEST].split()))
+    return f"{shown} ..." if len(text) > LONGEST else shown
 
 
 def _with_size(path: Path) -> str:
@@ -110,14 +123,14 @@ def prepared(name: str, source: str | None) -> None:
     """Fetch or read, verify and write."""
     began = time.monotonic()
     path = prepare(name, source=source, progress=Progress)
-    print(f"{name} is ready in {_with_size(path)}, {time.monotonic() - began:.0f} s")
+    print(printable(f"{name} is ready in {_with_size(path)}, {time.monotonic() - began:.0f} s"))
 
 
 def shown(name: str, path: str | None) -> None:
     """Write the picture."""
     # A budget that is stated keeps accelerators out of this: a training may be using all of their memory.
     dataset = sources.load(name, progress=Progress, memory=BUDGET)
-    file = Path(path or f"{dataset.name}.png")
+    file = Path(path or re.sub(r"[^\w.-]", "_", f"{dataset.name}.png"))  # a name from the data must not lead elsewhere
     picture = samples_by_class(dataset)
     try:
         picture.save(file)
@@ -127,8 +140,8 @@ def shown(name: str, path: str | None) -> None:
             f"cannot be written ({said})", where=file, todo="choose another file, such as x.png"
         ) from error
     for line in filter(None, (dataset.notice, dataset.origin)):
-        print(line)
-    print(f"wrote {file}: {len(dataset.train)} images to train on, {len(dataset.test)} to test on")
+        print(printable(line))
+    print(printable(f"wrote {file}: {len(dataset.train)} images to train on, {len(dataset.test)} to test on"))
 
 
 if __name__ == "__main__":

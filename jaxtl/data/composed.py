@@ -49,7 +49,7 @@ def standardised(tasks: TaskSet, input_size: int) -> TaskSet:
 
     Args:
         tasks: any.
-        input_size: images are first averaged over blocks, as large as leave this height at least.
+        input_size: images are first averaged over blocks, as large as leave this length of the shorter edge at least.
 
     Returns:
         Inputs float32; `noise` in the new units. Classes stay as they are.
@@ -60,7 +60,7 @@ def standardised(tasks: TaskSet, input_size: int) -> TaskSet:
     """
 
     def small(inputs: np.ndarray) -> np.ndarray:
-        block = max(1, inputs.shape[1] // input_size) if inputs.ndim == 4 else 1
+        block = max(1, min(inputs.shape[1:3]) // input_size) if inputs.ndim == 4 else 1
         if block == 1:
             return inputs.astype(np.float32)
         height, width = inputs.shape[1] // block, inputs.shape[2] // block
@@ -97,7 +97,7 @@ def two_digits(digits: DataSet, seed: int = 0) -> TaskSet:
     The digits of a part are shuffled and taken two by two, so that none occurs in two images, and none in both parts.
 
     Args:
-        digits: images [N, H, W, C] of the classes 0 to 9.
+        digits: images [N, H, W, C] of ten classes, named by digits in any order or meant in theirs.
         seed: of the order.
 
     Returns:
@@ -120,11 +120,14 @@ def two_digits(digits: DataSet, seed: int = 0) -> TaskSet:
         what = f"{len(digits.classes)} classes, images of shape {list(digits.train.images.shape[1:])}"
         raise InputError(what, where=f"two_digits of {digits.name}", todo="use images of ten digits, such as mnist")
 
+    named = sorted(digits.classes) == list("0123456789")  # then in whatever order: the name is the digit
+    digit = np.array([int(name) for name in digits.classes]) if named else np.arange(10)
+
     def pairs(part: Split, stream: int) -> TaskSplit:
         order = np.random.default_rng([seed, stream]).permutation(len(part))
         left, right = order[: len(part) // 2], order[len(part) // 2 :][: len(part) // 2]
         images = np.concatenate([np.asarray(part.images[left]), np.asarray(part.images[right])], axis=2)
-        labels = part.labels[left], part.labels[right]
+        labels = digit[part.labels[left]], digit[part.labels[right]]
         return TaskSplit(images, {task: answer(*labels).astype(np.int32) for task, (answer, _) in DIGIT_TASKS.items()})
 
     classes = {task: count for task, (_, count) in DIGIT_TASKS.items()}

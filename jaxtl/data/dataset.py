@@ -12,6 +12,8 @@ from jaxtl.data.splits import hold_out
 from jaxtl.data.stored import Stored
 from jaxtl.errors import InputError
 
+CHANNELS = (1, 3, 4)  # of grey and colour images, and of those with transparency
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
@@ -65,7 +67,7 @@ def from_arrays(
     Args:
         images: [N, H, W, C], grey images [N, H, W] (they become [N, H, W, 1]) or features [N, D]. uint8 stays uint8;
             other integers and floats become float32.
-        labels: integers [N] in 0..C-1; every class must occur.
+        labels: integers [N] or [N, 1] in 0..C-1; every class must occur.
         test_images: like `images`; without a test part, a stratified one is split off.
         test_labels: integers in 0..C-1; a class may be missing here.
         classes: the C names; by default "0", "1", ... as many as the training labels use.
@@ -78,8 +80,9 @@ def from_arrays(
         The data set; the arrays given are not changed.
 
     Raises:
-        InputError: empty parts, lengths that differ, pixels that are NaN or infinite, labels that are no integers or
-            outside 0..C-1, a class without a training example, shapes or dtypes that differ between train and test.
+        InputError: empty parts, lengths that differ, channels in front of the pixels, pixels that are NaN or infinite,
+            labels that are no integers or outside 0..C-1, a class without a training example, shapes or dtypes that
+            differ between train and test.
 
     Example:
         >>> data = from_arrays(np.zeros((10, 8, 8), np.uint8), np.arange(10) % 2, classes=["cat", "dog"])
@@ -121,7 +124,9 @@ def assembled(
 def _checked_split(images: Any, labels: Any, *, where: str) -> Split:
     images, labels = _checked_images(images, where), _checked_labels(labels, where)
     if len(images) != len(labels):
-        raise InputError(f"{len(images)} images but {len(labels)} labels", where=where, todo="give one label per image")
+        last = images.ndim == 4 and images.shape[3] == len(labels)  # as MATLAB has them
+        todo = "they come last here: np.moveaxis(images, -1, 0)" if last else "give one label per image"
+        raise InputError(f"{len(images)} images but {len(labels)} labels", where=where, todo=todo)
     return Split(images, labels)
 
 
@@ -145,6 +150,9 @@ def _checked_images(images: Any, where: str) -> np.ndarray | Stored:
         raise InputError(f"images of shape {list(images.shape)}", where=where, todo=todo)
     if images.dtype.kind not in "uif":
         raise InputError(f"images are {images.dtype}", where=where, todo="give uint8 or float32")
+    if images.ndim == 4 and images.shape[1] in CHANNELS and images.shape[3] not in CHANNELS:
+        what = f"images of shape {list(images.shape)} have their channels in front"
+        raise InputError(what, where=where, todo="give [N, H, W, C]: images.transpose(0, 2, 3, 1)")
     if images.dtype != np.uint8:
         with np.errstate(over="ignore"):  # what does not fit becomes infinite and is refused next
             images = images.astype(np.float32)
@@ -157,15 +165,44 @@ def _checked_images(images: Any, where: str) -> np.ndarray | Stored:
 
 def _checked_labels(labels: Any, where: str) -> np.ndarray:
     labels = _as_array(labels, "labels", where)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
     if labels.ndim != 1 or labels.size == 0:
-        todo = "give one integer per example, [N]; for one-hot rows that is labels.argmax(axis=1)"
-        raise InputError(f"labels of shape {list(labels.shape)}", where=where, todo=todo)
+        raise InputError(f"labels of shape {list(labels.shape)}", where=where, todo=_one_label_each(labels))
     if labels.dtype.kind not in "ui":
-        raise InputError(f"labels are {labels.dtype}", where=where, todo="give integers 0..C-1")
+        raise InputError(f"labels are {labels.dtype}", where=where, todo=_as_integers(labels))
     low, high = labels.min(), labels.max()
     if low < 0 or high >= 2**31:
-        raise InputError(f"labels run from {low} to {high}", where=where, todo="number the classes 0..C-1")
+        unlabelled = f"; leave the {np.sum(labels < 0):,} out that have none: labels >= 0" if low == -1 else ""
+        todo = f"number the classes 0..C-1{unlabelled}"
+        raise InputError(f"labels run from {low} to {high}", where=where, todo=todo)
     return labels.astype(np.int32)
+
+
+def _one_label_each(labels: np.ndarray) -> str:
+    """What to do with labels of several axes, or none."""
+    todo = "give one integer per example, [N]"
+    if labels.size and labels.size == max(labels.shape, default=0):
+        return f"{todo}: labels.ravel()"
+    if labels.ndim != 2 or not labels.size or labels.dtype.kind not in "uifb":
+        return todo
+    if np.allclose(labels.sum(axis=1), 1, atol=1e-3) and np.all(labels >= 0):
+        return f"{todo}; of one-hot rows or probabilities that is labels.argmax(axis=1)"
+    if np.all((labels == 0) | (labels == 1)):
+        return f"{todo}; these rows name none or several classes, and one of them must be chosen"
+    return todo
+
+
+def _as_integers(labels: np.ndarray) -> str:
+    """What to do with labels [N] of another dtype."""
+    todo = "give integers 0..C-1"
+    if labels.dtype.kind in "US":
+        return f"{todo}: classes, labels = np.unique(labels, return_inverse=True)"
+    if labels.dtype.kind == "f" and np.isnan(labels).any():
+        return f"{todo}; leave the {np.isnan(labels).sum():,} out that are NaN"
+    if labels.dtype.kind == "b" or (labels.dtype.kind == "f" and np.all(labels == np.round(labels))):
+        return f"{todo}: labels.astype(int)"
+    return f"{todo}; numbers to be predicted are no classes"
 
 
 def _class_names(labels: np.ndarray, classes: Sequence[str] | None, where: str) -> tuple[str, ...]:
@@ -177,15 +214,20 @@ def _class_names(labels: np.ndarray, classes: Sequence[str] | None, where: str) 
         names = tuple(str(name) for name in classes)
         count = len(names)
         if len(set(names)) != count:
-            raise InputError("a class name occurs twice", where=where, todo="name each class once")
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InputError(f"a class name occurs twice: '{twice}'", where=where, todo="name each class once")
         if present[-1] >= count:
             what = f"label {present[-1]}, but the {count} class names are for 0..{count - 1}"
-            raise InputError(what, where=where, todo="number the classes 0..C-1 and name them all")
+            from_one = present[0] == 1 and present[-1] == count
+            todo = "number the classes 0..C-1 and name them all" + (", not from 1: labels - 1" if from_one else "")
+            raise InputError(what, where=where, todo=todo)
     if len(present) < count:
         first = next(label for label in range(count) if label >= len(present) or present[label] != label)
         called = "" if names is None else f" ({names[first]})"
         what = f"{count - len(present)} of {count} classes have no example, the first is class {first}{called}"
-        raise InputError(what, where=where, todo="number the classes that occur 0..C-1")
+        from_one = present[0] == 1 and len(present) == count - 1
+        todo = "number the classes that occur 0..C-1" + (", not from 1: labels - 1" if from_one else "")
+        raise InputError(what, where=where, todo=todo)
     return names or tuple(map(str, range(count)))
 
 

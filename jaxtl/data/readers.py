@@ -1,152 +1,33 @@
-"""File formats: a reader takes a path and gives a checked `DataSet`, or says in one line what is wrong with the file.
-
-No reader executes what it reads: NumPy archives open without pickles, and a tar is read in place, by member name.
-"""
+"""The official files of CIFAR and of MNIST and its relatives, packed or not, and what is never read: pickles."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import gzip
-import io
-import itertools
 import math
+import os
 import struct
 import tarfile
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from jaxtl.data.dataset import DataSet, assembled
-from jaxtl.errors import InputError, suggest
+from jaxtl.data.files import AGAIN, regular, reported, start_of, tar_files, unpacked
+from jaxtl.errors import InputError
 
-AGAIN = "get the file again: it is truncated, damaged or not what its name says"
 BINARY = "take the binary version, cifar-10-binary.tar.gz or cifar-100-binary.tar.gz"
-DAMAGE: tuple[type[Exception], ...] = (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile, tarfile.TarError)
-
-
-@contextlib.contextmanager
-def reported(path: Path, *errors: type[Exception]) -> Iterator[None]:
-    """What a library says about a file that cannot be read becomes an `InputError` that names the file."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (*DAMAGE, *errors) as error:
-        said = str(error).splitlines() or [type(error).__name__]
-        raise InputError(f"cannot be read ({said[0]})", where=path, todo=AGAIN) from error
+OTHERS = f"{BINARY}; unpack an archive of your own and give its directory"
+MARGIN = 2**24  # bytes that other files in an archive of CIFAR may take
+OWN = "write a set of your own as an npz or as one folder of images for each class"
 
 
 def refuse_pickle(path: Path) -> None:
     """Pickles run code when they are loaded, so the python versions of CIFAR are named and left alone."""
     inside = path / "data_batch_1" if path.is_dir() else path
-    start = b""
-    if inside.is_file():
-        with reported(path), inside.open("rb") as file:
-            start = file.read(2)
+    start = start_of(inside, 2) if inside.is_file() else b""
     pickled = len(start) == 2 and start[0] == 0x80 and start[1] <= 5  # PROTO, then the number of the protocol
     if pickled or path.name.startswith(("cifar-10-python", "cifar-100-python", "cifar-10-batches-py")):
         raise InputError("holds pickles, which can run code and are never read", where=path, todo=BINARY)
-
-
-def read_npz(path: Path, name: str, prefix: str = "", memory: float = math.inf) -> DataSet:
-    """A NumPy archive: `train_images`, `train_labels`, `test_images`, `test_labels`, or mosaics of encoded images.
-
-    Args:
-        path: of the archive. Mosaics are `train_blob` (encoded images of many tiles, one after another),
-            `train_offsets`, `train_labels`, the same for test, and `columns` (tiles in a row). `label_names` is
-            optional.
-        name: of the data set.
-        prefix: for keys like `usps_train_images`; without it such an archive must hold only one.
-        memory: bytes that an archive may unpack to.
-
-    Raises:
-        InputError: no archive, one that does not fit into the memory, keys missing or ambiguous, or contents that do
-            not fit together.
-    """
-    if not zipfile.is_zipfile(path):
-        raise InputError("is no complete npz archive", where=path, todo=AGAIN)
-    with reported(path, RuntimeError), zipfile.ZipFile(path) as members:  # of a flag or a password it cannot use
-        unpacked = sum(member.file_size for member in members.infolist())
-    if unpacked > memory:
-        what = f"unpacks to {unpacked / 1e9:.3g} GB, but images may take {memory / 1e9:.3g} GB"
-        todo = "an npz is not read in parts: allow more memory, or write it as one folder of images for each class"
-        raise InputError(what, where=path, todo=todo)
-    with reported(path, RuntimeError), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        if "train_blob" in archive and not prefix:
-            arrays, coding = [], []
-            for part in ("train", "test"):
-                images, how = _decoded_mosaics(archive, path, part)
-                arrays += [images, *_entries(archive, path, f"{part}_labels")]
-                coding.append(f"{part} images {how}")
-            names, origin = "label_names", f"{path} ({'; '.join(coding)})"
-        else:
-            stem = _key_stem(archive, path, prefix)
-            keys = (f"{stem}{part}_{what}" for part in ("train", "test") for what in ("images", "labels"))
-            arrays = _entries(archive, path, *keys)
-            name = stem.rstrip("_") or name
-            names, origin = f"{stem}label_names", f"{path}#{prefix}" if prefix else str(path)
-        classes = archive[names].tolist() if names in archive else None
-    return assembled(*arrays, classes=classes, name=name, origin=origin, where=path)
-
-
-def _entries(archive: Mapping[str, np.ndarray], path: Path, *keys: str) -> list[np.ndarray]:
-    missing = [key for key in keys if key not in archive]
-    if missing:
-        held = sorted(archive)
-        more = f" and {len(held) - 6} more" if len(held) > 6 else ""
-        raise InputError(f"has no {', '.join(missing)}", where=path, todo=f"it holds {', '.join(held[:6])}{more}")
-    return [archive[key] for key in keys]
-
-
-def _key_stem(archive: Mapping[str, np.ndarray], path: Path, prefix: str) -> str:
-    """What stands before `train_images` in the keys: "" or "usps_"."""
-    stems = [key.removesuffix("train_images") for key in archive if f"_{key}".endswith("_train_images")]
-    known = [stem.rstrip("_") for stem in stems]
-    if prefix:
-        if prefix not in known:
-            raise InputError(f"has no {prefix}_train_images", where=path, todo=suggest(prefix, known))
-        return f"{prefix}_"
-    if len(stems) > 1 and "" not in stems:
-        listed = ", ".join(f"{path.name}#{stem}" for stem in sorted(known))
-        raise InputError(f"holds {len(stems)} data sets", where=path, todo=f"say which: {listed}")
-    if not stems:
-        _entries(archive, path, "train_images")
-    return "" if "" in stems else stems[0]
-
-
-def _decoded_mosaics(archive: Mapping[str, np.ndarray], path: Path, part: str) -> tuple[np.ndarray, str]:
-    """Images uint8 [N, tile, tile, 3], and how they were encoded, in words."""
-    from PIL import Image
-
-    keys = (f"{part}_blob", f"{part}_offsets", f"{part}_labels", "columns")
-    blob, offsets, labels, columns = _entries(archive, path, *keys)
-    where, cuts = f"{path}, {part}", offsets.ravel().tolist()
-    if offsets.dtype.kind not in "ui" or cuts != sorted(cuts) or cuts[:1] != [0] or cuts[-1] != blob.size:
-        raise InputError("the offsets do not cut the blob into mosaics", where=where, todo=AGAIN)
-    if columns.shape != () or columns.dtype.kind not in "ui" or columns < 1:
-        raise InputError(f"columns is {columns}, not the number of tiles in a row", where=where, todo=AGAIN)
-    across, tiles, how = int(columns), [], "encoded without loss"
-    for start, end in itertools.pairwise(cuts):
-        coded = blob[start:end].tobytes()
-        with reported(path, Image.DecompressionBombError), Image.open(io.BytesIO(coded)) as image:
-            if image.format != "PNG" and coded[12:16] != b"VP8L":  # VP8L is WebP without loss
-                how = f"re-encoded as {image.format}, not the original pixels"
-            mosaic = np.asarray(image.convert("RGB"))
-        tile = mosaic.shape[1] // across
-        if not tile or mosaic.shape[0] % tile or mosaic.shape[1] % across:
-            what = f"a mosaic of {mosaic.shape[1]}x{mosaic.shape[0]} pixels has no {across} square tiles in a row"
-            raise InputError(what, where=where, todo=AGAIN)
-        grid = mosaic.reshape(-1, tile, across, tile, 3)
-        tiles.append(grid.swapaxes(1, 2).reshape(-1, tile, tile, 3))
-    with reported(path):
-        images = np.concatenate(tiles)
-    if not 0 <= len(images) - len(labels) < len(tiles[-1]):
-        raise InputError(f"{len(labels)} labels for {len(images)} tiles", where=where, todo=AGAIN)
-    return images[: len(labels)], how
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +68,7 @@ CIFAR_100 = CifarLayout(
 
 def holds_cifar(directory: Path) -> bool:
     """Whether this is an extracted binary archive."""
-    return any((directory / layout.train[0]).is_file() for layout in (CIFAR_10, CIFAR_100))
+    return any(os.path.lexists(directory / layout.train[0]) for layout in (CIFAR_10, CIFAR_100))
 
 
 def read_cifar(path: Path, name: str) -> DataSet:
@@ -220,70 +101,73 @@ def read_cifar(path: Path, name: str) -> DataSet:
 
 
 def _files_in_directory(path: Path) -> tuple[CifarLayout, dict[str, bytes]]:
-    layout = CIFAR_10 if (path / CIFAR_10.train[0]).is_file() else CIFAR_100
-    present = [path / file for file in (*layout.sizes(), layout.names) if (path / file).is_file()]
+    layout = CIFAR_10 if os.path.lexists(path / CIFAR_10.train[0]) else CIFAR_100
+    present = [path / file for file in (*layout.sizes(), layout.names) if os.path.lexists(path / file)]
     for file in present:
-        _check_size(file.name, file.stat().st_size, layout, path)
+        _check_size(file.name, regular(file).stat().st_size, layout, path)
     return layout, {file.name: file.read_bytes() for file in present}
 
 
 def _files_in_tar(path: Path) -> tuple[CifarLayout, dict[str, bytes]]:
     """The expected members only, read in one pass without extracting; no other name is ever touched."""
-    wanted = {
+    expected = {
         f"{layout.folder}/{file}": (layout, file)
         for layout in (CIFAR_10, CIFAR_100)
         for file in (*layout.sizes(), layout.names)
     }
+
+    def wanted(member: tarfile.TarInfo) -> bool:
+        if member.name in expected:
+            layout, file = expected[member.name]
+            _check_size(file, member.size, layout, path)
+        return member.name in expected
+
+    most = max(sum(layout.sizes().values()) for layout in (CIFAR_10, CIFAR_100)) + MARGIN
     found: dict[CifarLayout, dict[str, bytes]] = {}
-    with _unpacked(path) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
-        for member in tar:
-            content = tar.extractfile(member) if member.isfile() and member.name in wanted else None
-            if content is not None:
-                layout, file = wanted[member.name]
-                _check_size(file, member.size, layout, path)
-                found.setdefault(layout, {})[file] = content.read()
-        while stream.read(2**20):  # on to the end, where gzip compares its checksum
-            pass
+    for name, content in tar_files(path, wanted, most):
+        layout, file = expected[name]
+        found.setdefault(layout, {})[file] = content
     if not found:
-        raise InputError("holds no file of the binary CIFAR archives", where=path, todo=BINARY)
+        raise InputError("holds no file of the binary CIFAR archives", where=path, todo=OTHERS)
     return max(found.items(), key=lambda item: len(item[1]))
-
-
-def _unpacked(path: Path) -> gzip.GzipFile | io.BufferedReader:
-    return gzip.open(path) if path.suffix in (".gz", ".tgz") else path.open("rb")
 
 
 def _check_size(file: str, size: int, layout: CifarLayout, path: Path) -> None:
     expected = layout.sizes().get(file, min(size, 2**16))  # the names of the classes: any size that is sane
     if size != expected:
-        raise InputError(f"{file} has {size} bytes instead of {expected}", where=path, todo=AGAIN)
+        whole = size % (layout.label_bytes + 3 * 32 * 32) == 0
+        raise InputError(f"{file} has {size} bytes instead of {expected}", where=path, todo=OWN if whole else AGAIN)
 
 
 IDX_PARTS = {"train-images": 3, "train-labels": 1, "t10k-images": 3, "t10k-labels": 1}  # file name, axes
+IDX_NUMBERS = {9: "int8", 11: "int16", 12: "int32", 13: "float32", 14: "float64"}  # what else an idx file may hold
 
 
 def holds_idx(directory: Path) -> bool:
     """Whether the files of MNIST, or of a set in its format, are here."""
-    return any(file.is_file() for file in _idx_candidates(directory, "train-images"))
+    return _idx_file(directory, "train-images") is not None
 
 
-def read_idx(directory: Path, name: str) -> DataSet:
+def read_idx(directory: Path, name: str, memory: float = math.inf) -> DataSet:
     """MNIST and its relatives: four idx files, plain or gzipped; classes are numbers.
 
     Args:
         directory: with `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte`,
             `t10k-labels-idx1-ubyte`, each perhaps with `.gz`.
         name: of the data set.
+        memory: bytes that a file may unpack to.
 
     Raises:
-        InputError: a file is missing, has another magic number or not the size that its header says.
+        InputError: a file is missing, has another magic number or not the size that its header says, or does not fit
+            into the memory.
     """
     arrays = []
-    for part in IDX_PARTS:
-        found = [file for file in _idx_candidates(directory, part) if file.is_file()]
-        if not found:
-            raise InputError(f"has no {_idx_candidates(directory, part)[0].name}", where=directory, todo=AGAIN)
-        arrays.append(_read_idx_file(found[0], IDX_PARTS[part]))
+    for part, axes in IDX_PARTS.items():
+        file = _idx_file(directory, part)
+        if file is None:
+            todo = "put it there: a set has four files, images and labels to train and to test"
+            raise InputError(f"has no {_idx_candidates(directory, part)[0].name}", where=directory, todo=todo)
+        arrays.append(_read_idx_file(file, axes, memory))
     origin = f"{directory} (idx files)"
     return assembled(*arrays, classes=None, name=name, origin=origin, where=directory)
 
@@ -293,15 +177,28 @@ def _idx_candidates(directory: Path, part: str) -> list[Path]:
     return [directory / f"{part}{dot}{stem}{packed}" for packed in ("", ".gz") for dot in ("-", ".")]
 
 
-def _read_idx_file(path: Path, axes: int) -> np.ndarray:
-    with reported(path), _unpacked(path) as file:
-        content = file.read()
-    header = 4 + 4 * axes
-    if len(content) < header or content[:4] != bytes([0, 0, 8, axes]):  # 8 is uint8
-        what = f"starts with {content[:4].hex() or 'nothing'} instead of the magic number 00000{800 + axes}"
-        raise InputError(what, where=path, todo=AGAIN)
-    shape = struct.unpack(f">{axes}I", content[4:header])
-    if len(content) - header != math.prod(shape):
-        what = f"has {len(content) - header} bytes of data; its header says {list(shape)}"
-        raise InputError(what, where=path, todo=AGAIN)
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+def _idx_file(directory: Path, part: str) -> Path | None:
+    """The file of a part; one that can be read before one that cannot, which is reported."""
+    present = [file for file in _idx_candidates(directory, part) if os.path.lexists(file)]
+    return next((file for file in present if file.is_file()), present[0] if present else None)
+
+
+def _read_idx_file(path: Path, axes: int, memory: float) -> np.ndarray:
+    length = 4 + 4 * axes
+    with reported(path), unpacked(path) as file:
+        header = file.read(length)
+        if len(header) < length or header[:4] != bytes([0, 0, 8, axes]):  # 8 is uint8
+            what = f"starts with {header[:4].hex() or 'nothing'} instead of the magic number 00000{800 + axes}"
+            other = IDX_NUMBERS.get(header[2], "") if len(header) == length and header[:2] == b"\0\0" else ""
+            todo = f"it holds {other}: bring it to uint8, or pass the arrays to from_arrays" if other else AGAIN
+            raise InputError(what, where=path, todo=todo)
+        shape = struct.unpack(f">{axes}I", header[4:])
+        count = math.prod(shape)
+        if count > memory:
+            what = f"its header says {list(shape)}, {count / 1e9:.3g} GB; images may take {memory / 1e9:.3g} GB"
+            raise InputError(what, where=path, todo="allow more memory, or get the file again if it is damaged")
+        values = file.read(count + 1)
+    if len(values) != count:
+        size = f"{len(values)}" if len(values) < count else f"more than {count}"
+        raise InputError(f"has {size} bytes of data; its header says {list(shape)}", where=path, todo=AGAIN)
+    return np.frombuffer(values, np.uint8).reshape(shape)

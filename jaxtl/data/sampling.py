@@ -1,7 +1,11 @@
 """The order of data as a pure function of (key, step): every example once an epoch, in a new order each epoch.
 
-Nothing is stored and nothing is shuffled: the permutation of an epoch is a small cipher that is evaluated only at the
-positions a batch needs. A run that resumes at some step therefore sees the batches it would have seen.
+Nothing is stored and nothing is shuffled: the permutation of an epoch is evaluated only at the positions a batch needs.
+A run that resumes at some step therefore sees the batches it would have seen.
+
+Small sets are ranked: each example draws a number, and its rank among them is its place, so that all orders come
+equally often. Larger sets go through a small cipher, whose cost does not depend on their size. It has far fewer keys
+than there are orders, but no test here tells it from a shuffle.
 """
 
 from __future__ import annotations
@@ -14,7 +18,8 @@ import jax.numpy as jnp
 
 from jaxtl.errors import InputError
 
-ROUNDS = 12  # on 40,000 keys, all orders of 4, 5 and 6 examples come equally often with 12 rounds, not yet with 8
+RANKED = 128  # examples; up to here counting ranks costs about what the cipher does
+ROUNDS = 12  # of the cipher
 
 
 def epoch_batch(key: jax.Array, step: jax.Array | int, *, batch_size: int, size: int) -> jax.Array:
@@ -22,13 +27,14 @@ def epoch_batch(key: jax.Array, step: jax.Array | int, *, batch_size: int, size:
 
     indices[i] = permutation_e(p mod size),   p = step * batch_size + i,   e = p // size
 
-    A batch may straddle two epochs. The cost grows with `batch_size` and does not depend on `size`. The permutation is
-    a Feistel network (Luby and Rackoff, How to construct pseudorandom permutations, 1988) on a grid of rows × columns
-    just large enough for the set, walked until it lands inside (Black and Rogaway, Ciphers with arbitrary finite
-    domains, 2002).
+    A batch may straddle two epochs. The cost grows with `batch_size` and, beyond RANKED examples, does not depend on
+    `size`: there the permutation is a Feistel network (Luby and Rackoff, How to construct pseudorandom permutations,
+    1988) on a grid of rows × columns just large enough for the set, walked until it lands inside (Black and Rogaway,
+    Ciphers with arbitrary finite domains, 2002), and a coin that exchanges two examples. Without the coin a grid whose
+    sides are both odd would have even permutations only.
 
     Args:
-        key: of the data order; each epoch draws its own round keys from it.
+        key: of the data order; each epoch draws its own permutation from it.
         step: int32 >= 0, may be traced; exact for every step an int32 can count.
         batch_size: static, at most `size`.
         size: static, the number of examples, less than 2³⁰.
@@ -57,9 +63,10 @@ def epoch_batch(key: jax.Array, step: jax.Array | int, *, batch_size: int, size:
     position = offset + jnp.arange(batch_size, dtype=jnp.uint32)
     straddles = position >= size
     position = jnp.where(straddles, position - size, position)
-    this, following = (jax.random.bits(jax.random.fold_in(key, e), (ROUNDS,), jnp.uint32) for e in (epoch, epoch + 1))
-    round_keys = jnp.where(straddles[None], following[:, None], this[:, None])
-    return _permute(position, round_keys, size).astype(jnp.int32)
+    count, permuted = (size, _ranked) if size <= RANKED else (ROUNDS + 1, _enciphered)
+    this, following = (jax.random.bits(jax.random.fold_in(key, e), (count,), jnp.uint32) for e in (epoch, epoch + 1))
+    noise = jnp.where(straddles[None], following[:, None], this[:, None])
+    return permuted(position, noise, size).astype(jnp.int32)
 
 
 def _product_divided(step: Any, batch_size: int, size: int) -> tuple[jax.Array, jax.Array]:
@@ -75,15 +82,22 @@ def _product_divided(step: Any, batch_size: int, size: int) -> tuple[jax.Array, 
     return quotient, remainder
 
 
-def _permute(position: jax.Array, round_keys: jax.Array, size: int) -> jax.Array:
-    """The image of each position [B] under the permutation of [0, size) that its round keys [ROUNDS, B] choose."""
+def _ranked(position: jax.Array, noise: jax.Array, size: int) -> jax.Array:
+    """The rank of each position [B] by its number in the noise [size, B]; of equal numbers the first is the smaller."""
+    own = jnp.take_along_axis(noise, position[None], axis=0)
+    first = jnp.arange(size, dtype=jnp.uint32)[:, None] < position[None]
+    return jnp.sum((noise < own) | ((noise == own) & first), axis=0)
+
+
+def _enciphered(position: jax.Array, noise: jax.Array, size: int) -> jax.Array:
+    """The image of each position [B] under the cipher that the noise [ROUNDS + 1, B] chooses; the last is the coin."""
     rows = math.isqrt(size - 1) + 1
     columns = -(-size // rows)
 
     def two_rounds(i: int, cell: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         row, column = cell
-        row = _shift(row, _mix(column ^ round_keys[2 * i]), rows)
-        return row, _shift(column, _mix(row ^ round_keys[2 * i + 1]), columns)
+        row = _shift(row, _mix(column ^ noise[2 * i]), rows)
+        return row, _shift(column, _mix(row ^ noise[2 * i + 1]), columns)
 
     # A point of the grid outside the set is enciphered again until it falls inside. The cipher permutes the grid, so
     # every walk comes back inside and no two end in one place; at most 1/√size of the grid lies outside.
@@ -94,7 +108,8 @@ def _permute(position: jax.Array, round_keys: jax.Array, size: int) -> jax.Array
         return position, position >= size
 
     everywhere = jnp.ones_like(position, bool)
-    return jax.lax.while_loop(lambda state: jnp.any(state[1]), walk, (position, everywhere))[0]
+    image = jax.lax.while_loop(lambda state: jnp.any(state[1]), walk, (position, everywhere))[0]
+    return jnp.where(image < 2, image ^ (noise[ROUNDS] & 1), image)
 
 
 def _shift(value: jax.Array, noise: jax.Array, modulus: int) -> jax.Array:

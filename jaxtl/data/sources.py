@@ -12,13 +12,16 @@ from pathlib import Path
 from jaxtl.data.catalogue import OFFICIAL
 from jaxtl.data.dataset import DataSet, from_arrays
 from jaxtl.data.fetch import Progress, Silent
+from jaxtl.data.files import regular
 from jaxtl.data.folders import holds_folders, read_folders
+from jaxtl.data.npz import read_npz
 from jaxtl.data.places import default_directory, tfds_roots
 from jaxtl.data.prepare import prepare
 from jaxtl.data.prepared import newest_version, read_prepared, refuse_tfrecord
-from jaxtl.data.readers import holds_cifar, holds_idx, read_cifar, read_idx, read_npz, refuse_pickle
+from jaxtl.data.readers import holds_cifar, holds_idx, read_cifar, read_idx, refuse_pickle
 from jaxtl.data.stored import memory_budget
 from jaxtl.errors import InputError, suggest
+from jaxtl.files import expanded
 
 FILES = {  # what a name may lie in, below the data directory, in the order of looking
     "cifar10": ("cifar10.npz", "cifar-10-binary.tar.gz", "cifar-10-batches-bin"),
@@ -128,15 +131,17 @@ def where(name: str, directory: Path) -> Path | None:
 
 def _elsewhere(text: str, directory: Path, memory: int) -> DataSet:
     """By path, or by the name of any other prepared set."""
-    path, prefix = Path(text).expanduser(), ""
+    path, prefix = expanded(text), ""
     if not path.exists() and "#" in text:
         before, _, prefix = text.rpartition("#")
-        path = Path(before).expanduser()
+        path = expanded(before)
     if not path.exists():
         if re.fullmatch(r"\w+(/[\w.-]+)*", text) and (version := where(text, directory)):
             return read_prepared(version, memory)
         todo = f"check the path, or use a name ({suggest(text, ['auto', 'digits', *FILES])})"
         raise InputError("no such file or directory, and no data set of this name", where=text, todo=todo)
+    if not path.is_dir():
+        regular(path)
     refuse_pickle(path)
     refuse_tfrecord(path)
     if prefix and path.suffix != ".npz":
@@ -158,5 +163,5 @@ def _reader_of(path: Path, name: str, memory: int, prefix: str = "") -> Reader |
     if holds_cifar(path):
         return functools.partial(read_cifar, path, name)
     if holds_idx(path):
-        return functools.partial(read_idx, path, name)
+        return functools.partial(read_idx, path, name, memory)
     return functools.partial(read_folders, path, name, memory) if path.is_dir() and holds_folders(path) else None

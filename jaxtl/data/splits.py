@@ -1,12 +1,13 @@
 """Which examples are used for what: classes, held-out parts, small draws, folds. Pure functions of a seed.
 
-Every draw is stratified, and a class draws from a generator of its own, (seed, class): what one class gets does not
-depend on the other classes.
+Every draw is stratified, and a class draws from a generator of its own, (seed, class): in which order its examples are
+drawn does not depend on the other classes.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -35,8 +36,10 @@ def by_class(dataset: DataSet, classes: Sequence[str | int]) -> DataSet:
         todo = "give a sequence of class names or numbers"
         raise InputError(f"classes is {classes!r}", where=dataset.name, todo=todo)
     kept = [_class_number(dataset, wanted) for wanted in classes]
-    if len(set(kept)) != len(kept):
-        raise InputError(f"a class occurs twice in {list(classes)}", where=dataset.name, todo="name each class once")
+    for place, label in enumerate(kept):
+        if label in kept[:place]:
+            what = f"class '{dataset.classes[label]}' occurs twice"
+            raise InputError(what, where=dataset.name, todo="name each class once")
     new_label = np.full(len(dataset.classes), -1, np.int32)
     new_label[kept] = np.arange(len(kept))
 
@@ -86,7 +89,9 @@ def hold_out(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.
     return held, np.setdiff1d(np.arange(len(labels)), held)
 
 
-def per_class(labels: np.ndarray, n: int, seed: int, among: np.ndarray | None = None) -> np.ndarray:
+def per_class(
+    labels: np.ndarray, n: int, seed: int, among: np.ndarray | None = None, *, classes: Sequence[str] = ()
+) -> np.ndarray:
     """Draw n examples of every class without replacement.
 
     A larger n adds examples to the same draw: per_class(labels, 5, seed) is contained in per_class(labels, 10, seed).
@@ -96,6 +101,7 @@ def per_class(labels: np.ndarray, n: int, seed: int, among: np.ndarray | None = 
         n: examples of a class.
         seed: >= 0.
         among: indices into `labels` to draw from, in any order; by default all.
+        classes: their names, for what is said of a class that is too small; its number where they are left out.
 
     Returns:
         Indices [C * n] into `labels`, class after class.
@@ -115,7 +121,7 @@ def per_class(labels: np.ndarray, n: int, seed: int, among: np.ndarray | None = 
     for label in np.unique(labels):
         positions = among[labels[among] == label]
         if len(positions) < n:
-            what = f"class {label} has {len(positions)} examples to draw from, {n} are wanted"
+            what = f"{_called(label, classes)} has {len(positions)} examples to draw from, {n} are wanted"
             raise InputError(what, where="per_class", todo="draw fewer or give more examples")
         drawn.append(_shuffled(positions, seed, label)[:n])
     return np.concatenate(drawn)
@@ -124,7 +130,8 @@ def per_class(labels: np.ndarray, n: int, seed: int, among: np.ndarray | None = 
 def imbalanced(labels: np.ndarray, ratio: float, seed: int, among: np.ndarray | None = None) -> np.ndarray:
     """Thin the classes out to a long tail: class c of C keeps a share ratio^(−c / (C − 1)) of its examples.
 
-    Class 0 stays whole and the last class is `ratio` times smaller; each keeps at least one example. A larger ratio
+    Class 0 stays whole and the last class is `ratio` times smaller; each keeps at least one example. A share that is no
+    whole number of examples goes up or down by lot, one for all classes, so that it is right on average. A larger ratio
     takes examples away from the same draw: what it keeps is contained in what a smaller one keeps. (Cui, Jia, Lin, Song
     and Belongie, Class-balanced loss based on effective number of samples, 2019.)
 
@@ -149,23 +156,25 @@ def imbalanced(labels: np.ndarray, ratio: float, seed: int, among: np.ndarray | 
         raise InputError(f"ratio {ratio} of the largest class to the smallest", where="imbalanced", todo="use >= 1")
     among = np.arange(len(labels)) if among is None else _checked_indices(among, len(labels))
     members = _members(labels[among])
-    shares = ratio ** -np.linspace(0, 1, len(members))
+    shares, lot = ratio ** -np.linspace(0, 1, len(members)), _generator(seed).random()
     kept = [
-        _shuffled(among[positions], seed, label)[: max(1, round(share * len(positions)))]
+        _shuffled(among[positions], seed, label)[: max(1, math.floor(share * len(positions) + lot))]
         for share, (label, positions) in zip(shares, members.items(), strict=True)
     ]
     return np.sort(np.concatenate(kept))
 
 
 def label_noise(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Give a part of each class a wrong label, drawn evenly from the other classes.
+    """Give a part of the examples a wrong label, drawn evenly from the other classes.
 
-    A larger fraction adds to the same draw: what is wrong at 0.1 is wrong in the same way at 0.2. Only for labels to
+    Every example is wrong with probability `fraction`, also where that is less than one example of a class. They are
+    drawn together: fraction · N of them, up or down to a whole number by lot, spread over the classes by their sizes. A
+    larger fraction adds to the same draw: what is wrong at 0.1 is wrong in the same way at 0.2. Only for labels to
     train on; noise in test labels measures nothing.
 
     Args:
         labels: integers [N] of at least two classes.
-        fraction: of each class, in 0..1, rounded to whole examples.
+        fraction: of the examples, in 0..1.
         seed: >= 0.
 
     Returns:
@@ -184,16 +193,20 @@ def label_noise(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     members = _members(labels)
     if len(members) < 2:
         raise InputError("one class only", where="label_noise", todo="give labels of at least two classes")
-    noisy = labels.copy()
+    wrong, turn = labels.copy(), np.empty(len(labels))
     for label, positions in members.items():
         others = np.array([other for other in members if other != label], labels.dtype)
-        wrong = others[_generator(seed, label, 1).integers(len(others), size=len(positions))]
-        count = round(fraction * len(positions))
-        noisy[_shuffled(positions, seed, label)[:count]] = wrong[:count]
-    return noisy
+        shuffled = _shuffled(positions, seed, label)
+        wrong[shuffled] = others[_generator(seed, label, 1).integers(len(others), size=len(positions))]
+        # Its members come at equal distances after a random start: whatever is first in turn holds each class's part.
+        turn[shuffled] = (np.arange(len(positions)) + _generator(seed, label, 2).random()) / len(positions)
+    count = math.floor(fraction * len(labels) + _generator(seed, 0, 3).random())
+    return np.where(np.argsort(np.argsort(turn)) < count, wrong, labels)
 
 
-def stratified_folds(labels: np.ndarray, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def stratified_folds(
+    labels: np.ndarray, folds: int, seed: int, *, classes: Sequence[str] = ()
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Cut the examples into folds for cross-validation.
 
     The sizes of two folds differ by at most one, in each class and in all.
@@ -202,6 +215,7 @@ def stratified_folds(labels: np.ndarray, folds: int, seed: int) -> list[tuple[np
         labels: integers [N].
         folds: at least 2.
         seed: >= 0.
+        classes: as for `per_class`.
 
     Returns:
         For each fold (train, validation): ascending indices into `labels`; each example is in one validation part.
@@ -218,7 +232,7 @@ def stratified_folds(labels: np.ndarray, folds: int, seed: int) -> list[tuple[np
     members = _members(labels)
     smallest = min(members, key=lambda label: len(members[label]))
     if len(members[smallest]) < folds:
-        what = f"class {smallest} has {len(members[smallest])} examples for {folds} folds"
+        what = f"{_called(smallest, classes)} has {len(members[smallest])} examples for {folds} folds"
         todo = f"use at most {len(members[smallest])} folds or more examples"
         raise InputError(what, where="stratified_folds", todo=todo)
     # Dealt like cards, class after class without starting over: no fold collects the remainders of all classes.
@@ -226,6 +240,10 @@ def stratified_folds(labels: np.ndarray, folds: int, seed: int) -> list[tuple[np
     fold_of = np.empty(len(labels), np.int64)
     fold_of[dealt] = np.arange(len(labels)) % folds
     return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(folds)]
+
+
+def _called(label: int, classes: Sequence[str]) -> str:
+    return f"class '{classes[label]}'" if classes else f"class {label}"
 
 
 def _class_number(dataset: DataSet, wanted: str | int) -> int:

@@ -14,20 +14,20 @@ import dataclasses
 import functools
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jax.sharding import Mesh
 
 from jaxtl import checkpoints, processes
+from jaxtl.checkpoints.origin import Origin, jaxpr_of, origin
 from jaxtl.errors import InputError, Interrupted, NotFinite
+from jaxtl.loop import arguments
 from jaxtl.loop.book import Book, Log, Row
-from jaxtl.loop.finite import Spoilt, first_to_go
+from jaxtl.loop.finite import Spoilt, advice, first_to_go
 from jaxtl.placement import everywhere, place
-from jaxtl.step import Fixed, TrainState, default_rates, program_of
+from jaxtl.step import Fixed, TrainState, program_of, traced
 from jaxtl.writers import Progress
-
-HINT = "lower the learning rate, pass clip_norm, or look for labels outside 0…C−1 and NaN in the data"
 
 
 @runtime_checkable
@@ -116,8 +116,12 @@ def fit(
             instead of the last.
         mesh: devices that share each batch, and parameters if it says so, see `placement`; the state that comes back is
             on it. Data may lie there already (`on_device(..., sharding=...)`), or are put on every device.
-        workdir: where checkpoints go, from step 0 on, and where an interrupted run of the same kind goes on from; no
-            other process may use it meanwhile.
+        workdir: where checkpoints go, from step 0 on, and where an interrupted run goes on from, or one that is to take
+            more steps; no other process may use it meanwhile. With each goes what made it: rates, defaults among them,
+            `given`, the first state, the data (of a `Stream` its first batch), `best`, and the step, code and constants
+            alike. With another of these it is refused. What may change: `steps`, `every`, `evaluate`, `log`,
+            `progress`, `save_behind`; and, where results are then equal to rounding, `chunk`, the mesh, the devices and
+            the versions of the libraries.
         save_behind: go on with the next chunk while a checkpoint is written, at the price of a second copy of the state
             on the device; an error is told at the next save, or at the end. Otherwise what has been saved is on disk
             before the next chunk begins.
@@ -129,25 +133,33 @@ def fit(
         figures}.
 
     Raises:
-        InputError: lengths that do not fit, negative rates, one label with both a penalty and a decay.
+        InputError: arguments of another kind, lengths that do not fit, negative rates, one label with both a penalty
+            and a decay, a workdir that holds another run.
         NotFinite: the loss or a parameter is NaN or infinite. The last checkpoint, which is neither, stays; the steps
             after it are repeated one by one to name the parameters that went first.
         Interrupted: a stop was requested; everything is saved if there is a workdir.
     """
     every = steps if every is None else every
-    _check_lengths(steps, chunk, every)
-    if isinstance(data, Stream):
-        chunk = 1
-    _check_rates(_defaults(step, frozenset(fixed.rates), state, data, fixed), fixed)
+    arguments.check_lengths(steps, chunk, every)
+    arguments.check_surroundings(mesh, workdir, log, progress, best)
+    arguments.check_work(step, state, fixed, evaluate)
+    like = data.like if isinstance(data, Stream) else data
+    arguments.check_data(like)
+    chunk = 1 if isinstance(data, Stream) else chunk
+    known = _known(step, frozenset(fixed.rates), state, like, fixed)
+    if best is not None and evaluate is None and best not in known.metrics:
+        raise InputError(f"evaluate returns no '{best}'", where="fit best", todo=f"it has {sorted(known.metrics)}")
+    _check_rates(known.defaults, fixed)
     # 0, 0.1 and np.float64(0.1) are three types to the compiler, and would be three programs
     fixed = fixed._replace(rates={name: np.asarray(rate, np.float32) for name, rate in fixed.rates.items()})
+    made = {} if workdir is None else _origin(step, state, data, fixed, known.defaults, best)
     state, data, fixed = (state, data, fixed) if mesh is None else _on(mesh, state, data, fixed)
     run = program_of(step, chunk, mesh)
     with contextlib.ExitStack() as until_the_end:
         if workdir is not None and not checkpoints.is_owned(workdir):
             until_the_end.enter_context(checkpoints.own(workdir))
-        book = until_the_end.enter_context(contextlib.closing(Book(workdir, best, log, save_behind)))
-        state = _begin(state, steps, book)
+        book = until_the_end.enter_context(contextlib.closing(Book(workdir, best, log, save_behind, made)))
+        state = _begin(state, steps, chunk, book)
         done = int(state.step)
         display = until_the_end.enter_context(Progress(steps, progress, start=done)) if progress else None
         batches = until_the_end.enter_context(contextlib.closing(_batches(data, done)))
@@ -156,11 +168,11 @@ def fit(
                 state, metrics = run(state, next(batches), fixed)
                 book.meter.add(done, metrics)
                 done += chunk
-                if display is not None:
-                    display.advance(chunk, loss=book.meter.last_loss)
                 ends_row = done % every == 0 or done == steps
                 if ends_row:
                     book.end_row(done, state, evaluate)
+                if display is not None:
+                    display.advance(chunk, **book.meter.shown)
                 signal_number = asked_to_stop()
                 if signal_number and not ends_row:
                     book.meter.flush(state)
@@ -169,7 +181,7 @@ def fit(
                     raise Interrupted(f"stopped at step {done} of {steps}", signal_number)
         except Spoilt as spoilt:
             first = _first_to_go(spoilt, book, program_of(step, 1, mesh), state, data, fixed)
-            raise NotFinite(f"step {spoilt.step}: {spoilt.what}{first}\n  {HINT}") from None
+            raise NotFinite(f"step {spoilt.step}: {spoilt.what}{first}\n  {advice(spoilt.before)}") from None
     return book.best(state), book.history
 
 
@@ -187,30 +199,44 @@ def _batches(data: Any, first: int) -> Generator[Any, None, None]:
         yield data
 
 
+class Known(NamedTuple):
+    """What a step reads and says: the defaults of all its rates, the names of its metrics."""
+
+    defaults: dict[str, Any]
+    metrics: list[str]
+
+
 @functools.lru_cache(maxsize=64)
-def _read_by(step: Callable) -> dict[frozenset, dict[str, Any]]:
+def _known_of(step: Callable) -> dict[frozenset, Known]:
     return {}
 
 
-def _defaults(step: Callable, names: frozenset, state: TrainState, data: Any, fixed: Fixed) -> dict[str, Any]:
-    """The defaults of every rate a step reads; traced once for each step and set of overridden names."""
-    known = _read_by(step)
+def _known(step: Callable, names: frozenset, state: TrainState, like: Any, fixed: Fixed) -> Known:
+    """Traced once for each step and set of overridden names."""
+    known = _known_of(step)
     if names not in known:
-        known[names] = default_rates(step, state, data.like if isinstance(data, Stream) else data, fixed)
+        defaults, returned = traced(step, state, like, fixed)
+        known[names] = Known(defaults, arguments.check_returned(state, returned))
     return known[names]
 
 
-def _check_lengths(steps: int, chunk: int, every: int) -> None:
-    for name, value in (("steps", steps), ("chunk", chunk), ("every", every)):
-        if value < 1:
-            raise InputError(f"{value} is less than 1", where=f"fit {name}")
-        if value % chunk:
-            raise InputError(f"{value} is not a multiple of chunk={chunk}", where=f"fit {name}")
+def _origin(
+    step: Callable, state: TrainState, data: Any, fixed: Fixed, defaults: Mapping[str, Any], best: str | None
+) -> Origin:
+    """What makes the states of this run."""
+    streamed = isinstance(data, Stream)
+    if streamed:
+        with contextlib.closing(data.batches(0)) as batches:
+            data = next(batches)
+    rates = {name: rate for name, rate in {**defaults, **fixed.rates}.items() if rate is not None}
+    program = jaxpr_of(step, state, fixed)
+    return origin(rates, state, data, fixed.given, {"step": program}, streamed=streamed, best=best)
 
 
 def _check_rates(defaults: Mapping[str, Any], fixed: Fixed) -> None:
     """Refuse negative rates, and a label that pays a penalty and decays: it would be shrunk twice."""
-    rates = {name: np.asarray(value) for name, value in {**defaults, **fixed.rates}.items()}
+    rates = {**defaults, **fixed.rates}
+    rates = {name: np.asarray(value) for name, value in rates.items() if value is not None}
     for name, value in rates.items():
         if not np.all(value >= 0):
             raise InputError(f"{value} is negative or NaN", where=f"rates['{name}']", todo="use a number >= 0")
@@ -226,17 +252,19 @@ def _check_rates(defaults: Mapping[str, Any], fixed: Fixed) -> None:
                 )
 
 
-def _begin(state: TrainState, steps: int, book: Book) -> TrainState:
+def _begin(state: TrainState, steps: int, chunk: int, book: Book) -> TrainState:
     """Where to start: at the newest checkpoint, or at `state`."""
-    resumed = book.resume(state)
+    began, resumed = int(state.step), book.resume(state)
     state = state if resumed is None else resumed
+    if int(state.step) % chunk:
+        what = f"the state is at step {int(state.step)}, which is not a multiple of it"
+        raise InputError(what, where=f"fit chunk={chunk}", todo="use a chunk that divides both")
     if int(state.step) > steps:
         what = f"the state is at step {int(state.step)} already"
         raise InputError(what, where=f"fit steps={steps}", todo="ask for more steps")
     if resumed is None:
         book.save(state)  # what cannot be saved is told before the work, not after it
-    if book.log is not None:
-        book.log.rewind(int(state.step))
+    book.tell_again(began)
     return state
 
 

@@ -11,7 +11,9 @@ from typing import NamedTuple, Protocol
 import jax
 
 from jaxtl import checkpoints
+from jaxtl.checkpoints.origin import Origin, refuse_another
 from jaxtl.errors import InputError
+from jaxtl.loop.arguments import figures
 from jaxtl.loop.finite import Meter
 from jaxtl.placement import whole
 from jaxtl.step import TrainState
@@ -44,10 +46,11 @@ class Book:
         best: the figure whose highest value marks the state to keep, if any.
         log: gets each row, if anyone.
         behind: whether a checkpoint is written while the run goes on.
+        made: what makes the states of this run, if there is a workdir.
     """
 
-    def __init__(self, workdir: Path | str | None, best: str | None, log: Log | None, behind: bool):
-        self.workdir, self.best_name, self.log = workdir, best, log
+    def __init__(self, workdir: Path | str | None, best: str | None, log: Log | None, behind: bool, made: Origin):
+        self.workdir, self.best_name, self.log, self.made = workdir, best, log, made
         self.writer = ThreadPoolExecutor(1) if behind else None
         self.being_written: Future | None = None
         self.history: list[Row] = []
@@ -59,7 +62,8 @@ class Book:
         self, done: int, state: TrainState, evaluate: Callable[[TrainState], Mapping[str, float]] | None
     ) -> None:
         """Write what happened since the last row, and save."""
-        row = {**self.meter.take(state), **({} if evaluate is None else evaluate(state))}
+        row = self.meter.take(state)
+        row |= {} if evaluate is None else figures(evaluate, state, row)
         self.history.append({"step": done, **row})
         if self.log is not None:
             self.log.write(done, row)
@@ -73,6 +77,13 @@ class Book:
         if self.best_value is None or row[self.best_name] > self.best_value:
             self.best_value, self.best_state = row[self.best_name], copy_tree(state)
 
+    def tell_again(self, began: int) -> None:
+        """The log gets all rows since the run began at this step, whatever a kill or a bad disk made of its file."""
+        if self.log is not None:
+            self.log.rewind(began)
+            for row in self.history:
+                self.log.write(int(row["step"]), {name: value for name, value in row.items() if name != "step"})
+
     def best(self, state: TrainState) -> TrainState:
         """The best state so far; this one if none is kept."""
         return state if self.best_state is None else self.best_state
@@ -81,7 +92,7 @@ class Book:
         """Write a checkpoint of the state and all that belongs to it, if there is a workdir."""
         if self.workdir is not None:
             meter = [self.meter.sums, self.meter.count, self.meter.last_loss]
-            meta = {"history": self.history, "best": self.best_value, "meter": meter}
+            meta = {"history": self.history, "best": self.best_value, "meter": meter, "origin": self.made}
             if self.writer is None:
                 checkpoints.save(self.workdir, self._whole(state), meta)
                 return
@@ -106,18 +117,27 @@ class Book:
                 self.writer.shutdown()
 
     def resume(self, state: TrainState) -> TrainState | None:
-        """The newest state that was saved, with all that belongs to it; None if nothing was. `state` is like it."""
+        """The newest state that was saved, with all that belongs to it; None if nothing was. `state` is like it.
+
+        Raises:
+            InputError: what lies there is no run, or another one.
+        """
         self.finish_writing()
         if self.workdir is None or checkpoints.latest_step(self.workdir) is None:
             return None
-        saved = checkpoints.restore(self.workdir, self._whole(state))
         meta = checkpoints.read_meta(self.workdir)
+        refuse_another(self.workdir, meta.get("origin"), self.made, "a run", lambda: self._restored(state)[0])
+        state, best = self._restored(state)
         self.history, self.meter = list(meta["history"]), Meter(*meta["meter"])
-        if not isinstance(saved, _WithBest):
-            return saved
         if meta["best"] is not None:
-            self.best_value, self.best_state = meta["best"], saved.best
-        return saved.state
+            self.best_value, self.best_state = meta["best"], best
+        return state
+
+    def _restored(self, like: TrainState) -> tuple[TrainState, TrainState]:
+        """The state that was saved, and the best, where one is kept."""
+        assert self.workdir is not None
+        saved = checkpoints.restore(self.workdir, self._whole(like))
+        return (saved.state, saved.best) if isinstance(saved, _WithBest) else (saved, saved)
 
     def _whole(self, state: TrainState) -> TrainState | _WithBest:
         return state if self.best_name is None else _WithBest(state.step, state, self.best(state))

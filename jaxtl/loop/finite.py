@@ -16,10 +16,19 @@ from jaxtl.trees import Tree, named_leaves
 
 
 class Spoilt(Exception):
-    """A loss or a parameter is not finite after `step`."""
+    """A loss or a parameter is not finite after `step`; `before` is the last loss that was, NaN without one."""
 
-    def __init__(self, step: int, what: str):
-        self.step, self.what = step, what
+    def __init__(self, step: int, what: str, before: float):
+        self.step, self.what, self.before = step, what, before
+
+
+def advice(before: float) -> str:
+    """What to look for when a loss is no longer finite, by the last one that was; NaN without one."""
+    if math.isnan(before):
+        return "no step has trained anything yet: look for labels outside 0…C−1 and NaN in the data or the parameters"
+    if before < 0:
+        return "a loss below 0 may fall without end: look for a term of the wrong sign, or one that is no loss"
+    return "lower the learning rate, pass clip_norm, or look for labels outside 0…C−1 and NaN in the data"
 
 
 class Meter:
@@ -28,6 +37,11 @@ class Meter:
     def __init__(self, sums: Mapping[str, float], count: int, last_loss: float = math.nan):
         self.sums, self.count, self.last_loss = dict(sums), count, last_loss
         self.pending: tuple[int, Mapping[str, Any]] | None = None
+
+    @property
+    def shown(self) -> dict[str, float]:
+        """The last loss that was read, for a display; nothing before there is one."""
+        return {} if math.isnan(self.last_loss) else {"loss": self.last_loss}
 
     def add(self, step: int, metrics: Mapping[str, Any]) -> None:
         self._read()
@@ -38,7 +52,8 @@ class Meter:
         self._read()
         names = not_finite(state.params)
         if names:
-            raise Spoilt(int(state.step) - 1, f"the loss is {self.last_loss:.6g}, and {some(names, 3)} not finite")
+            what = f"the loss is {self.last_loss:.6g}, and {some(names, 3)} not finite"
+            raise Spoilt(int(state.step) - 1, what, self.last_loss)
 
     def take(self, state: TrainState) -> dict[str, float]:
         self.flush(state)
@@ -56,7 +71,7 @@ class Meter:
             first = int(np.argmin(np.isfinite(losses)))
             before = losses[first - 1] if first else self.last_loss
             known = "" if math.isnan(before) else f"; the step before it was {before:.6g}"
-            raise Spoilt(step + first, f"the loss is {losses[first]}{known}")
+            raise Spoilt(step + first, f"the loss is {losses[first]}{known}", before)
         self.last_loss = float(losses[-1])
         self.count += len(losses)
         for name, value in values.items():

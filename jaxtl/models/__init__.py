@@ -1,6 +1,7 @@
 """Flax modules; the only room that imports Flax."""
 
-from jaxtl.models.classifiers import Classifier, Cnn, Mlp, as_forward, initial_model_state, initialise
+from jaxtl.models.classifiers import Classifier, Cnn, Mlp, initial_model_state, initialise
+from jaxtl.models.forward import as_forward
 from jaxtl.models.layers import max_pool, mean_pool
 from jaxtl.models.residual import ResidualNetwork, resnet18, wide_resnet
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -81,21 +81,6 @@ class Classifier(nn.Module):
         features, taps = self.trunk(images, train)
         logits = {name: nn.Dense(outputs, name=name)(features) for name, outputs in self.heads}
         return {"features": features, "taps": taps, **logits}
-
-
-def as_forward(model: nn.Module, field: str = "image") -> Callable[..., tuple[dict[str, Any], Tree]]:
-    """A Flax module as the forward(params, model_state, batch, ctx) that `losses.make_loss_fn` takes.
-
-    Args:
-        model: called with batch[field] and `ctx.train`.
-        field: of the batch.
-    """
-
-    def forward(params, model_state, batch, ctx):
-        variables = {"params": params, **model_state}
-        return model.apply(variables, batch[field], ctx.train, mutable=list(model_state))
-
-    return forward
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))

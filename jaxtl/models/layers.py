@@ -107,8 +107,8 @@ def _corners(images: jax.Array, size: int) -> list[jax.Array]:
     """The size² pixels of every block, each as [B, H // size, W // size, C]; incomplete blocks are left out."""
     height, width = images.shape[1] // size * size, images.shape[2] // size * size
     if not (height and width):
-        shape = f"{images.shape[1]}×{images.shape[2]}"
-        raise InputError(f"images of {shape} are smaller than a {size}×{size} block", where="pooling")
+        what = f"images of {images.shape[1]}×{images.shape[2]} are smaller than a {size}×{size} block"
+        raise InputError(what, where="pooling", todo="give larger images, or pool less often")
     return [images[:, i:height:size, j:width:size] for i in range(size) for j in range(size)]
 
 

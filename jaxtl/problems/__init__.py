@@ -1,11 +1,13 @@
 """Questions put to methods: what a draw is given, where training starts, how what was trained is judged.
 
 a source model and few labels    source, few_shot
+what is refused beforehand       checks
 several tasks                    many_tasks, new_task
 raw images on their way          images
 """
 
-from jaxtl.problems.few_shot import FewShot, FewShotConfig, check_examples
+from jaxtl.problems.checks import check_examples, check_memory, check_plan, check_tasks, choose_tasks
+from jaxtl.problems.few_shot import FewShot, FewShotConfig
 from jaxtl.problems.images import Images, accuracy, outputs, predict
 from jaxtl.problems.many_tasks import ManyTasks, ManyTasksConfig
 from jaxtl.problems.new_task import NewTask
@@ -23,6 +25,10 @@ __all__ = [
     "SourceConfig",
     "accuracy",
     "check_examples",
+    "check_memory",
+    "check_plan",
+    "check_tasks",
+    "choose_tasks",
     "make_model",
     "make_source",
     "outputs",

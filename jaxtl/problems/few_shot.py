@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxtl import bounds
 from jaxtl.data import (
     DataSet,
     Split,
@@ -26,15 +28,14 @@ from jaxtl.data import (
     pixelate,
     stratified_folds,
 )
-from jaxtl.errors import InputError
-from jaxtl.labels import norm_by_label, some
+from jaxtl.labels import TRANSFERRED, norm_by_label, some
 from jaxtl.models import Classifier, initial_model_state, initialise
 from jaxtl.optimizers import pull_per_rate
-from jaxtl.problems.images import Images, accuracy, in_grey, outputs, predict
+from jaxtl.problems.images import Images, accuracy, in_channels, outputs, predict
 from jaxtl.problems.source import Source, make_model
 from jaxtl.program import Program, Weights
-from jaxtl.protocol import Draw, Setting, Trained, pull_name, rates_of
-from jaxtl.transfer import Adaptation, Transfer, matching_classes, sum_channels, transfer
+from jaxtl.protocol import Draw, Setting, Trained, Truth, pull_name, rates_of
+from jaxtl.transfer import Adaptation, Transfer, matching_classes, repeat_channels, sum_channels, transfer
 
 CORRUPTIONS = {  # about severity 3 of 5 in CIFAR-10-C
     "noise": lambda image: gaussian_noise(image, jax.random.key(0), 20.0),
@@ -50,12 +51,13 @@ SOURCE_HEAD = "source_head"  # what joint training adds to the model
 class FewShotConfig:
     """The labelled examples and what is asked of them: fields of an experiment's Config."""
 
-    imbalance: float = 1.0  # the first class keeps all of them, the last one this many times fewer
-    label_noise: float = 0.0  # the part of the labelled examples whose label is wrong
+    # how many times more examples the first class has than the last
+    imbalance: Annotated[float, bounds.Within(1, 1e6)] = 1.0
+    label_noise: bounds.Share = 0.0  # the part of the labelled examples whose label is wrong
     corruptions: bool = False  # also test on images with noise, blur, little contrast, coarse pixels
     decay: Literal["loss", "coupled", "decoupled"] = "loss"  # how parameters are pulled towards 0
     head: Literal["fresh", "shared"] = "fresh"  # shared: copy the head's columns of classes both tasks name
-    validation: int = 1000  # target training images outside every subset that choose the "tuned" settings
+    validation: bounds.Count = 1000  # target training images outside every subset that choose the "tuned" settings
 
 
 class Examples(NamedTuple):
@@ -81,24 +83,9 @@ def labelled_examples(config: Any, task: DataSet, pool: np.ndarray, n: int, seed
     return subset, given
 
 
-def check_examples(config: Any, task: DataSet, n: int, folds: bool) -> None:
-    """Refuse more labelled examples than there are before the first model is trained, not after it.
-
-    Args:
-        config: has the fields of `FewShotConfig` and `Budget`.
-        task: the target task.
-        n: labelled examples of each class.
-        folds: whether any method also chooses by folds.
-
-    Raises:
-        InputError: naming `--config.n_per_class`.
-    """
-    try:
-        subset, given = labelled_examples(config, task, held_out(config, task)[1], n, config.seed)
-        if folds:
-            stratified_folds(given[subset], config.folds, config.seed)
-    except InputError as error:
-        raise InputError(error.what, where=f"--config.n_per_class={n}", todo=error.todo) from None
+def seed_of(config: Any, draw: int) -> int:
+    """What NumPy draws by."""
+    return 1000 * config.seed + draw
 
 
 class FewShot:
@@ -115,7 +102,7 @@ class FewShot:
 
     def __init__(self, config: Any, source: Source, task: DataSet, n: int):
         self.config, self.source, self.task, self.n = config, source, task, n
-        self.title = f"{some(source.task.classes)} → {some(task.classes)}, {n} per class"
+        self.title = f"{some(source.task.classes)} → {some(task.classes)}; {n} labelled examples per class"
         self.origin = task.origin
         own = Images.of(task)
         same = own.shape[-1] == source.images.shape[-1]  # the trunk expects the statistics that it was trained with
@@ -126,13 +113,14 @@ class FewShot:
         self.source_model = make_model(config, source.images.shape, **heads)
         self.held, self.pool = held_out(config, task)
         self.target_images = jnp.asarray(task.train.images)
-        self.seen_source = in_grey(source.task) if own.shape[-1] == 1 < source.images.shape[-1] else source.task
+        self.seen_source = source.task if same else in_channels(source.task, own.shape[-1])
         self.source_images = Images.of(self.seen_source) if self.seen_source is not source.task else source.images
         self.source_data = on_device(self.seen_source.train, jax.random.key(0))
         self.test_images, self.source_test_images = map(jnp.asarray, (task.test.images, self.seen_source.test.images))
         kinds = CORRUPTIONS if config.corruptions else {}
         self.worse = {name: jax.jit(corrupt)(self.test_images) for name, corrupt in kinds.items()}
         self.schedule = optax.cosine_decay_schedule(1.0, config.steps)
+        self.truth = Truth(task.test.labels, task.classes)
         self.moved = self.transferred(Draw(0))
 
     # A draw is one seed for subset, head, order and augmentation, the same for every method.
@@ -144,11 +132,11 @@ class FewShot:
 
     def examples(self, draw: Draw) -> Examples:
         """What a draw trains on and is validated on; a fold is validated on the labelled examples it leaves out."""
-        seed = 1000 * self.config.seed + draw.seed
+        seed = seed_of(self.config, draw.seed)
         subset, given = labelled_examples(self.config, self.task, self.pool, self.n, seed)
         if draw.fold is None:
             return Examples(subset, self.held, given)
-        train, validation = stratified_folds(given[subset], draw.folds, seed)[draw.fold]
+        train, validation = stratified_folds(given[subset], draw.folds, seed, classes=self.task.classes)[draw.fold]
         return Examples(subset[train], subset[validation], given)
 
     def data(self, program: Program, start: Weights, draw: Draw) -> Any:
@@ -176,8 +164,10 @@ class FewShot:
     def transferred(self, draw: Draw) -> Transfer:
         """What `start` copies, with labels, anchor and report."""
         adapt: list[tuple[str, Adaptation]] = []
-        if self.source.images.shape[-1] == 3 and self.images.shape[-1] == 1:
-            adapt.append(("trunk/(conv_0|stem)/kernel", sum_channels))
+        theirs, ours = self.source.images.shape[-1], self.images.shape[-1]
+        if theirs != ours:
+            rule = sum_channels if theirs > ours else repeat_channels
+            adapt.append(("trunk/(conv_0|stem|dense_0)/kernel", rule))
         source, target = self.source.weights.params, self.fresh(draw).params
         if self.config.head == "fresh":
             return transfer(source, target, reinit=["head/.*"], adapt=adapt)
@@ -250,11 +240,10 @@ class FewShot:
         metrics |= self.rates_in_words(trained)
         curves = {name: np.array([row[name] for row in trained.curve]) for name in trained.curve[0]}
         curves["loss"] = curves.pop("task")  # without penalties, which differ from method to method
-        kept = {name: curve for name, curve in curves.items() if self._has_meaning(name, trained)}
-        return metrics, {"prediction": predicted, **{f"curve/{name}": curve for name, curve in kept.items()}}
-
-    def _has_meaning(self, curve: str, trained: Trained) -> bool:
-        return trained.recipe.transfers or not curve.startswith("distance/")
+        if not trained.recipe.transfers:  # no way from the source, and nothing is transferred
+            curves = {name: curve for name, curve in curves.items() if not name.startswith("distance/")}
+            metrics, curves = by_what_it_is(metrics), by_what_it_is(curves)
+        return metrics, {"prediction": predicted, **{f"curve/{name}": curve for name, curve in curves.items()}}
 
     def rates_in_words(self, trained: Trained) -> dict[str, float]:
         """λ of every pull, and lr/‖w‖² by label: before a normalisation, decay changes nothing but this."""
@@ -275,3 +264,8 @@ class FewShot:
         images = self.source_images
         predicted = predict(self.source_model, weights, self.source_test_images, images, SOURCE_HEAD)
         return accuracy(predicted, self.seen_source.test.labels)
+
+
+def by_what_it_is(figures: dict[str, Any]) -> dict[str, Any]:
+    """Figures of a net in which the label of what others transfer is on a trunk that starts at random."""
+    return {re.sub(f"/{TRANSFERRED}$", "/fresh trunk", name): value for name, value in figures.items()}

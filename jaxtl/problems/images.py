@@ -30,8 +30,10 @@ class Images(NamedTuple):
         return cls(task.train.images.shape[1:], *channel_statistics(task.train.images))
 
     def batches(self, batch_size: int) -> Callable:
-        """The `prepare` of a step: shifted by up to an eighth of the edge; photographs, not digits, are mirrored."""
-        crop, photographs = self.shape[0] // 8, self.shape[-1] == 3
+        """The `prepare` of a step: shifted by up to an eighth of the shorter edge; photographs are mirrored."""
+        if len(self.shape) == 1:  # numbers, not pixels
+            return image_batches(batch_size, self.mean, self.std)
+        crop, photographs = min(self.shape[:2]) // 8, self.shape[-1] == 3
         return image_batches(batch_size, self.mean, self.std, crop=crop, flip=photographs)
 
 
@@ -63,8 +65,9 @@ def outputs(model, weights: Weights, image: jax.Array, images: Images, output: s
 
 
 def predict(model, weights: Weights, image: jax.Array, images: Images, head: str = "head") -> np.ndarray:
-    """The class of every raw image, [N] uint8; arguments as for `outputs`."""
-    return np.argmax(outputs(model, weights, image, images, head), axis=-1).astype(np.uint8)
+    """The class of every raw image, [N], uint8 where it holds them; arguments as for `outputs`."""
+    logits = outputs(model, weights, image, images, head)
+    return np.argmax(logits, axis=-1).astype(np.min_scalar_type(logits.shape[-1] - 1))
 
 
 def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
@@ -72,10 +75,13 @@ def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(predicted == labels))
 
 
-def in_grey(task: DataSet) -> DataSet:
-    """Colour images as a trunk for grey ones sees them: the mean of the channels."""
+def in_channels(task: DataSet, channels: int) -> DataSet:
+    """Images as a trunk for so many channels sees them: grey ones repeated, of colours the mean."""
 
-    def grey(part: Split) -> Split:
-        return Split(part.images.mean(axis=-1, keepdims=True).astype(part.images.dtype), part.labels)
+    def adapted(part: Split) -> Split:
+        images = np.asarray(part.images)
+        if channels > 1:
+            return Split(np.repeat(images, channels, axis=-1), part.labels)
+        return Split(images.mean(axis=-1, keepdims=True).astype(images.dtype), part.labels)
 
-    return dataclasses.replace(task, train=grey(task.train), test=grey(task.test))
+    return dataclasses.replace(task, train=adapted(task.train), test=adapted(task.test))

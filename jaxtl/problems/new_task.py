@@ -91,7 +91,7 @@ class NewTask:
 
         search = ("learning_rate", "pull")
         found = {"scratch": Recipe(NewTask.program, search, "a fresh trunk", transfers=False)}
-        moving = {trunk: Recipe(NewTask.program, search, says, start=moved(trunk)) for trunk, says in trunks.items()}
+        moving = {trunk: Recipe(NewTask.program, search, means, start=moved(trunk)) for trunk, means in trunks.items()}
         return found | moving
 
     def rates(self, program: Program, setting: Setting) -> dict[str, float]:

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxtl import checkpoints
+from jaxtl import bounds, checkpoints
 from jaxtl.data import DataSet, feed, hold_out, keep_to_data
+from jaxtl.errors import InputError
 from jaxtl.labels import NEW, label_params
 from jaxtl.losses import mean_of, softmax_cross_entropy
 from jaxtl.models import Classifier, Cnn, Mlp, as_forward, initial_model_state, initialise, resnet18, wide_resnet
@@ -34,16 +35,16 @@ STATE = "model_state"  # in a file of weights, beside the parameters
 class SourceConfig:
     """The model and its training: fields of an experiment's Config."""
 
-    source_checkpoint: str = ""  # weights of a source model instead of training one: .safetensors, .npz, a run
+    source_checkpoint: bounds.Place = ""  # weights of a source model instead of training one: .safetensors, .npz, a run
     model: Literal["cnn", "mlp", "wide_resnet", "resnet18"] = "cnn"  # WRN-16-4, and ResNet-18 in its form for CIFAR
-    widths: tuple[int, ...] = (16, 32, 64)  # of cnn and mlp
+    widths: bounds.Widths = (16, 32, 64)  # of cnn and mlp
     normalisation: Literal["group", "batch", "none"] = "group"  # none: the control, decay changes the function itself
-    input_size: int = 16  # larger images are averaged down towards this edge, for cnn
-    source_steps: int = 2500
-    source_batch_size: int = 128
-    source_learning_rate: float = 0.1
-    source_decay: float = 5e-4
-    mesh: tuple[str, ...] = ()  # all devices share its training: data:8, or data:2,parameters:4; () is one device
+    input_size: bounds.Count = 16  # larger images are averaged down towards this edge, for cnn
+    source_steps: bounds.Steps = 2500
+    source_batch_size: bounds.Count = 128
+    source_learning_rate: bounds.Rate = 0.1
+    source_decay: bounds.Rate = 5e-4
+    mesh: bounds.Mesh = ()  # all devices share its training: data:8, or data:2,parameters:4; () is one device
 
 
 class Source(NamedTuple):
@@ -56,7 +57,14 @@ class Source(NamedTuple):
 
 
 def make_model(config: Any, shape: tuple[int, ...], **heads: int) -> Classifier:
-    """The model that a Config names, for images of a shape [H, W, C], with heads of so many outputs."""
+    """The model that a Config names, for images of a shape [H, W, C], with heads of so many outputs.
+
+    Raises:
+        InputError: numbers for a model of images, or images with less than a pixel left.
+    """
+    if config.model != "mlp" and len(shape) == 1:
+        what = f"examples of {shape[0]} numbers are no images"
+        raise InputError(what, where=f"--config.model={config.model}", todo="use --config.model=mlp")
     if config.model != "cnn":
         trunks: dict[str, Callable] = {
             "mlp": functools.partial(Mlp, config.widths),
@@ -64,7 +72,14 @@ def make_model(config: Any, shape: tuple[int, ...], **heads: int) -> Classifier:
             "resnet18": functools.partial(resnet18, config.normalisation),
         }
         return Classifier(trunks[config.model](), tuple(heads.items()))
-    pooling = max(1, shape[0] // config.input_size)
+    pooling = max(1, min(shape[:2]) // config.input_size)
+    height, width = shape[0] // pooling, shape[1] // pooling
+    most = min(height, width).bit_length()  # all blocks but the last halve both edges
+    if len(config.widths) > most:
+        what = f"{len(config.widths)} blocks halve images of {shape[0]}x{shape[1]}"
+        what += f", averaged down to {height}x{width}," if pooling > 1 else ""
+        todo = f"give {most} of --config.widths at most, or use --config.model=mlp"
+        raise InputError(f"{what} to less than a pixel", where="--config.widths", todo=todo)
     return Classifier(Cnn(config.widths, config.normalisation, pooling), tuple(heads.items()))
 
 

@@ -20,6 +20,7 @@ import jax
 from jaxtl.errors import InputError
 from jaxtl.processes.meeting import Place, forward, meet
 from jaxtl.processes.team import Team, leave_nothing
+from jaxtl.text import printable
 
 PATIENCE = 300.0  # seconds until all processes have to be there: time to start them by hand
 STARTING = 120  # seconds for jax, once they are
@@ -150,6 +151,7 @@ def end(code: int, text: str = "") -> int:
     Returns:
         The exit code of the run.
     """
+    text = "\n".join(map(printable, text.split("\n")))  # names of parameters and paths hold anything
     if _team is not None:
         return _team.end(code, text)
     if text:

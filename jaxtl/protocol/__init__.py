@@ -5,21 +5,24 @@ what is tried       recipes       methods as rows of a table, and what a problem
                     design        draws, ranges, and the settings that every method is given
 what it leaves      runs          a run, and the store from which an interrupted comparison goes on
 the rules           compare       who is tuned on what, and when test data are looked at
-what it says        statistics    contrasts, intervals, verdicts;  results: all of it, as reports show it
+what it says        measures      of predictions: guessing, balanced accuracy, confusions
+                    power         what so many draws can find
+                    statistics    contrasts, intervals, verdicts;  results: all of it, as reports show it
 """
 
 from jaxtl.protocol.compare import Comparison, Selection, compare
 from jaxtl.protocol.design import Draw, Method, Range, Setting, planned_runs, trial_settings
+from jaxtl.protocol.measures import Truth, balanced_accuracy, confusion_matrix
+from jaxtl.protocol.power import cannot_decide, detectable_difference
 from jaxtl.protocol.recipes import Problem, Recipe, Trained, pull_name, rates_of
 from jaxtl.protocol.results import Result
-from jaxtl.protocol.runs import Run, RunStore, to_csv
+from jaxtl.protocol.runs import Run, RunStore, identity, to_csv
 from jaxtl.protocol.statistics import (
     INTERVAL_COVERS,
     Contrast,
     Summary,
     contrast,
     contrast_family,
-    detectable_difference,
     holm,
     paired,
     price_of_choosing,
@@ -27,7 +30,7 @@ from jaxtl.protocol.statistics import (
     summarise,
     verdict_sentence,
 )
-from jaxtl.protocol.study import Budget, study
+from jaxtl.protocol.study import Budget, Draws, Training, study
 from jaxtl.protocol.training import Trainer
 
 __all__ = [
@@ -36,6 +39,7 @@ __all__ = [
     "Comparison",
     "Contrast",
     "Draw",
+    "Draws",
     "Method",
     "Problem",
     "Range",
@@ -48,11 +52,17 @@ __all__ = [
     "Summary",
     "Trained",
     "Trainer",
+    "Training",
+    "Truth",
+    "balanced_accuracy",
+    "cannot_decide",
     "compare",
+    "confusion_matrix",
     "contrast",
     "contrast_family",
     "detectable_difference",
     "holm",
+    "identity",
     "paired",
     "planned_runs",
     "price_of_choosing",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 import re
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -36,30 +36,45 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class Range:
-    """The values of a hyperparameter that are searched, log-uniformly.
+    """The values of a hyperparameter that are searched, log-uniformly; a single one is fixed and not searched.
+
+    Args:
+        low, high: 0 < low <= high; `Range(0.1)` fixes 0.1.
+
+    Raises:
+        InputError: no such range.
 
     Example:
         >>> Range(0.01, 100.0).at(0.5)
         1.0
         >>> round(Range(0.01, 100.0).quantile(10.0), 6)
         0.75
+        >>> Range(0.1).fixed, Range(0.1).at(0.9)
+        (True, 0.1)
     """
 
     low: float
-    high: float
+    high: float = cast(float, None)
 
     def __post_init__(self) -> None:
-        if not 0 < self.low < self.high < math.inf:
-            todo = "a range needs 0 < low < high; fix a value inside `train` instead of searching it"
+        if self.high is None:
+            object.__setattr__(self, "high", self.low)
+        if not 0 < self.low <= self.high < math.inf:
+            todo = "give 0 < low < high, or one value that is not searched"
             raise InputError(f"low {self.low}, high {self.high}", where="Range", todo=todo)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether there is one value only."""
+        return self.low == self.high
 
     def at(self, quantile: float) -> float:
         """low · (high/low)^quantile."""
         return float(self.low * (self.high / self.low) ** quantile)
 
     def quantile(self, value: float) -> float:
-        """Where a value lies between low (0) and high (1), in logarithms."""
-        return math.log(value / self.low) / math.log(self.high / self.low)
+        """Where a value lies between low (0) and high (1), in logarithms; ½ where there is one value only."""
+        return 0.5 if self.fixed else math.log(value / self.low) / math.log(self.high / self.low)
 
 
 @dataclass(frozen=True)
@@ -89,14 +104,16 @@ class Method:
 def trial_settings(search: Mapping[str, Range], trials: int, seed: int = 0) -> list[Setting]:
     """The settings that are tried: each hyperparameter at the mid-quantiles (i + ½)/trials of its range, each once.
 
-    The learning rate rises with the trial, so trial i has the same learning-rate quantile for every method. Any other
-    hyperparameter is shuffled by its name alone: two methods that share a pull try it at the same quantiles beside the
-    same learning rates. Of 64 shuffles the one least correlated with the learning rate is taken.
+    The learning rate rises with the trial, so trial i has the same learning-rate quantile for every method. The others,
+    in the order of their names, follow columns that are hardly correlated with it or with each other and spread the
+    settings out; the first of these columns is the same for every method, and so are the second and the third. A value
+    that is fixed is the same in every setting and takes no column.
 
     Args:
-        search: the ranges by name; {} gives the one empty setting.
-        trials: number of settings, >= 1.
-        seed: another seed, other shuffles.
+        search: the ranges by name; without anything to choose, {} or fixed values, there is one setting.
+        trials: number of settings, >= 1. Few trials leave little choice: with 2, any two columns rise together or one
+            against the other.
+        seed: another seed, other columns.
 
     Raises:
         InputError: fewer than one trial.
@@ -109,25 +126,52 @@ def trial_settings(search: Mapping[str, Range], trials: int, seed: int = 0) -> l
     """
     if not isinstance(trials, int) or trials < 1:
         raise InputError(f"{trials}", where="trials", todo="give an integer >= 1")
-    if not search:
-        return [{}]
-    order = {name: range(trials) if name == LEARNING_RATE else _shuffle(name, trials, seed) for name in search}
-    return [{name: search[name].at((order[name][i] + 0.5) / trials) for name in search} for i in range(trials)]
+    searched = sorted(
+        (name for name in search if not search[name].fixed), key=lambda name: (name != LEARNING_RATE, name)
+    )
+    if not searched:
+        return [{name: values.low for name, values in search.items()}]
+    first = 0 if searched[0] == LEARNING_RATE else 1  # the column that rises is the learning rate's alone
+    columns = dict(zip(searched, _latin_hypercube(trials, first + len(searched), seed)[first:], strict=True))
+
+    def value(name: str, trial: int) -> float:
+        return search[name].at((columns[name][trial] + 0.5) / trials) if name in columns else search[name].low
+
+    return [{name: value(name, trial) for name in search} for trial in range(trials)]
 
 
-def _shuffle(name: str, trials: int, seed: int) -> list[int]:
-    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    candidates = np.stack([rng.permutation(trials) for _ in range(64)])
-    covariance = (candidates - candidates.mean(1, keepdims=True)) @ np.arange(trials)
-    return candidates[np.argmin(np.abs(covariance))].tolist()
+@functools.lru_cache
+def _latin_hypercube(count: int, columns: int, seed: int) -> tuple[tuple[int, ...], ...]:
+    """Orders [columns][count] of 0..count − 1, the first of them rising: hardly correlated, and spread out.
+
+    Columns are added one by one, so the first of many are those of few. Of some thousand orders at random the one with
+    the least correlation with any earlier column is taken; of several within 0.05 of it, the one whose two closest rows
+    are farthest apart.
+    """
+    chosen = [np.arange(count)]
+    middle, squares = (count - 1) / 2, max(1.0, count * (count**2 - 1) / 12)
+    for column in range(1, columns):
+        rng = np.random.default_rng([seed, count, column])
+        drawn = rng.permuted(np.tile(np.arange(count), (max(64, min(4000, 10**6 // count)), 1)), axis=1)
+        worst = np.abs((drawn - middle) @ (np.stack(chosen) - middle).T).max(axis=1) / squares
+        best = [k for k in np.argsort(worst, kind="stable")[:32] if worst[k] <= worst.min() + 0.05]
+        chosen.append(max((drawn[k] for k in best), key=lambda order: _closest(np.stack([*chosen, order]))))
+    return tuple(tuple(order.tolist()) for order in chosen)
+
+
+def _closest(columns: np.ndarray) -> int:
+    """The squared distance of the two closest rows of [columns, count], of those within 50 along the first column."""
+    apart = range(1, min(columns.shape[1], 50))
+    return min((int(np.sum((columns[:, k:] - columns[:, :-k]) ** 2, axis=0).min()) for k in apart), default=0)
 
 
 def edges_of(settings: list[Setting], trial: int) -> tuple[str, ...]:
-    """Which hyperparameters of a trial are the lowest ("NAME<") or the highest ("NAME>") that were tried."""
+    """Which hyperparameters of a trial are the lowest ("NAME<") or the highest ("NAME>") of several that were tried."""
     edges = []
     for name, value in settings[trial].items():
         values = [setting[name] for setting in settings]
-        edges += [f"{name}{sign}" for sign, end in (("<", min(values)), (">", max(values))) if value == end]
+        ends = {"<": min(values), ">": max(values)} if len(set(values)) > 1 else {}
+        edges += [f"{name}{sign}" for sign, end in ends.items() if value == end]
     return tuple(edges)
 
 

@@ -1,6 +1,6 @@
 """Methods as rows of a table, and what a problem tells them.
 
-A *recipe* says in which program a method runs, what is searched, and where it starts. A *problem* says what a draw is
+A *recipe* means in which program a method runs, what is searched, and where it starts. A *problem* means what a draw is
 given and how what was trained is judged. Neither knows the other's insides: `Trainer` brings them together.
 """
 
@@ -27,7 +27,7 @@ class Recipe:
     Attributes:
         program: problem -> Program; recipes that name the same function share the compiled program.
         search: what is chosen, names as `rates_of` reads them; () for nothing.
-        says: what it does, in a line.
+        means: what it does, in a line.
         ranges: of names in `search` that the Config has no range for.
         start: (problem, draw) -> weights; what the problem starts from when left out.
         transfers: it starts from the source model, so that what it keeps of it and how far it moves mean something.
@@ -39,7 +39,7 @@ class Recipe:
 
     program: Callable[[Any], Program]
     search: tuple[str, ...] = ("learning_rate",)
-    says: str = ""
+    means: str = ""
     ranges: Mapping[str, Range] = dataclasses.field(default_factory=dict)
     start: Callable[[Any, Draw], Weights] | None = None
     transfers: bool = True

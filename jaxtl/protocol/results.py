@@ -11,9 +11,12 @@ from functools import cached_property
 import numpy as np
 
 from jaxtl.errors import InputError
+from jaxtl.protocol.measures import Truth, balanced_accuracy, confusion_matrix
 from jaxtl.protocol.runs import COLUMNS, Run
 from jaxtl.protocol.statistics import Contrast, Summary, contrast, summarise
 
+CHECK = "a check, not a result"
+PREDICTION = "prediction"
 Axes = dict[str, float | int | str]
 
 
@@ -22,7 +25,7 @@ class Result:
     """One comparison of methods on one problem.
 
     Attributes:
-        title: in words: "classes 0-4 → 5-9, 20 per class".
+        title: in words: "classes 0-4 → 5-9; 20 labelled examples per class".
         axes: what tells this problem from the others of the experiment, {"n_per_class": 20, "source_examples": 25000};
             columns in every file. Numbers that differ between results become the x axis of a picture.
         runs: every run of the comparison, those that choose and those that report. Report runs have the metric "test"
@@ -32,6 +35,8 @@ class Result:
         arrays: `RunStore.arrays`. Shown where a report run has them, all [T]: "curve/step", "curve/loss",
             "curve/validation" (accuracy, a fraction), "curve/norm/LABEL", "curve/distance/LABEL" (from the anchor).
         margin: effects smaller than this do not matter, as `compare` was told; 0.01 is one point.
+        truth: the test examples that the array "prediction" [N] of a report run is about. With it, what guessing gives,
+            balanced accuracies and confusions of classes are shown.
 
     Raises:
         InputError: no report runs, or an axis named like another column.
@@ -43,6 +48,7 @@ class Result:
     contrasts: list[Contrast]
     arrays: Callable[[Run], dict[str, np.ndarray]]
     margin: float = 0.01
+    truth: Truth | None = None
 
     def __post_init__(self) -> None:
         if not any(run.stage == "report" for run in self.runs):
@@ -88,6 +94,36 @@ class Result:
         runs = [run for run in self.reported(method, selection) if "train" in run.metrics]
         return float(np.mean([run.metrics["train"] - run.metrics["test"] for run in runs])) if runs else math.nan
 
+    def measured(self, metric: str) -> bool:
+        """Whether any method has it."""
+        return any(math.isfinite(summary.metrics.get(metric, math.nan)) for summary in self.summaries.values())
+
+    def confusions(self, method: str, selection: str) -> list[np.ndarray]:
+        """[C, C] counts by true and predicted class, one for each draw whose predictions were kept."""
+        if self.truth is None:
+            return []
+        runs = [run for run in self.reported(method, selection) if PREDICTION in run.arrays]
+        labels, classes = self.truth.labels, len(self.truth.names)
+        return [confusion_matrix(labels, self.arrays(run)[PREDICTION], classes) for run in runs]
+
+    @cached_property
+    def balanced(self) -> dict[tuple[str, str], float]:
+        """Mean balanced accuracy by (method, selection), 0 for a draw that diverged; NaN without predictions."""
+        return {key: self._balanced(*key) for key in self.summaries}
+
+    def _balanced(self, method: str, selection: str) -> float:
+        known = [balanced_accuracy(counts) for counts in self.confusions(method, selection)]
+        known += [0.0] * self.summaries[method, selection].diverged
+        return float(np.mean(known)) if len(known) == len(self.reported(method, selection)) else math.nan
+
+    def looked_into(self, baseline: str) -> dict[str, list[np.ndarray]]:
+        """The confusions of the baseline and of the best method, as far as they were kept: by a name for a panel."""
+        best = max(self.methods, key=lambda method: self.summaries[method, self.shown(method)].accuracy_mean)
+        roles = {baseline: "baseline"} if baseline in self.methods else {}
+        roles[best] = "baseline and best" if best == baseline else "best"
+        found = {f"{name} ({role})": self.confusions(name, self.shown(name)) for name, role in roles.items()}
+        return {name: confusions for name, confusions in found.items() if confusions}
+
     def labels(self, metric: str) -> list[str]:
         """Every LABEL of the metrics "METRIC/LABEL"."""
         names = dict.fromkeys(name for summary in self.summaries.values() for name in summary.metrics)
@@ -126,9 +162,27 @@ def slug(axes: Axes) -> str:
     return "".join(f"-{name}-" + re.sub(r"[^\w.+-]+", "_", str(value)) for name, value in axes.items())
 
 
+def headed(title: str, preset: str) -> str:
+    """A title that says of a smoke run what its numbers are, wherever they are shown.
+
+    Example:
+        >>> headed("Maps", "smoke"), headed("Maps", "full")
+        ('Maps (a check, not a result)', 'Maps')
+    """
+    return f"{title} ({CHECK})" if preset == "smoke" else title
+
+
 def number(value: float, pattern: str) -> str:
-    """A formatted number with a true minus sign, and a dash for NaN."""
-    return format(value, pattern).replace("-", "−") if math.isfinite(value) else "–"
+    """A formatted number with a true minus sign, none before what is rounded to 0, and a dash for NaN.
+
+    Example:
+        >>> number(-0.04, ".1f"), number(-0.04, "+.1f"), number(-0.06, ".1f"), number(math.nan, ".1f")
+        ('0.0', '+0.0', '−0.1', '–')
+    """
+    if not math.isfinite(value):
+        return "–"
+    text = format(value, pattern)
+    return format(0.0, pattern) if float(text) == 0 else text.replace("-", "−")
 
 
 def points(c: Contrast) -> str:
@@ -138,8 +192,8 @@ def points(c: Contrast) -> str:
         >>> points(Contrast("a", "b", 0.012, 0.01, (0.005, 0.019), 0.01, 0.01, 10, "helps", 0.01))
         '+1.20 [0.50, 1.90]'
     """
-    low, high = (number(100 * end, "z.2f") for end in c.ci95)
-    return number(100 * c.difference, "+z.2f") + (f" [{low}, {high}]" if math.isfinite(c.ci95[0]) else "")
+    low, high = (number(100 * end, ".2f") for end in c.ci95)
+    return number(100 * c.difference, "+.2f") + (f" [{low}, {high}]" if math.isfinite(c.ci95[0]) else "")
 
 
 def compact(value: float) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import logging
 import math
 import os
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -14,7 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxtl import files
 from jaxtl.errors import InputError
+from jaxtl.text import printable
+
+logger = logging.getLogger("jaxtl")
 
 
 @dataclass(frozen=True)
@@ -71,18 +78,22 @@ class RunStore:
 
     Args:
         directory: where to keep the runs; created if need be. None keeps them in memory.
+        of: what the runs are made with besides what a `Run` says, in words: a store of something else is refused.
 
     Raises:
-        InputError: the directory cannot be written, or a line in the middle of `runs.jsonl` is damaged. (A torn last
-            line is what an interruption leaves: it is dropped and its run made again.)
+        InputError: the directory cannot be written, or a line in the middle of `runs.jsonl` is damaged or was kept of
+            something else. (A torn last line is what an interruption leaves: it is dropped and its run made again, as
+            is one whose arrays are missing or not those that it was kept with; the logger "jaxtl" names them.)
     """
 
-    def __init__(self, directory: str | os.PathLike[str] | None = None):
+    def __init__(self, directory: str | os.PathLike[str] | None = None, of: str = ""):
         self.directory = None if directory is None else Path(directory)
+        self._of = zlib.crc32(of.encode("utf-8", "backslashreplace"))
         self._runs: dict[tuple, Run] = {}
         self._arrays: dict[str, dict[str, np.ndarray]] = {}  # used only without a directory
+        self._digests: dict[tuple, int | None] = {}  # of the files of arrays
         if self.directory is not None:
-            self._runs = {_key(run): run for run in self._load(self.directory)}
+            self._load(self.directory)
 
     def find(self, planned: Run) -> Run | None:
         """The finished run of that method, stage, draw, trial and setting, or None."""
@@ -105,12 +116,12 @@ class RunStore:
         if self.directory is None:
             self._arrays[_stem(run)] = kept
         else:
-            try:
-                if kept:
-                    _write_arrays(self.directory / "arrays" / f"{_stem(run)}.npz", kept)
-                _append_line(self.directory / "runs.jsonl", _encode(run))
-            except OSError as error:
-                raise _cannot_write(self.directory, error) from error
+            digest = None
+            if kept:
+                content = _packed(kept)
+                digest = self._digests[_key(run)] = zlib.crc32(content)
+                files.write(self._file(run), content)
+            files.append(self.directory / "runs.jsonl", self._encode(run, digest))
         self._runs[_key(run)] = run
 
     def arrays(self, run: Run) -> dict[str, np.ndarray]:
@@ -123,48 +134,106 @@ class RunStore:
             return {}
         if self.directory is None:
             return self._arrays[_stem(run)]
-        path = self.directory / "arrays" / f"{_stem(run)}.npz"
+        content, todo = self._content(run), "run again: its run is made again"
+        if content is None:
+            raise InputError("the arrays of a run are missing or damaged", where=self._file(run), todo=todo)
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with np.load(io.BytesIO(content), allow_pickle=False) as stored:
                 return {name: stored[name] for name in run.arrays}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(
-                f"arrays missing or damaged ({type(error).__name__})",
-                where=path,
-                todo=f"delete {self.directory} and run again",
-            ) from error
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:  # of an earlier version, without a digest
+            raise InputError(f"the arrays of a run are damaged: {error}", where=self._file(run), todo=todo) from error
 
-    @staticmethod
-    def _load(directory: Path) -> list[Run]:
+    def _file(self, run: Run) -> Path:
+        assert self.directory is not None
+        return self.directory / "arrays" / f"{_stem(run)}.npz"
+
+    def _content(self, run: Run) -> bytes | None:
+        """What was written as the arrays of a run; None where it is not there."""
+        content = files.read(self._file(run))
+        intact = content is None or self._digests.get(_key(run)) in (None, zlib.crc32(content))
+        return content if intact else None
+
+    def _load(self, directory: Path) -> None:
         path = directory / "runs.jsonl"
+        files.Lines(path).close()  # a place that cannot be written is told before the work
+        found = [(line, *self._decode(line, path, n)) for n, line in enumerate(files.lines(path), start=1)]
+        self._digests = {_key(run): digest for _, run, digest in found}
+        damaged = {self._file(run): _key(run) for _, run, _ in found if run.arrays and self._content(run) is None}
+        for file in damaged:
+            logger.warning("%s is missing or damaged: its run is made again", printable(str(file)))
+        kept = [(line, run) for line, run, _ in found if _key(run) not in damaged.values()]
+        if damaged:
+            files.write(path, b"".join(line + b"\n" for line, _ in kept))
+        self._runs = {_key(run): run for _, run in kept}
+
+    def _encode(self, run: Run, arrays: int | None) -> bytes:
+        def number(value: float) -> float | str:
+            return value if math.isfinite(value) else str(value)  # JSON has no −inf and no NaN; float() reads them back
+
+        record = asdict(run)
+        record["validation"] = number(run.validation)
+        for numbers in ("metrics", "scores"):
+            record[numbers] = {name: number(value) for name, value in record[numbers].items()}
+        if arrays is not None:
+            record["arrays_crc32"] = arrays
+        record["crc32"] = self._crc32(record)
+        return json.dumps(record, allow_nan=False).encode() + b"\n"
+
+    def _decode(self, line: bytes, path: Path, number: int) -> tuple[Run, int | None]:
         try:
-            (directory / "arrays").mkdir(parents=True, exist_ok=True)
-            path.touch()
-            content = path.read_bytes()
-            whole = content[: content.rfind(b"\n") + 1]
-            if len(whole) < len(content):
-                os.truncate(path, len(whole))  # or the next line would be appended to the torn one
-        except OSError as error:
-            raise _cannot_write(directory, error) from error
-        return [_decode(line, path, number) for number, line in enumerate(whole.splitlines(), start=1)]
+            record: dict[str, Any] = json.loads(line)
+            digest = record.pop("crc32", None)  # earlier versions wrote none
+            if digest not in (None, self._crc32(record)):
+                raise ValueError("its digest differs")
+            arrays = record.pop("arrays_crc32", None)
+            record["validation"] = float(record["validation"])
+            for numbers in ("metrics", "scores"):
+                record[numbers] = {name: float(value) for name, value in record.get(numbers, {}).items()}
+            record["edges"], record["arrays"] = tuple(record["edges"]), tuple(record["arrays"])
+            return Run(**record), arrays
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            what = "not the record of a run, or of another one"
+            todo = "delete the line: its run is made again"
+            raise InputError(what, where=f"{path}, line {number}", todo=todo) from error
+
+    def _crc32(self, record: Mapping[str, Any]) -> int:
+        return zlib.crc32(json.dumps(record).encode(), self._of)
 
 
-def to_csv(runs: Iterable[Run], path: str | os.PathLike[str]) -> None:
+def identity(config: Any, *more: Any) -> str:
+    """What the runs of a store are made with, for `RunStore(of=…)`: the config but for keys that only add runs.
+
+    Args:
+        config: as `main` gets it.
+        more: what else tells the store from others of the same run, as JSON has it.
+    """
+    adds = getattr(type(config), "may_change", ())
+    return json.dumps([{key: value for key, value in vars(config).items() if key not in adds}, *more])
+
+
+def to_csv(runs: Iterable[Run], path: str | os.PathLike[str]) -> Path:
     """Write one row per run, with a column for every hyperparameter and every metric of any run.
 
     Args:
         runs: what `compare` returned.
         path: the file to write; replaced if it exists.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: it cannot be written.
     """
     runs = list(runs)
     settings = list(dict.fromkeys(name for run in runs for name in run.setting))
     metrics = list(dict.fromkeys(name for run in runs for name in run.metrics))
     before = ["method", "stage", "selection", "seed", "fold", "trial"]
     after = ["seconds", "edges", "diverged", "note"]
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*before, *settings, "validation", *metrics, *after], extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(asdict(run) | run.setting | run.metrics | {"edges": " ".join(run.edges)} for run in runs)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [*before, *settings, "validation", *metrics, *after], extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(asdict(run) | run.setting | run.metrics | {"edges": " ".join(run.edges)} for run in runs)
+    return files.write(Path(path), text.getvalue())
 
 
 def _key(run: Run) -> tuple:
@@ -175,54 +244,11 @@ def _stem(run: Run) -> str:
     return f"{run.method}-{run.seed}-{run.trial}"
 
 
-def _encode(run: Run) -> bytes:
-    def number(value: float) -> float | str:
-        return value if math.isfinite(value) else str(value)  # JSON has no −inf and no NaN; float() reads them back
-
-    record = asdict(run)
-    record["validation"] = number(run.validation)
-    for numbers in ("metrics", "scores"):
-        record[numbers] = {name: number(value) for name, value in record[numbers].items()}
-    return json.dumps(record, allow_nan=False).encode() + b"\n"
-
-
-def _decode(line: bytes, path: Path, number: int) -> Run:
-    try:
-        record: dict[str, Any] = json.loads(line)
-        record["validation"] = float(record["validation"])
-        for numbers in ("metrics", "scores"):
-            record[numbers] = {name: float(value) for name, value in record[numbers].items()}
-        record["edges"], record["arrays"] = tuple(record["edges"]), tuple(record["arrays"])
-        return Run(**record)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(
-            "not the record of a run", where=f"{path}, line {number}", todo="delete the line: its run is made again"
-        ) from error
-
-
-def _append_line(path: Path, line: bytes) -> None:
-    with open(path, "ab") as file:
-        file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """An .npz file that appears whole or not at all. (`np.savez` would pickle, and refuses arrays named "file".)"""
-    partial = path.with_suffix(".partial")
-    with open(partial, "wb") as file:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, array, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
-def _cannot_write(directory: Path, error: OSError) -> InputError:
-    return InputError(
-        f"cannot keep the runs here ({error.strerror or error})",
-        where=directory,
-        todo="free some space or choose another directory; finished runs are kept",
-    )
+def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Arrays as an .npz file. (`np.savez` would pickle, and refuses arrays named "file".)"""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+    return content.getvalue()

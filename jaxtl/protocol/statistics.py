@@ -13,14 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from jaxtl.errors import InputError, suggest
+from jaxtl.protocol.power import POWER, SIGNIFICANCE, detectable_difference, t_quantile
 from jaxtl.protocol.runs import Run
 
-INTERVAL_COVERS = (
-    "Intervals cover the draws (subset, head initialisation, batch order, augmentation), "
-    "given one source model and one test set."
-)
-SIGNIFICANCE = 0.05
-POWER = 0.8
+INTERVAL_COVERS = "Intervals cover the draws (subset, head initialisation, batch order, augmentation)"
 
 
 @dataclass(frozen=True)
@@ -33,12 +29,13 @@ class Contrast:
         sd: standard deviation of the differences over draws (n − 1); NaN for one draw.
         ci95: 95 % t interval of the difference.
         p: two-sided sign-flip p value. With n draws it cannot fall below 2/2ⁿ: under 6 draws nothing is significant,
-            and four contrasts with Holm's correction need 8.
+            and four contrasts with Holm's correction need 8 (`cannot_decide`).
         p_holm: p corrected over the family of contrasts it was asked in; p itself for a contrast asked alone.
         n: number of draws.
         verdict: "helps", "hurts", "no effect beyond ±1" (the margin, in points) or "undecided".
-        detectable: the smallest true difference found with 80 % power by a two-sided paired t test at 5 % (without
-            correction) with this sd and n.
+        detectable: the smallest true difference that is found with 80 % power, with this sd and n, by the very rule
+            behind the verdicts: sign flips, Holm's correction beside the other contrasts, and the interval. Infinite
+            where no difference would be found.
     """
 
     a: str
@@ -112,7 +109,7 @@ def paired(a: str, b: str, differences: Sequence[float] | np.ndarray, *, margin:
         mean = float(values.mean())
         if n > 1:
             sd = float(values.std(ddof=1))
-            half = _t_quantile(n) * sd / math.sqrt(n)
+            half = t_quantile(n) * sd / math.sqrt(n)
             p, detectable = sign_flip_p(values), detectable_difference(sd, n)
     interval = (mean - half, mean + half)
     verdict = _verdict(interval, p, margin)
@@ -132,13 +129,22 @@ def contrast(runs: Iterable[Run], a: str, b: str, *, selection: str = "tuned", m
 def contrast_family(
     runs: Iterable[Run], pairs: Iterable[tuple[str, str]], *, selection: str = "tuned", margin: float = 0.01
 ) -> list[Contrast]:
-    """The contrasts that a question was fixed on, with `p_holm` corrected over all of them and verdicts by `p_holm`."""
+    """The contrasts that a question was fixed on, judged together.
+
+    `p_holm` is corrected over all of them, verdicts go by `p_holm`, and "detectable" by what Holm's correction asks of
+    a contrast beside these others.
+    """
     runs = list(runs)
     alone = [contrast(runs, a, b, selection=selection, margin=margin) for a, b in pairs]
-    corrected = holm([c.p for c in alone])
+    ps = [c.p for c in alone]
     return [
-        replace(c, p_holm=p_holm, verdict=_verdict(c.ci95, p_holm, margin))
-        for c, p_holm in zip(alone, corrected, strict=True)
+        replace(
+            c,
+            p_holm=p_holm,
+            verdict=_verdict(c.ci95, p_holm, margin),
+            detectable=detectable_difference(c.sd, c.n, _holm_factor(ps[:k] + ps[k + 1 :])),
+        )
+        for k, (c, p_holm) in enumerate(zip(alone, holm(ps), strict=True))
     ]
 
 
@@ -170,8 +176,8 @@ def verdict_sentence(c: Contrast) -> str:
     """A contrast in one line, in points.
 
     Example:
-        >>> print(verdict_sentence(paired("l2_sp", "l2", [0.001, -0.002, 0.003, 0.002])))
-        l2_sp vs l2: +0.10 points [−0.24, 0.44] over 4 draws: no effect beyond ±1 (detectable at 80 % power: 0.46)
+        >>> print(verdict_sentence(paired("l2_sp", "l2", [0.001, -0.002, 0.003, 0.002, 0.0, 0.001])))
+        l2_sp vs l2: +0.08 points [−0.10, 0.26] over 6 draws: no effect beyond ±1 (detectable at 80 % power: 0.31)
     """
     head, draws = f"{c.a} vs {c.b}:", f"over {c.n} draw{'s' if c.n > 1 else ''}"
     if not math.isfinite(c.difference):
@@ -180,10 +186,10 @@ def verdict_sentence(c: Contrast) -> str:
     if c.n == 1:
         return f"{head} {points} points {draws}: {c.verdict} (one draw gives no interval)"
     low, high = (f"{100 * end:z.2f}".replace("-", "−") for end in c.ci95)
-    return (
-        f"{head} {points} points [{low}, {high}] {draws}: {c.verdict} "
-        f"(detectable at {100 * POWER:.0f} % power: {100 * c.detectable:.2f})"
-    )
+    power = f"detectable at {100 * POWER:.0f} % power: {100 * c.detectable:.2f}"
+    if math.isinf(c.detectable):
+        power = "too few draws to find a difference"
+    return f"{head} {points} points [{low}, {high}] {draws}: {c.verdict} ({power})"
 
 
 def sign_flip_p(differences: Sequence[float] | np.ndarray) -> float:
@@ -232,29 +238,18 @@ def holm(ps: Sequence[float]) -> list[float]:
     return corrected
 
 
-def detectable_difference(sd: float, n: int) -> float:
-    """The smallest true difference that a two-sided paired t test at 5 % finds with 80 % power.
+def _holm_factor(others: Sequence[float]) -> int:
+    """What a p value is multiplied by when Holm's procedure decides on it beside these others: 1 to their count + 1.
 
-    δ with P(T > t_crit) = 0.8, T noncentral t with n − 1 degrees of freedom and noncentrality δ√n/sd. (A rejection on
-    the wrong side, less than one in 10⁶ at this power, is not counted.)
-
-    Args:
-        sd: standard deviation of the paired differences.
-        n: number of draws, at least 2.
-
-    Example:
-        >>> round(detectable_difference(sd=1.0, n=10), 2)
-        1.0
+    Others that are rejected before it cost it nothing: with r of them it must be below 5 % / (count + 1 − r). One that
+    is not a number stays, as in `holm`.
     """
-    from scipy.special import nctdtrinc
-
-    return float(nctdtrinc(n - 1, 1 - POWER, _t_quantile(n))) * sd / math.sqrt(n)
-
-
-def _t_quantile(n: int) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(n - 1, 1 - SIGNIFICANCE / 2))
+    count, rejected = len(others) + 1, 0
+    for p in sorted(p for p in others if not math.isnan(p)):
+        if (count - rejected) * p >= SIGNIFICANCE:
+            break
+        rejected += 1
+    return count - rejected
 
 
 def _verdict(interval: tuple[float, float], p: float, margin: float) -> str:

@@ -6,36 +6,47 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from jaxtl import bounds
 from jaxtl.data import keep_to_data
 from jaxtl.loop import refuse_stop
 from jaxtl.protocol.compare import compare
 from jaxtl.protocol.design import planned_runs
 from jaxtl.protocol.recipes import Problem, Recipe
 from jaxtl.protocol.results import Axes, Result
-from jaxtl.protocol.runs import RunStore
+from jaxtl.protocol.runs import RunStore, identity
 from jaxtl.protocol.training import Trainer
 from jaxtl.writers import Progress
 
 
 @dataclasses.dataclass(frozen=True)
-class Budget:
+class Training:
+    """How every run is trained: fields of an experiment's Config."""
+
+    steps: bounds.Steps = 150
+    batch_size: bounds.Count = 50
+    momentum: bounds.Share = 0.9
+    chunk: bounds.Chunk = 0  # steps in one dispatch; 0: what suits the device
+    seed: bounds.Seed = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """How often: fields of an experiment's Config."""
+
+    trials: bounds.Trials = 8  # settings tried for every tuned method
+    tuning_draws: bounds.Draws = 2  # choose the settings
+    report_draws: bounds.Draws = 10  # are reported
+    folds: bounds.Folds = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget(Draws, Training):
     """What every method is given: fields of an experiment's Config."""
 
-    methods: tuple[str, ...] = ()  # some of them; all when empty
-    steps: int = 150
-    batch_size: int = 50
-    momentum: float = 0.9
-    chunk: int = 0  # steps in one dispatch; 0: what suits the device
-    trials: int = 8  # settings tried for every tuned method
-    tuning_draws: int = 2
-    report_draws: int = 10
-    honest: tuple[str, ...] = ()  # methods that also choose from their n labelled examples alone; or all
-    folds: int = 5
-    learning_rate: tuple[float, ...] = (0.008, 0.25)  # ranges, searched log-uniformly
-    pull: tuple[float, ...] = (0.03, 30.0)  # λ · Σ learning rates / (1 − momentum), without unit
-    ratio: tuple[float, ...] = (0.01, 1.0)  # learning rate of the trunk / of the head
-    weight: tuple[float, ...] = (0.03, 3.0)  # of a further term of the loss
-    seed: int = 0
+    methods: bounds.Words = ()  # some of them; all when empty
+    honest: bounds.Words = ()  # methods that also choose from their labelled examples alone; or all
+    learning_rate: bounds.Span = (0.008, 0.25)  # ranges, searched log-uniformly
+    pull: bounds.Span = (0.03, 30.0)  # λ · Σ learning rates / (1 − momentum), without unit
 
 
 def study(
@@ -73,7 +84,7 @@ def study(
     tuning = range(config.tuning_draws)
     reporting = range(config.tuning_draws, config.tuning_draws + config.report_draws)
     keep_to_data(workdir, problem.origin)
-    store = RunStore(workdir)
+    store = RunStore(workdir, of=identity(config, problem.title, axes))
     total = planned_runs(tried, config.trials, tuning, reporting, chosen, config.folds)
     with Progress(total, "comparing") as progress:
 
@@ -95,4 +106,5 @@ def study(
             store=store,
             progress=tell,
         )
-    return Result(problem.title, dict(axes or {}), runs, verdicts, store.arrays)
+    truth = getattr(problem, "truth", None)
+    return Result(problem.title, dict(axes or {}), runs, verdicts, store.arrays, truth=truth)

@@ -1,8 +1,9 @@
 """What a person sees after a run: tables on the terminal, pictures, and files to keep, paste and compute with."""
 
+from jaxtl.protocol.measures import Truth
 from jaxtl.protocol.results import Result
 from jaxtl.report.files import write_files
-from jaxtl.report.opening import print_data, print_transfer
+from jaxtl.report.opening import print_batches, print_data, print_notice, print_plan, print_transfer, together
 from jaxtl.report.pages import Section, print_section, write_sections
 from jaxtl.report.plots import Plot
 from jaxtl.report.tables import Table, print_result
@@ -12,10 +13,15 @@ __all__ = [
     "Result",
     "Section",
     "Table",
+    "Truth",
+    "print_batches",
     "print_data",
+    "print_notice",
+    "print_plan",
     "print_result",
     "print_section",
     "print_transfer",
+    "together",
     "write_files",
     "write_sections",
 ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from jaxtl.protocol.results import Result
-from jaxtl.report.style import FAINT, INK, PALETTE, panel_grid, remark
+from jaxtl.report.style import FAINT, INK, PALETTE, legend_outside, panel_grid, remark, within_percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,18 +18,22 @@ Arrays = dict[str, np.ndarray]
 
 
 class Quantity(NamedTuple):
-    """A row of panels: a name, the curves it shows by label ("" for the only one), a factor to show them with."""
+    """A row of panels: a name, the curves it shows by label ("" for the only one), and whether to show percent."""
 
     name: str
     curves: dict[str, str]
-    factor: float = 1.0
+    percent: bool = False
+
+    @property
+    def factor(self) -> float:
+        return 100.0 if self.percent else 1.0
 
 
 def learning(result: Result) -> list[Quantity]:
     """Loss and validation accuracy, where they were kept."""
     return [
         *_kept(result, "training loss", "curve/loss"),
-        *_kept(result, "validation accuracy, %", "curve/validation", factor=100.0),
+        *_kept(result, "validation accuracy, %", "curve/validation", percent=True),
     ]
 
 
@@ -47,6 +51,7 @@ def draw(result: Result, baseline: str, title: str, quantities: Sequence[Quantit
     reference = _arrays(result, baseline) if baseline in result.methods else []
     for method in result.methods:
         runs = _arrays(result, method)
+        panels.of[method][-1].set_xlabel("step")
         for axis, quantity in zip(panels.of[method], quantities, strict=True):
             curves = {label: name for label, name in quantity.curves.items() if any(name in run for run in runs)}
             for label, name in curves.items():
@@ -55,18 +60,19 @@ def draw(result: Result, baseline: str, title: str, quantities: Sequence[Quantit
                     axis.plot(*_mean(reference, name, quantity.factor), color=INK, linewidth=1.0, linestyle=":")
             if not curves:
                 remark(axis, "not recorded")
+            elif quantity.percent:
+                axis.set_ylim(within_percent(axis.get_ylim()))
     _legend(
         panels.figure,
         {label: colour for label, colour in colours.items() if label},
         baseline if reference and len(result.methods) > 1 else "",
     )
-    panels.figure.supxlabel("step", x=0.02, ha="left", fontsize=9)
     return panels.figure
 
 
-def _kept(result: Result, name: str, prefix: str, factor: float = 1.0) -> list[Quantity]:
+def _kept(result: Result, name: str, prefix: str, percent: bool = False) -> list[Quantity]:
     kept = dict.fromkeys(array for run in result.runs for array in run.arrays if array.startswith(prefix))
-    return [Quantity(name, {array.removeprefix(prefix): array for array in kept}, factor)] if kept else []
+    return [Quantity(name, {array.removeprefix(prefix): array for array in kept}, percent)] if kept else []
 
 
 def _arrays(result: Result, method: str) -> list[Arrays]:
@@ -91,8 +97,8 @@ def _mean(runs: Sequence[Arrays], name: str, factor: float) -> tuple[np.ndarray,
 def _legend(figure: Figure, colours: dict[str, str], baseline: str) -> None:
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=colour, linewidth=1.8, label=label) for label, colour in colours.items()]
-    handles.append(Line2D([], [], color=FAINT, linewidth=0.6, label="thin: single draws"))
+    lines = {label: Line2D([], [], color=colour, linewidth=1.8) for label, colour in colours.items()}
+    lines["thin: single draws"] = Line2D([], [], color=FAINT, linewidth=0.6)
     if baseline:
-        handles.append(Line2D([], [], color=INK, linewidth=1.0, linestyle=":", label=f"mean of {baseline}"))
-    figure.legend(handles=handles, loc="outside lower right", ncols=len(handles))
+        lines[f"mean of {baseline}"] = Line2D([], [], color=INK, linewidth=1.0, linestyle=":")
+    legend_outside(figure, list(lines.values()), list(lines), "outside lower right")

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
+from jaxtl import files
 from jaxtl.errors import InputError
 from jaxtl.protocol import Contrast, Run, Summary, price_of_choosing, to_csv
-from jaxtl.protocol.results import Result, slug, varying
-from jaxtl.report.plots import Plot, plots_across, plots_of
+from jaxtl.protocol.results import Result, headed, slug, varying
+from jaxtl.report.plots import Plot, finished, plots_across, plots_of
 from jaxtl.report.style import styled
 from jaxtl.report.tables import accuracy_table, notes, setting_table
+from jaxtl.text import code, markdown
 
 REQUIRED = ("experiment", "data", "device", "config")
 
@@ -50,8 +52,10 @@ def write_files(
     axes = varying(results)
     of_results = [plots_of(result, baseline, axes) for result in results]
     across = plots_across(results, baseline)
-    plots = [*across, *(plot for plots in of_results for plot in plots)]
+    plots, key = finished([*across, *(plot for plots in of_results for plot in plots)], preset_of(header))
     text = _markdown(header, results, baseline, across, of_results)
+    shown = {method for result in results for method in result.methods}
+    text = "\n\n".join([text.rstrip("\n"), *names_in_words(header, shown, key)]) + "\n"
     return write_report(workdir, plots, text, _summary(header, results), _with_axes(results))
 
 
@@ -74,18 +78,12 @@ def write_report(
         InputError: the directory cannot be written.
     """
     workdir = Path(workdir)
-    try:
-        (workdir / "plots").mkdir(parents=True, exist_ok=True)
-        written = [_write_plot(workdir / _place(plot), plot) for plot in plots]
-        if runs:
-            written.append(_write(workdir / "runs.csv", lambda path: to_csv(runs, path)))
-        written.append(_write(workdir / "summary.md", lambda path: path.write_text(text, encoding="utf-8")))
-        as_json = json.dumps(_strict(numbers), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        written.append(_write(workdir / "summary.json", lambda path: path.write_text(as_json, encoding="utf-8")))
-    except OSError as error:
-        what = f"the report cannot be written ({error.strerror or error})"
-        raise InputError(what, where=workdir, todo="free some space or make it writable, then run again") from error
-    return written
+    written = [_write_plot(workdir / _place(plot), plot) for plot in plots]
+    if runs:
+        written.append(to_csv(runs, workdir / "runs.csv"))
+    written.append(files.write(workdir / "summary.md", text))
+    as_json = json.dumps(_strict(numbers), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return [*written, files.write(workdir / "summary.json", as_json)]
 
 
 def _check(header: Mapping[str, Any], results: Sequence[Result]) -> None:
@@ -109,6 +107,11 @@ def _summary(header: Mapping[str, Any], results: Sequence[Result]) -> dict[str, 
         **first,
         **header,
         "methods": [_method(summary, result) for result in results for summary in result.summaries.values()],
+        "guessing": [
+            {**result.axes, "majority": result.truth.majority, "chance": result.truth.chance}
+            for result in results
+            if result.truth is not None
+        ],
         "contrasts": [{**result.axes, **asdict(c)} for result in results for c in result.contrasts],
         "price_of_choosing": [
             {**result.axes, "method": method, **_price(c)}
@@ -129,6 +132,7 @@ def _method(summary: Summary, result: Result) -> dict[str, Any]:
         "accuracy_mean": summary.accuracy_mean,
         "accuracy_sd": summary.accuracy_sd,
         "accuracies": summary.accuracies,
+        "balanced_accuracy_mean": result.balanced[summary.method, summary.selection],
         "seeds": summary.seeds,
         "diverged": summary.diverged,
         "seconds": summary.seconds,
@@ -158,16 +162,21 @@ def _markdown(
     across: Sequence[Plot],
     of_results: Sequence[Sequence[Plot]],
 ) -> str:
-    parts = [f"# {header['experiment']}"]
+    parts = [f"# {markdown(header['experiment'])}"]
     if header.get("notice"):
-        parts.append(f"> **Note:** {header['notice']}")
+        parts.append(f"> **Note:** {markdown(header['notice'])}")
     parts.append(facts(header, _draws(results)))
     parts += [picture(plot) for plot in across]
     for result, plots in zip(results, of_results, strict=True):
-        parts += [f"## {result.title}", accuracy_table(result, baseline).markdown(), setting_table(result).markdown()]
+        parts += [
+            f"## {markdown(headed(result.title, preset_of(header)))}",
+            accuracy_table(result, baseline).markdown(),
+            setting_table(result).markdown(),
+        ]
         for note in notes(result, baseline):
-            lines = "\n".join(f"- {line}" for line in note.lines)
-            parts.append(f"**{note.heading}**\n\n{lines}" if note.heading else " ".join(note.lines))
+            said = [markdown(line) for line in note.lines]
+            lines = "\n".join(f"- {line}" for line in said)
+            parts.append(f"**{markdown(note.heading)}**\n\n{lines}" if note.heading else " ".join(said))
         parts += [picture(plot) for plot in plots]
     return "\n\n".join(parts) + "\n"
 
@@ -175,14 +184,36 @@ def _markdown(
 def facts(header: Mapping[str, Any], draws: str = "") -> str:
     """What a run ran on, a Markdown list."""
     entries = {
-        "Data": header["data"],
-        "Device": header["device"],
+        "Data": markdown(header["data"]),
+        "Device": markdown(header["device"]),
         "Draws": draws,
-        "Versions": ", ".join(f"{name} {version}" for name, version in header.get("versions", {}).items()),
+        "Versions": markdown(", ".join(f"{name} {version}" for name, version in header.get("versions", {}).items())),
         "Minutes": f"{header['minutes']:.1f}" if "minutes" in header else "",
-        "Command": f"`{header['command']}`" if "command" in header else "",
+        "Command": code(header["command"]) if "command" in header else "",
     }
     return "\n".join(f"- {name}: {entry}" for name, entry in entries.items() if entry)
+
+
+def preset_of(header: Mapping[str, Any]) -> str:
+    return str(header["config"].get("preset", ""))
+
+
+def names_in_words(header: Mapping[str, Any], shown: Collection[str], key: Mapping[str, str]) -> list[str]:
+    """The end of a summary: what the names in its tables mean, and those that no font could draw in its pictures.
+
+    Args:
+        header: "glossary" has a line for every name.
+        shown: the names that occur.
+        key: word -> what stands for it in the pictures.
+    """
+    parts, glossary = [], header.get("glossary", {})
+    others = {line.partition(",")[0] for name, line in glossary.items() if name in shown}  # "l2, but slower"
+    if meanings := {name: line for name, line in glossary.items() if name in {*shown, *others}}:
+        parts += ["## Names", "\n".join(f"- {markdown(name)}: {markdown(line)}" for name, line in meanings.items())]
+    if key:
+        lines = [f"- {markdown(number)} {markdown(word)}" for word, number in key.items()]
+        parts += ["## Numbers in the pictures, for words that no font here can draw", "\n".join(lines)]
+    return parts
 
 
 def _draws(results: Sequence[Result]) -> str:
@@ -208,24 +239,14 @@ def _place(plot: Plot) -> str:
 
 
 def picture(plot: Plot) -> str:
-    return f"![{plot.caption}]({_place(plot)})"
+    return f"![{markdown(plot.caption)}]({_place(plot)})"
 
 
 def _write_plot(path: Path, plot: Plot) -> Path:
     with styled():
-        figure = plot.draw()
-        return _write(path, lambda partial: figure.savefig(partial, format="png"))
-
-
-def _write(path: Path, write: Callable[[Path], Any]) -> Path:
-    """A file that is whole wherever it is seen: written beside its place, then moved there."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+        content = io.BytesIO()
+        plot.draw().savefig(content, format="png")
+    return files.write(path, content.getvalue())
 
 
 def _strict(value: Any) -> Any:

@@ -8,11 +8,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jaxtl.protocol.results import compact
-from jaxtl.report.style import BLUE, FAINT, GREEN, INK, PALETTE, VERMILLION, new_figure
+from jaxtl.report.style import (
+    BLUE,
+    FAINT,
+    GREEN,
+    INK,
+    PALETTE,
+    VERMILLION,
+    legend_outside,
+    light_greys,
+    new_figure,
+    within_percent,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 MARKERS = ("o", "s", "^", "v", "D", "P", "X", "*", "h")
 
@@ -35,27 +47,33 @@ def heat_maps(title: str, maps: Sequence[Map]) -> Figure:
     """A panel per map: mean accuracy as colour and number, and a mark at the mean of every criterion's choices."""
     columns = min(2, len(maps))
     rows = -(-len(maps) // columns)
-    figure = new_figure(0.6 + 4.4 * columns, 1.5 + 3.3 * rows, title)
+    figure = new_figure(1.4 + 4.4 * columns, 1.5 + 3.3 * rows, title)
     panels = figure.subplots(rows, columns, squeeze=False)
+    ends = _span([one.accuracy for one in maps])
     for axis, one in zip(panels.flat, maps, strict=False):
-        _heat(axis, one)
+        image = _heat(axis, one, ends)
         axis.set_title(one.title, loc="left", fontweight="bold")
     for axis in panels.flat[len(maps) :]:
         axis.set_axis_off()
+    figure.colorbar(image, ax=list(panels.flat), label="mean accuracy, %; one scale for all panels", shrink=0.8)
     legend: dict[str, Any] = {}
     for axis in panels.flat:
         handles, names = axis.get_legend_handles_labels()
         legend |= dict(zip(names, handles, strict=True))
     order = [name for name in maps[0].choices if name in legend]
-    shown = [legend[name] for name in order]
-    figure.legend(handles=shown, labels=order, loc="outside lower left", ncols=5, fontsize=8)
+    legend_outside(figure, [legend[name] for name in order], order)
     return figure
 
 
-def _heat(axis: Axes, one: Map) -> None:
+def _span(accuracies: Sequence[np.ndarray]) -> tuple[float, float]:
+    """The ends of the one scale, in percent; apart where all accuracies are equal."""
+    low, high = 100 * min(map(np.min, accuracies)), 100 * max(map(np.max, accuracies))
+    return (low, high) if high > low else within_percent((low - 1.0, high + 1.0))
+
+
+def _heat(axis: Axes, one: Map, ends: tuple[float, float]) -> AxesImage:
     shown = 100 * one.accuracy
-    low, spread = shown.min(), np.ptp(shown) + 1e-9
-    axis.imshow(shown, cmap="Greys", origin="lower", aspect="auto", vmin=low - 0.1 * spread, vmax=low + 2.4 * spread)
+    image = axis.imshow(shown, cmap=light_greys(), origin="lower", aspect="auto", vmin=ends[0], vmax=ends[1])
     axis.grid(visible=False)
     for row, column in np.ndindex(shown.shape):
         axis.text(column, row - 0.36, f"{shown[row, column]:.1f}", ha="center", va="center", fontsize=7, color=INK)
@@ -74,6 +92,7 @@ def _heat(axis: Axes, one: Map) -> None:
     axis.set_yticks(range(len(one.rows)), map(compact, one.rows))
     axis.set_xlabel("pull on new parameters, towards zero")
     axis.set_ylabel(one.down)
+    return image
 
 
 def overfitting(

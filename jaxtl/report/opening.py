@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.text import Text
 
 from jaxtl.data import DataSet
 from jaxtl.labels import count_by_label
+from jaxtl.protocol import cannot_decide
 from jaxtl.report.tables import Table
+from jaxtl.text import printable
 from jaxtl.transfer import Transfer
 
 
@@ -15,9 +18,10 @@ def print_data(console: Console, **parts: DataSet) -> None:
     for data in dict.fromkeys(parts.values()):
         roles = " and ".join(role for role, part in parts.items() if part is data)
         size = f"{len(data.train)} training and {len(data.test)} test images"
-        console.print(f"{roles}: {size}, {len(data.classes)} classes, {data.origin}", soft_wrap=True)
+        line = f"{roles}: {size}, {len(data.classes)} classes, {data.origin}"
+        console.print(Text(printable(line)), soft_wrap=True)
     for notice in dict.fromkeys(data.notice for data in parts.values() if data.notice):
-        console.print(f"NOTE: {notice}", style="bold yellow", soft_wrap=True)
+        console.print(Text(printable(f"NOTE: {notice}"), "bold yellow"), soft_wrap=True)
 
 
 def print_transfer(console: Console, moved: Transfer) -> None:
@@ -25,9 +29,34 @@ def print_transfer(console: Console, moved: Transfer) -> None:
     counts = count_by_label(moved.params, moved.labels)
     rows = [[label, str(c.leaves), f"{c.parameters:,}", f"{c.bytes / 1e3:,.1f} kB"] for label, c in counts.items()]
     table = Table(["label", "leaves", "parameters", "memory"], rows)
-    console.print(table.rich() if console.is_terminal else table.plain())
+    console.print(table.rich() if console.is_terminal else Text(table.plain()))
     for line in str(moved.report).splitlines():
         what, _, paths = line.partition(": ")
         names = paths.split(", ")
         shown = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
-        console.print(f"{what}: {shown}", soft_wrap=True)
+        console.print(Text(printable(f"{what}: {shown}")), soft_wrap=True)
+
+
+def print_plan(console: Console, draws: int, contrasts: int) -> None:
+    """Say beforehand what a comparison with so few report draws is unable to say."""
+    if note := cannot_decide(draws, contrasts):
+        console.print(f"NOTE: {note}", style="bold yellow", soft_wrap=True)
+
+
+def print_batches(console: Console, batch_size: int, examples: int) -> None:
+    """Say beforehand that a batch is smaller than was asked for: there are not more labelled examples."""
+    if batch_size > examples:
+        line = f"NOTE: batches are of all {examples} labelled examples, not of batch_size {batch_size}"
+        console.print(line, style="bold yellow", soft_wrap=True)
+
+
+def print_notice(console: Console, task: DataSet, since: DataSet) -> None:
+    """What became of the images of a task, if anything did that the data set does not say of itself."""
+    if task.notice != since.notice:
+        told = task.notice.removeprefix(f"{since.notice}; ")
+        console.print(Text(printable(f"NOTE: {told}"), "bold yellow"), soft_wrap=True)
+
+
+def together(*notices: str) -> str:
+    """Several notices as one, each said once."""
+    return "; ".join(dict.fromkeys(part for notice in notices for part in notice.split("; ") if part))

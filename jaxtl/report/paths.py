@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxtl.report.style import BLUE, FAINT, INK, PALETTE, VERMILLION, new_figure
+from jaxtl.report.style import BLUE, FAINT, INK, PALETTE, VERMILLION, legend_outside, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +45,7 @@ def coefficient_paths(
     panels[0, 0].set_ylabel("coefficient")
     panels[1, 0].set_ylabel("zeros")
     panels[1, 0].set_ylim(-0.06 * len(features), 1.06 * len(features))
-    figure.legend(loc="outside lower left", ncols=5, fontsize=8)
+    legend_outside(figure, *panels[0, 0].get_legend_handles_labels())
     return figure
 
 

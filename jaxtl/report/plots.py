@@ -9,9 +9,25 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from jaxtl.protocol.results import Result, interval_of_mean, points, slug
+from jaxtl.protocol.results import Result, headed, interval_of_mean, points, slug
 from jaxtl.report import curves, trends
-from jaxtl.report.style import BAND, BLUE, FAINT, INK, VERMILLION, beside, mark, name_rows, new_figure
+from jaxtl.report.classes import confusion_maps
+from jaxtl.report.glyphs import fit_to_fonts
+from jaxtl.report.style import (
+    BAND,
+    BLUE,
+    FAINT,
+    INK,
+    VERMILLION,
+    beside,
+    explain,
+    mark,
+    name_rows,
+    new_figure,
+    set_title,
+    styled,
+    within_percent,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,11 +43,38 @@ class Plot(NamedTuple):
     draw: Callable[[], Figure]
 
 
+def finished(plots: Sequence[Plot], preset: str) -> tuple[list[Plot], dict[str, str]]:
+    """The plots drawn, said to be a check where they are one, with names as the fonts at hand can show them.
+
+    Args:
+        plots: to be drawn.
+        preset: of the run.
+
+    Returns:
+        (plots that are there, words that no font can draw -> the number that stands for them in all of these plots).
+    """
+    key: dict[str, str] = {}
+    with styled():
+        figures = [plot.draw() for plot in plots]
+        for figure in figures:
+            set_title(figure, headed(figure.get_suptitle(), preset))
+            fit_to_fonts(figure, key)
+    return [plot._replace(draw=partial(_itself, figure)) for plot, figure in zip(plots, figures, strict=True)], key
+
+
+def _itself(figure: Figure) -> Figure:
+    return figure
+
+
 def plots_of(result: Result, baseline: str, axes: Sequence[str] = ()) -> list[Plot]:
     """The pictures of one result, as far as it holds what they show; `axes` become part of their names."""
     found = [Plot("accuracy", "Target accuracy by method", partial(accuracy, result, baseline))]
     if result.contrasts:
         found.append(Plot("contrasts", "The contrasts fixed beforehand", partial(forest, result)))
+    if result.truth is not None and (confusions := result.looked_into(baseline)):
+        caption = "Which classes are taken for which"
+        draw = partial(confusion_maps, f"{caption}: {result.title}", result.truth.names, confusions)
+        found.append(Plot("confusion", caption, draw))
     for name, caption, quantities in (
         ("learning_curves", "Training loss and validation accuracy", curves.learning(result)),
         ("movement", "Distance from the anchor and weight norm", curves.movement(result)),
@@ -61,7 +104,14 @@ def accuracy(result: Result, baseline: str) -> Figure:
         mark(axis, y, summary.accuracy_mean, interval_of_mean(summary.accuracies), colour)
         heights = y + np.linspace(-0.28, 0.28, count) if count > 1 else [y]
         axis.scatter(
-            [100 * value for value in summary.accuracies], heights, s=9, color=INK, alpha=0.6, linewidths=0, zorder=3
+            [100 * value for value in summary.accuracies],
+            heights,
+            s=9,
+            color=INK,
+            alpha=0.6,
+            linewidths=0,
+            zorder=3,
+            clip_on=summary.diverged > 0,  # else a point at 100 % is whole
         )
         sd = f" ± {100 * summary.accuracy_sd:.1f}" if math.isfinite(summary.accuracy_sd) else ""
         diverged = f", {summary.diverged} diverged" if summary.diverged else ""
@@ -71,9 +121,15 @@ def accuracy(result: Result, baseline: str) -> Figure:
         mean = 100 * result.summaries[baseline, "tuned"].accuracy_mean
         axis.axvline(mean, color=FAINT, linewidth=0.9, linestyle="--", zorder=0)
         caption += f"; dashed: {baseline}"
-    axis.set_xlim(*_span_without_diverged(result))
-    axis.set_xlabel("accuracy on target test data, %")
-    axis.set_title(caption, loc="left", color=FAINT)
+    low, high = _span_without_diverged(result)
+    axis.set_xlim(low, high)
+    unit = "accuracy on target test data, %"
+    if result.truth is not None:
+        level = 100 * result.truth.majority
+        axis.axvline(level, color=VERMILLION, linewidth=0.9, linestyle=":", zorder=0)
+        unit += f"; majority class: {level:.1f}" + (" (dotted)" if low <= level <= high else "")
+    axis.set_xlabel(unit)
+    explain(axis, caption)
     return figure
 
 
@@ -88,9 +144,10 @@ def forest(result: Result) -> Figure:
     for y, c in enumerate(result.contrasts):
         mark(axis, y, c.difference, c.ci95, BLUE if c.verdict in ("helps", "hurts") else INK, c.verdict != "undecided")
         beside(axis, y, f"{points(c)}  {c.verdict}")
+    axis.set_xlim(within_percent(axis.get_xlim(), -100.0))
     axis.set_xlabel("difference in target accuracy, points")
     caption = f"paired by draw, 95 % interval; grey: within ±{margin:g}; verdicts after Holm's correction"
-    axis.set_title(caption, loc="left", color=FAINT)
+    explain(axis, caption)
     return figure
 
 
@@ -102,4 +159,4 @@ def _span_without_diverged(result: Result) -> tuple[float, float]:
             shown += interval_of_mean(summary.accuracies)
     low, high = (100 * min(shown), 100 * max(shown)) if shown else (0.0, 100.0)
     room = 0.03 * (high - low) + 0.2
-    return low - room, high + room
+    return within_percent((low - room, high + room))

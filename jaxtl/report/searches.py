@@ -8,7 +8,22 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from jaxtl.protocol.results import interval_of_mean
-from jaxtl.report.style import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, VERMILLION, beside, mark, new_figure
+from jaxtl.report.style import (
+    BLUE,
+    FAINT,
+    GREEN,
+    INK,
+    ORANGE,
+    PURPLE,
+    VERMILLION,
+    beside,
+    explain,
+    legend_outside,
+    light_greys,
+    mark,
+    new_figure,
+    within_percent,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,8 +63,8 @@ def ways(title: str, ground: Ground, searches: Mapping[str, np.ndarray]) -> Figu
     axis.grid(visible=False)
     best = np.nanmin(np.where(np.isfinite(ground.loss), ground.loss, np.nan))
     shown = np.where(np.isfinite(ground.loss), np.minimum(ground.loss, best + ABOVE), best + ABOVE)
-    mesh = axis.pcolormesh(ground.columns, ground.rows, shown, cmap="Greys", shading="nearest", rasterized=True)
-    mesh.set_clim(best - 0.05 * ABOVE, best + 1.8 * ABOVE)
+    mesh = axis.pcolormesh(ground.columns, ground.rows, shown, cmap=light_greys(), shading="nearest", rasterized=True)
+    mesh.set_clim(best, best + ABOVE)
     row, column = np.unravel_index(np.argmin(shown), shown.shape)
     axis.plot(ground.columns[column], ground.rows[row], "*", color=ORANGE, markersize=13, label="best of the grid")
     for (name, points), colour in zip(searches.items(), WAYS, strict=False):
@@ -59,8 +74,9 @@ def ways(title: str, ground: Ground, searches: Mapping[str, np.ndarray]) -> Figu
         limit(rates[0] / MARGIN, rates[-1] * MARGIN)
     axis.set_xlabel(ground.across)
     axis.set_ylabel(ground.up)
-    axis.set_title("dark: high log-loss; rings: where a search begins; some go on outside", loc="left", color=FAINT)
-    figure.legend(loc="outside lower left", ncols=3, fontsize=8)
+    explain(axis, "rings: where a search begins; some go on outside")
+    figure.colorbar(mesh, ax=axis, label="log-loss; all above is one colour", shrink=0.8, extend="max")
+    legend_outside(figure, *axis.get_legend_handles_labels())
     return figure
 
 
@@ -82,9 +98,12 @@ def labellings(
         chosen: the row that validation chose.
         reference: the row whose mean is drawn as a line.
     """
+    from matplotlib.patches import Patch
+
     figure = new_figure(7.6, 1.5 + 0.34 * len(rows), title)
     cells, axis = figure.subplots(1, 2, sharey=True, width_ratios=(0.42 * len(blocks), 4))
     _cells(cells, blocks, rows)
+    legend_outside(figure, [Patch(color=colour) for colour in CELLS.values()], list(CELLS))
     axis.grid(visible=False, axis="y")
     axis.tick_params(axis="y", length=0, labelleft=False)
     axis.axvline(100 * accuracies[reference].mean(), color=FAINT, linewidth=0.9, linestyle="--", zorder=0)
@@ -94,13 +113,14 @@ def labellings(
         heights = y + np.linspace(-0.28, 0.28, len(found))
         axis.scatter(100 * found, heights, s=8, color=colour, alpha=0.5, linewidths=0, zorder=3)
         beside(axis, y, f"{100 * found.mean():.1f}{'  chosen' if y == chosen else ''}", colour)
+    axis.set_xlim(within_percent(axis.get_xlim()))
     axis.set_xlabel("accuracy on target test data, %")
-    axis.set_title("a point per draw; mean with 95 % interval; dashed: all transferred", loc="left", color=FAINT)
+    explain(axis, "a point per draw; mean with 95 % interval; dashed: all transferred")
     return figure
 
 
 def _cells(axis: Axes, blocks: Sequence[str], rows: Sequence[Mapping[str, str]]) -> None:
-    from matplotlib.patches import Patch, Rectangle
+    from matplotlib.patches import Rectangle
 
     for y, row in enumerate(rows):
         for x, block in enumerate(blocks):
@@ -113,5 +133,3 @@ def _cells(axis: Axes, blocks: Sequence[str], rows: Sequence[Mapping[str, str]])
     axis.tick_params(length=0)
     for side in ("left", "bottom"):
         axis.spines[side].set_visible(False)
-    handles = [Patch(color=colour, label=kind) for kind, colour in CELLS.items()]
-    axis.figure.legend(handles=handles, loc="outside lower left", ncols=3, fontsize=8)

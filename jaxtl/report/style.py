@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
 
 # Okabe and Ito, Color Universal Design (2008): told apart with any colour vision
@@ -25,6 +26,7 @@ SETTINGS: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.titlesize": 9,
     "figure.titlesize": 11,
+    "font.family": ["DejaVu Sans"],  # comes with matplotlib; `glyphs` finds others for what it lacks
     "font.size": 9,
     "grid.color": "#e4e4e4",
     "grid.linewidth": 0.6,
@@ -32,6 +34,7 @@ SETTINGS: dict[Any, Any] = {
     "savefig.dpi": 150,
     "text.color": INK,
     "text.parse_math": False,  # a "$" in a title is a "$"
+    "text.usetex": False,
     "xtick.color": INK,
     "ytick.color": INK,
 }
@@ -58,8 +61,44 @@ def new_figure(width: float, height: float, title: str) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure((width, height), layout="constrained")
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", wrap=True)
+    set_title(figure, title)
     return figure
+
+
+def set_title(figure: Figure, title: str) -> None:
+    """A title over the whole figure, flush left; another one takes its place."""
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", wrap=True)
+
+
+Corner = Literal["outside lower left", "outside lower right", "outside upper right"]
+
+
+def legend_outside(
+    figure: Figure, handles: Sequence[Any], names: Sequence[str], corner: Corner = "outside lower left"
+) -> None:
+    """A legend outside the panels, in as many columns as fit the figure's width."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    shown = [f" {name}" if name.startswith("_") else name for name in names]  # matplotlib hides what begins with "_"
+    for columns in range(len(shown), 0, -1):
+        legend = figure.legend(handles, shown, loc=corner, ncols=columns, fontsize=8)
+        if columns == 1 or legend.get_window_extent(renderer).width <= figure.bbox.width:
+            return
+        legend.remove()
+
+
+def within_percent(limits: tuple[float, float], lowest: float = 0.0) -> tuple[float, float]:
+    """Limits of an axis of accuracies in percent, however wide an interval is; of differences from -100 on."""
+    low, high = limits
+    return max(lowest, low), min(100.0, high)
+
+
+def light_greys() -> LinearSegmentedColormap:
+    """So light that numbers and marks can be told on all of it."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("light greys", ["#fafafa", "#9a9a9a"])
 
 
 def name_rows(axis: Axes, names: Sequence[str]) -> None:
@@ -68,6 +107,11 @@ def name_rows(axis: Axes, names: Sequence[str]) -> None:
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.tick_params(axis="y", length=0)
     axis.grid(visible=False, axis="y")
+
+
+def explain(axis: Axes, text: str) -> None:
+    """What is drawn, above an axis; in several lines where the picture is narrow."""
+    axis.set_title(text, loc="left", color=FAINT, wrap=True)
 
 
 def beside(axis: Axes, y: float, text: str, colour: str = INK) -> None:

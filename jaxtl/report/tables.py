@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from jaxtl.protocol import INTERVAL_COVERS, Run, Summary, price_of_choosing, verdict_sentence
-from jaxtl.protocol.results import Result, compact, number, points
+from jaxtl.protocol.measures import Truth
+from jaxtl.protocol.results import Result, compact, headed, number, points
+from jaxtl.report.classes import in_words
+from jaxtl.text import markdown, printable
 
 DASH = "–"
+MAJORITY = "majority class"  # the row of what guessing gives
 EDGE = {"<": "▼", ">": "▲"}
 
 
@@ -28,29 +33,32 @@ class Table(NamedTuple):
 
     def markdown(self) -> str:
         """A Markdown table, aligned so that it reads as plain text too."""
-        escaped = self._replace(rows=[[cell.replace("|", r"\|") for cell in row] for row in self.rows])
-        head, *body = escaped._aligned()
-        rule = ["-" * (len(cell) - 1) + ("-" if i in self.words else ":") for i, cell in enumerate(head)]
+        head, *body = self._aligned(markdown)
+        rule = ["-" * (cell_len(cell) - 1) + ("-" if i in self.words else ":") for i, cell in enumerate(head)]
         return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *body))
 
     def plain(self) -> str:
         """Aligned columns, one line a row."""
-        return "\n".join("  ".join(cells).rstrip() for cells in self._aligned())
+        return "\n".join("  ".join(cells).rstrip() for cells in self._aligned(printable))
 
     def rich(self) -> RichTable:
         """Fitted to a terminal's width."""
         table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
         for i, column in enumerate(self.columns):
-            table.add_column(column, justify="left" if i in self.words else "right", no_wrap=i == 0)
+            table.add_column(Text(printable(column)), justify="left" if i in self.words else "right", no_wrap=i == 0)
         for row in self.rows:
-            table.add_row(*map(Text, row))
+            table.add_row(*(Text(printable(cell)) for cell in row))
         return table
 
-    def _aligned(self) -> list[list[str]]:
-        lines = [self.columns, *self.rows]
-        widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
-        align = [str.ljust if i in self.words else str.rjust for i in range(len(widths))]
-        return [[put(cell, width) for put, cell, width in zip(align, line, widths, strict=True)] for line in lines]
+    def _aligned(self, escaped: Callable[[str], str]) -> list[list[str]]:
+        lines = [[escaped(cell) for cell in line] for line in (self.columns, *self.rows)]
+        widths = [max(3, *map(cell_len, column)) for column in zip(*lines, strict=True)]  # a CJK character takes two
+
+        def padded(i: int, cell: str) -> str:
+            room = " " * (widths[i] - cell_len(cell))
+            return cell + room if i in self.words else room + cell
+
+        return [[padded(i, cell) for i, cell in enumerate(line)] for line in lines]
 
 
 class Note(NamedTuple):
@@ -60,21 +68,22 @@ class Note(NamedTuple):
     lines: list[str]
 
 
-def print_result(result: Result, console: Console, *, baseline: str = "l2") -> None:
+def print_result(result: Result, console: Console, *, baseline: str = "l2", preset: str = "") -> None:
     """Show what came out: accuracies and differences, the settings chosen, verdicts, and what the intervals cover.
 
     Args:
         result: the comparison.
         console: where to. Where it is no terminal, lines are plain and never wrapped.
         baseline: the method that the others are compared with.
+        preset: of the run; "smoke" is said to be a check.
     """
     plain = not console.is_terminal
 
     def say(text: str, style: str = "", indent: int = 0) -> None:
-        line = Text(" " * indent + text if plain else text, style)
+        line = Text(" " * indent + printable(text) if plain else printable(text), style)
         console.print(line if plain else Padding(line, (0, 0, 0, indent)), soft_wrap=plain)
 
-    say(result.title, "bold")
+    say(headed(result.title, preset), "bold")
     for table in (accuracy_table(result, baseline), setting_table(result)):
         console.line()
         console.print(Text(table.plain()) if plain else table.rich(), soft_wrap=plain)
@@ -93,31 +102,45 @@ def accuracy_table(result: Result, baseline: str) -> Table:
     shown = ["accuracy"] if selections == ["tuned"] else selections
     against = [f"− {baseline}" + ("" if selection == "tuned" else f", {selection}") for selection in compared]
     worse = sorted({name for run in result.runs for name in run.metrics if name.startswith("corrupted/")})
-    rest = ["source", *(["corrupted"] if worse else []), "train − test", "seconds"]
+    measured = {
+        "balanced": result.truth is not None and result.truth.unequal,
+        "source": result.measured("source"),
+        "corrupted": bool(worse),
+        "train − test": result.measured("train"),
+    }
+    rest = [name for name, there in measured.items() if there]
     rows = []
     for method in result.methods:
         row = [_mean_and_sd(result.summaries.get((method, selection))) for selection in selections]
         row += [_difference(result, method, baseline, selection) for selection in compared]
         selection = result.shown(method)
         summary = result.summaries[method, selection]
-        row.append(number(100 * summary.metrics.get("source", math.nan), ".1f"))
-        if worse:
-            row.append(number(100 * sum(summary.metrics.get(name, math.nan) for name in worse) / len(worse), ".1f"))
-        row.append(number(100 * result.gap(method, selection), "+z.1f"))
-        rows.append([method, *row, f"{_seconds(summary.choosing_seconds)} + {_seconds(summary.seconds)}"])
-    return Table(["method", *shown, *against, *rest], rows)
+        found = {
+            "balanced": number(100 * result.balanced[method, selection], ".1f"),
+            "source": number(100 * summary.metrics.get("source", math.nan), ".1f"),
+            "corrupted": number(100 * _mean([summary.metrics.get(name, math.nan) for name in worse]), ".1f"),
+            "train − test": number(100 * result.gap(method, selection), "+.1f"),
+        }
+        seconds = f"{_seconds(summary.choosing_seconds)} + {_seconds(summary.seconds)}"
+        rows.append([method, *row, *(found[name] for name in rest), seconds])
+    columns = ["method", *shown, *against, *rest, "seconds"]
+    if result.truth is not None:
+        known = dict.fromkeys(shown, result.truth.majority) | {"balanced": result.truth.chance}
+        rows.append([MAJORITY, *(number(100 * known[name], ".1f") if name in known else "" for name in columns[1:])])
+    return Table(columns, rows)
 
 
 def setting_table(result: Result) -> Table:
     """A row for every method: the setting chosen, and the effective rates that it ended with."""
-    labels = result.labels("effective_rate")
+    labels = [label for label in result.labels("effective_rate") if result.measured(f"effective_rate/{label}")]
     rows = []
     for method in result.methods:
         selection = result.shown(method)
         metrics = result.summaries[method, selection].metrics
-        rates = [compact(metrics.get(f"effective_rate/{label}", math.nan)) for label in labels]
-        rows.append([method, setting_in_words(result.reported(method, selection)), *rates])
-    return Table(["method", "setting chosen", *(f"lr/‖w‖² {label}" for label in labels)], rows, words=(0, 1))
+        rates = {label: metrics.get(f"effective_rate/{label}", math.nan) for label in labels}
+        words = " · ".join(f"{label} {compact(rate)}" for label, rate in rates.items() if math.isfinite(rate))
+        rows.append([method, setting_in_words(result.reported(method, selection)), *([words] if labels else [])])
+    return Table(["method", "setting chosen", *(["lr/‖w‖²"] if labels else [])], rows, words=(0, 1, 2))
 
 
 def setting_in_words(runs: Sequence[Run]) -> str:
@@ -151,6 +174,7 @@ def notes(result: Result, baseline: str) -> list[Note]:
         ),
         Note("Price of choosing from the labelled examples alone: tuned − honest", _prices(result)),
         Note("Diverged", _diverged(result)),
+        Note("Classes confused most", _confused(result, baseline)),
         Note("", _fine_print(result, baseline)),
     ]
     return [note for note in found if note.lines]
@@ -163,35 +187,57 @@ def _prices(result: Result) -> list[str]:
         who = "each draw chose for itself" if honest.setting is None else "all draws chose"
         setting = setting_in_words(result.reported(method, "honest"))
         took = f"choosing took {_seconds(honest.choosing_seconds)} s"
-        lines.append(f"{method}: {points(c)} points over {_count(c.n, 'draw')}; {who}: {setting}; {took}")
+        lines.append(f"{method}: {points(c)} points over {counted(c.n, 'draw')}; {who}: {setting}; {took}")
     return lines
 
 
 def _diverged(result: Result) -> list[str]:
     return [
-        f"{method}, {selection}: {summary.diverged} of {_count(len(summary.seeds), 'draw')}, counted as accuracy 0"
+        f"{method}, {selection}: {summary.diverged} of {counted(len(summary.seeds), 'draw')}, counted as accuracy 0"
         for (method, selection), summary in result.summaries.items()
         if summary.diverged
     ]
 
 
+def _confused(result: Result, baseline: str) -> list[str]:
+    if result.truth is None:
+        return []
+    found = result.looked_into(baseline)
+    return [f"{name}: {in_words(confusions, result.truth.names)}" for name, confusions in found.items()]
+
+
 def _fine_print(result: Result, baseline: str) -> list[str]:
     draws = {len(summary.seeds) for summary in result.summaries.values()}
-    count = _count(draws.pop(), "draw") if len(draws) == 1 else f"{min(draws)} to {max(draws)} draws"
+    count = counted(draws.pop(), "draw") if len(draws) == 1 else f"{min(draws)} to {max(draws)} draws"
     lines = [f"Accuracy on target test data in %, mean ± standard deviation over {count}."]
     if baseline in result.methods:
         lines.append(f"− {baseline}: points, paired by draw, 95 % interval, not corrected for the number of rows.")
     else:
         lines.append(f"No differences to {baseline}: it was not run.")
-    lines.append(f"{INTERVAL_COVERS} They do not cover other source models or other data.")
+    given, other = ("one source model and ", "other source models or ") if result.measured("source") else ("", "")
+    lines.append(f"{INTERVAL_COVERS}, given {given}one test set. They do not cover {other}other data.")
+    if result.truth is not None:
+        lines += [result.truth.sentence, _balanced_in_words(result, result.truth)]
     if any(name.startswith("corrupted/") for run in result.runs for name in run.metrics):
         lines.append(
             "Corrupted: mean accuracy on the same test images made worse in several ways; each is in runs.csv."
         )
-    lines.append("Source: accuracy kept on the source task, %. Train − test: points. Seconds: choosing + report runs.")
+    source = "Source: accuracy kept on the source task, %. " if result.measured("source") else ""
+    gap = "Train − test: points. " if result.measured("train") else ""
+    lines.append(f"{source}{gap}Seconds: choosing + report runs.")
     if any(summary.edges for summary in result.summaries.values()):
         lines.append("▼ ▲: the lowest or highest value that was tried; a better one may lie beyond.")
     return lines
+
+
+def _balanced_in_words(result: Result, truth: Truth) -> str:
+    if truth.unequal:
+        return "Balanced: accuracy within each class, averaged over classes."
+    gaps = [abs(result.balanced[key] - summary.accuracy_mean) for key, summary in result.summaries.items()]
+    known = [gap for gap in gaps if math.isfinite(gap)]
+    if not known:
+        return "Classes are of nearly one size."
+    return f"Classes are of nearly one size: balanced accuracy is within {100 * max(known):.1f} points in every row."
 
 
 def _mean_and_sd(summary: Summary | None) -> str:
@@ -204,6 +250,10 @@ def _mean_and_sd(summary: Summary | None) -> str:
 def _difference(result: Result, method: str, baseline: str, selection: str) -> str:
     difference = result.difference(method, baseline, selection)
     return points(difference) if difference else "baseline" if method == baseline else DASH
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
 
 
 def _range(values: Sequence[float]) -> str:
@@ -220,5 +270,11 @@ def _seconds(seconds: float) -> str:
     return number(seconds, ".1f" if seconds < 9.95 else ".0f")
 
 
-def _count(n: int, what: str) -> str:
+def counted(n: int, what: str) -> str:
+    """A number of things.
+
+    Example:
+        >>> counted(1, "draw"), counted(3, "draw")
+        ('1 draw', '3 draws')
+    """
     return f"{n} {what}{'' if n == 1 else 's'}"

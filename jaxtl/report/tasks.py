@@ -10,20 +10,25 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxtl.protocol import Run
-from jaxtl.protocol.results import Result, interval_of_mean, number, points
+from jaxtl.protocol import Run, balanced_accuracy
+from jaxtl.protocol.measures import Truth
+from jaxtl.protocol.results import PREDICTION, Result, interval_of_mean, number, points
+from jaxtl.report.classes import in_words
 from jaxtl.report.curves import Quantity, draw
 from jaxtl.report.plots import forest
-from jaxtl.report.style import BLUE, FAINT, INK, ORANGE, mark, name_rows, new_figure
-from jaxtl.report.tables import DASH, Table, notes
+from jaxtl.report.style import BLUE, FAINT, INK, ORANGE, VERMILLION, legend_outside, mark, name_rows, new_figure
+from jaxtl.report.tables import DASH, Table, counted, notes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+DASHED: dict[str, Any] = {"color": FAINT, "linewidth": 0.9, "linestyle": "--"}
+DOTTED: dict[str, Any] = {"color": VERMILLION, "linewidth": 0.9, "linestyle": ":"}
 
 
 def with_gains(runs: Sequence[Run], single: str, numbers: Collection[str] = ()) -> list[Run]:
@@ -59,8 +64,11 @@ def _gain(ours: float, single: float, is_number: bool) -> float:
     return (ours - single) / single if single else math.nan
 
 
-def task_table(result: Result, tasks: Sequence[str], baseline: str) -> Table:
-    """A row for every method: the mean over tasks, its difference to the baseline, each task, and Δp."""
+def task_table(result: Result, tasks: Sequence[str], baseline: str, floor: Mapping[str, float]) -> Table:
+    """A row for every method: the mean over tasks, its difference to the baseline, each task, and Δp.
+
+    What no method has is left out. The last row is `floor`: by column, what guessing reaches.
+    """
     rows = []
     for (method, selection), summary in result.summaries.items():
         difference = result.difference(method, baseline, selection)
@@ -71,12 +79,40 @@ def task_table(result: Result, tasks: Sequence[str], baseline: str) -> Table:
                 percent(summary.accuracies),
                 points(difference) if difference else "baseline" if is_baseline else DASH,
                 *(percent(metric_of(result, method, selection, f"test/{task}")) for task in tasks),
-                percent(metric_of(result, method, selection, "delta_p"), "+z.1f"),
-                number(100 * result.gap(method, selection), "+z.1f"),
+                percent(metric_of(result, method, selection, "delta_p"), "+.1f"),
+                number(100 * result.gap(method, selection), "+.1f"),
                 f"{summary.choosing_seconds:.1f} + {summary.seconds:.1f}",
             ]
         )
-    return Table(["method", "mean over tasks", f"− {baseline}", *tasks, "Δp", "train − test", "seconds"], rows)
+    columns = ["method", "mean over tasks", f"− {baseline}", *tasks, "Δp", "train − test", "seconds"]
+    guessed = [number(100 * floor[name], ".1f") if name in floor else "" for name in columns[1:]]
+    kept = [i for i in range(len(columns)) if any(row[i] != DASH for row in rows)]
+    return Table([columns[i] for i in kept], [[row[i] for i in kept] for row in (*rows, ["guessing", *guessed])])
+
+
+def on_task(result: Result, task: str, truth: Truth) -> Result:
+    """The same runs, judged by one task of classes alone; with its predictions where "prediction/TASK" is kept."""
+    kept = f"{PREDICTION}/{task}"
+
+    def judged(run: Run) -> Run:
+        metrics = run.metrics | {"test": run.metrics.get(f"test/{task}", 0.0)}
+        return dataclasses.replace(run, metrics=metrics, arrays=(PREDICTION,) if kept in run.arrays else ())
+
+    def predictions(run: Run) -> dict[str, np.ndarray]:
+        return {PREDICTION: result.arrays(dataclasses.replace(run, arrays=(kept,)))[kept]} if run.arrays else {}
+
+    runs = [judged(run) for run in result.runs if run.stage == "report"]
+    return dataclasses.replace(result, runs=runs, contrasts=[], arrays=predictions, truth=truth)
+
+
+def classes_in_words(task: str, confusions: Mapping[str, Sequence[np.ndarray]], names: Sequence[str]) -> str:
+    """A line on a task's classes: balanced accuracy, and what is confused most."""
+    told = (
+        f"{method} {100 * float(np.mean([balanced_accuracy(counts) for counts in of_draws])):.1f}, "
+        f"{in_words(of_draws, names)}"
+        for method, of_draws in confusions.items()
+    )
+    return f"Balanced accuracy and confusions, {task}: {'; '.join(told)}."
 
 
 def metric_of(result: Result, method: str, selection: str, name: str) -> list[float]:
@@ -111,7 +147,15 @@ def contrasts(result: Result) -> Figure:
     return figure
 
 
-def per_task(result: Result, tasks: Sequence[str], title: str, unit: str, baseline: str, suffix: str) -> Figure:
+def per_task(
+    result: Result,
+    tasks: Sequence[str],
+    title: str,
+    unit: str,
+    baseline: str,
+    suffix: str,
+    floor: Mapping[str, float],
+) -> Figure:
     """A panel per task, a row per method: a point per draw, the mean and its 95 % interval.
 
     Args:
@@ -121,11 +165,11 @@ def per_task(result: Result, tasks: Sequence[str], title: str, unit: str, baseli
         unit: what is measured, for the x axis.
         baseline: its mean is dashed in every panel.
         suffix: NAME and NAME + suffix share a row, the second in another colour.
+        floor: what guessing reaches on each task, dotted where a panel reaches down to it.
     """
     rows = list(dict.fromkeys(method.removesuffix(suffix) for method in result.methods))
     figure = new_figure(2.1 + 2.6 * len(tasks), 1.3 + 0.32 * len(rows), title)
     panels = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
-    outside = 0
     for axis, task in zip(panels, tasks, strict=True):
         axis.set_title(task, loc="left", fontweight="bold")
         name_rows(axis, rows)
@@ -138,16 +182,15 @@ def per_task(result: Result, tasks: Sequence[str], title: str, unit: str, baseli
             _spread(axis, place, known, BLUE if has else ORANGE)
             shown += known
             if method == baseline:
-                axis.axvline(100 * float(np.mean(known)), color=FAINT, linewidth=0.9, linestyle="--", zorder=0)
+                axis.axvline(100 * float(np.mean(known)), zorder=0, **DASHED)
+        axis.axvline(100 * floor[task], zorder=0, **DOTTED)
         low, high = _bulk(shown)
-        axis.set_xlim(100 * low, 100 * high)
-        outside += sum(not low <= value <= high for value in shown)
+        axis.set_xlim(100 * low, min(100.0, 100 * high))  # R² has no lower end
         axis.locator_params(axis="x", nbins=5)
-    _explain(figure, {f"with {suffix}": BLUE, "without": ORANGE})
-    explained = f"{unit}; a point per draw, mean with 95 % interval"
-    explained += f"; dashed: {baseline}" if baseline in result.methods else ""
-    explained += f"; {outside} points lie outside the panels" if outside else ""
-    figure.supxlabel(explained, x=0.02, ha="left", fontsize=9)
+        outside = sum(not low <= value <= high for value in shown)
+        also = f"; outside: {counted(outside, 'point')}" if outside else ""
+        axis.set_xlabel(f"{unit}\nguessing: {100 * floor[task]:.1f}{also}")
+    _explain(figure, suffix, baseline if baseline in result.methods else "")
     return figure
 
 
@@ -169,11 +212,15 @@ def _bulk(values: Sequence[float]) -> tuple[float, float]:
     return min(near) - room, max(near) + room
 
 
-def _explain(figure: Figure, colours: Mapping[str, str]) -> None:
+def _explain(figure: Figure, suffix: str, baseline: str) -> None:
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=colour, marker="o", label=label) for label, colour in colours.items()]
-    figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
+    lines = {f"with {suffix}, mean and 95 % interval": Line2D([], [], color=BLUE, marker="o")}
+    lines |= {"without": Line2D([], [], color=ORANGE, marker="o")}
+    lines |= {"a draw": Line2D([], [], color=INK, marker=".", linestyle="", alpha=0.5)}
+    lines |= {baseline: Line2D([], [], **DASHED)} if baseline else {}
+    lines |= {"guessing": Line2D([], [], **DOTTED)}
+    legend_outside(figure, list(lines.values()), list(lines))
 
 
 def mean_cosines(result: Result, method: str, tasks: Sequence[str]) -> dict[str, np.ndarray]:
@@ -211,7 +258,7 @@ def cosine_maps(title: str, tasks: Sequence[str], maps: Mapping[str, np.ndarray]
         for row, column in zip(*np.nonzero(others), strict=True):
             value = matrix[row, column]
             colour = "white" if abs(value) > 0.7 * largest else INK
-            axis.text(column, row, number(value, "+z.2f"), ha="center", va="center", fontsize=8, color=colour)
+            axis.text(column, row, number(value, "+.2f"), ha="center", va="center", fontsize=8, color=colour)
         axis.set_title(name, loc="left")
         axis.set_xticks(range(len(tasks)), tasks)
         axis.set_yticks(range(len(tasks)), tasks)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from jaxtl.protocol.results import Axes, Result, interval_of_mean, varying
-from jaxtl.report.style import BAND, BLUE, FAINT, panel_grid, remark
+from jaxtl.report.style import BAND, BLUE, FAINT, panel_grid, remark, within_percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as Panel
@@ -72,6 +72,7 @@ def _accuracy(panel: Panel, trend: Trend, method: str) -> None:
     results = [result for result in trend.results if method in result.methods]
     intervals = [interval_of_mean(result.summaries[method, result.shown(method)].accuracies) for result in results]
     _line(panel, x, y, intervals)
+    panel.set_ylim(within_percent(panel.get_ylim()))
     _scale(panel, trend)
 
 
@@ -87,7 +88,7 @@ def _difference(panel: Panel, trend: Trend, method: str, baseline: str) -> None:
     panel.axhline(0, color=FAINT, linewidth=0.9, zorder=1)
     _line(panel, [x for x, _ in contrasts], [100 * c.difference for _, c in contrasts], [c.ci95 for _, c in contrasts])
     low, high = panel.get_ylim()
-    panel.set_ylim(min(low, -1.2 * margin), max(high, 1.2 * margin))
+    panel.set_ylim(within_percent((min(low, -1.2 * margin), max(high, 1.2 * margin)), -100.0))
     _scale(panel, trend)
 
 

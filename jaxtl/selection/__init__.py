@@ -23,7 +23,12 @@ from jaxtl.selection.learning import LearnedRates, learn_rates, resilient
 from jaxtl.selection.logistic import LogisticCriteria, LogisticPath, logistic_criteria, logistic_path
 from jaxtl.selection.meta import imaml, reptile
 from jaxtl.selection.ridge import RidgePath, ridge_path
-from jaxtl.selection.validation import ValidationCriteria, regret, temperature, validation_criteria
+from jaxtl.selection.validation import (
+    ValidationCriteria,
+    regret,
+    temperature,
+    validation_criteria,
+)
 from jaxtl.sweep import sweep
 
 __all__ = [

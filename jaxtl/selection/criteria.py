@@ -21,10 +21,11 @@ import numpy as np
 from jaxtl.errors import InputError
 from jaxtl.labels import check_labels
 from jaxtl.losses import Forward, softmax_cross_entropy, squared_error
+from jaxtl.protocol.measures import checked_classes
 from jaxtl.selection.curvature import Curvature, Net, Point, all_outputs, estimated_curvature, exact_curvature
-from jaxtl.selection.validation import checked_classes, log_likelihoods
+from jaxtl.selection.validation import log_likelihoods
 from jaxtl.step import Context, Fixed, Rates
-from jaxtl.trees import Tree, named_leaves
+from jaxtl.trees import Tree, named_leaves, paired
 
 ROUNDING = 100  # times the precision of a parameter: by that much a penalty's slope may miss its linear model
 
@@ -120,7 +121,8 @@ def net_criteria(
     _check_finite(params, "params")
     if frozen is not None:
         check_labels(params, frozen, where="net_criteria frozen")
-    moves = tuple(not held for held in jax.tree.leaves(frozen)) or (True,) * len(jax.tree.leaves(params))
+    held = jax.tree.map(lambda _: False, params) if frozen is None else paired(params, frozen)
+    moves = tuple(not stays for stays in jax.tree.leaves(held))
     if not any(moves):
         raise InputError("all parameters are frozen", where="net_criteria frozen", todo="leave one to count")
     stiffness, paid = _pulls(penalty, params, fixed, moves, n)

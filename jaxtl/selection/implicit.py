@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.sparse.linalg import cg
 
-from jaxtl.trees import Tree
+from jaxtl.trees import Tree, map_named, paired
 
 
 def implicit_gradient(
@@ -49,13 +49,13 @@ def implicit_gradient(
         >>> float(slope)  # −3/(1 + rate)²
         -0.75
     """
-    params, outer, cotangent = jax.tree.map(jnp.asarray, (params, outer, cotangent))
+    params, outer, cotangent = jax.tree.map(jnp.asarray, (params, outer, paired(params, cotangent)))
     slope = (lambda params: gradient(params, outer)) if curvature is None else curvature
 
     def moving(tree):
         if frozen is None:
             return tree
-        return jax.tree.map(lambda held, leaf: jnp.zeros_like(leaf) if held else leaf, frozen, tree)
+        return map_named(lambda _, leaf, held: jnp.zeros_like(leaf) if held else leaf, tree, frozen)
 
     def product(vector):
         curved = moving(jax.jvp(slope, (params,), (vector,))[1])
@@ -89,7 +89,7 @@ def linearised(forward: Callable, around: Tree) -> Callable:
     """
 
     def tangent(params, model_state, batch, ctx):
-        away = jax.tree.map(jnp.subtract, params, around)
+        away = map_named(lambda _, a, w: w - a, around, params)
         outputs, change, model_state = jax.jvp(
             lambda a: forward(a, model_state, batch, ctx), (around,), (away,), has_aux=True
         )

@@ -59,3 +59,33 @@ def checked_anchor(anchor: ArrayLike | None, features: int, targets: int, where:
         what = f"anchor {list(values.shape)}, coefficients [{features}, {targets}]"
         raise InputError(what, where=where, todo="give a finite anchor of the shape of the coefficients")
     return values
+
+
+def checked_targets(
+    y: ArrayLike, n: int, classes: int | None, fit_intercept: bool, where: str
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Targets [n, C] in float64, and the same again as one-hot codes in classification."""
+    if classes is not None:
+        codes = np.eye(classes)[checked_labels(y, n, classes, where)]
+        return codes, codes
+    targets = np.asarray(y)
+    if targets.ndim not in (1, 2) or len(targets) != n or not targets.size or targets.dtype.kind not in "fiu":
+        what = f"targets {targets.dtype} {list(targets.shape)} for {n} examples"
+        raise InputError(what, where=where, todo="give numbers [examples] or [examples, targets]")
+    targets = targets.reshape(n, -1).astype(np.float64)
+    if not np.isfinite(targets).all():
+        raise InputError("targets are not finite", where=where, todo="remove or repair NaN and infinity first")
+    same = (targets == (targets[:1] if fit_intercept else 0.0)).all(axis=0)
+    if same.any():
+        what = f"target {int(same.argmax())} is {targets[0, same.argmax()]} for every example"
+        raise InputError(what, where=where, todo="leave it out: there is nothing to explain")
+    return targets, None
+
+
+def checked_weights(weights: ArrayLike | None, features: int, where: str) -> np.ndarray:
+    """weights as [D] float64, each positive and finite; None: ones."""
+    values = np.ones(features) if weights is None else np.asarray(weights, np.float64)
+    if values.shape != (features,) or not ((values > 0) & np.isfinite(values)).all():
+        what = f"penalty_weights of shape {list(values.shape)} for {features} features, or not all > 0"
+        raise InputError(what, where=where, todo="give one weight > 0 per feature; 1e-6 is nearly unpenalised")
+    return values

@@ -22,7 +22,7 @@ import numpy as np
 
 from jaxtl.errors import InputError, suggest
 from jaxtl.labels import NEW, TRANSFERRED, check_labels, label_set
-from jaxtl.trees import Tree, check_same
+from jaxtl.trees import Tree, check_same, map_named
 
 FROZEN = "frozen"
 KINDS = (FROZEN, TRANSFERRED, NEW)
@@ -136,7 +136,7 @@ def assignment_start(
     for block in sorted(label_set(labels) ^ set(starts)):
         what = "no parameter has this label" if block in starts else "no column says where this block begins"
         raise InputError(what, where=f"block '{block}'", todo="label every parameter by the blocks of the grid")
-    params = jax.tree.map(lambda block, old, new: jnp.where(starts[block], new, old), labels, source, fresh)
+    params = map_named(lambda _, old, new, block: jnp.where(starts[block], new, old), source, fresh, labels)
     return params, {name: value for name, value in point.items() if not name.startswith(STARTS_NEW)}
 
 

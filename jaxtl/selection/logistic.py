@@ -33,6 +33,7 @@ RESOLUTION = 1e-13  # directions with less than this part of the largest varianc
 TOLERANCE = 5e-6  # stop where no more than this of the objective is left to gain,
 RELATIVE_TOLERANCE = 1e-3  # nor more than this part of the mean probability of a mistake
 MOST_STEPS = 10_000
+FARTHEST = 1e25  # beyond that, and below its inverse, λ over a variance changes no fit, but float32 could not hold it
 LARGEST_HESSIAN = 8192  # rows: half a gigabyte
 
 
@@ -116,7 +117,9 @@ def logistic_path(
     directions, variances, white = _whitened(features - mean)
     order = np.argsort(-rates)
     used = np.concatenate([np.ones((len(classes), 1)), ~held_out], axis=1)
-    arguments = (white, features @ start, codes, used / used.sum(axis=0), held_out, 1 / variances, rates[order])
+    least, largest = variances.max(initial=0) / FARTHEST, variances.min(initial=np.inf) * FARTHEST
+    held = np.clip(rates[order], least, min(largest, FARTHEST))
+    arguments = (white, features @ start, codes, used / used.sum(axis=0), held_out, 1 / variances, held)
     solved = _solve(*(np.asarray(argument, np.float32) for argument in arguments))
     results = [np.empty_like(a) for a in map(np.asarray, solved)]
     for result, a in zip(results, solved, strict=True):
@@ -262,10 +265,10 @@ def logistic_criteria(x: ArrayLike, labels: ArrayLike, lams: ArrayLike, path: Lo
         raise InputError(what, where="logistic_criteria", todo="choose by path.fold_loss")
     from scipy.linalg import helmert
 
-    centred = features - features.mean(axis=0, dtype=np.float64)
-    if n < features.shape[1]:  # a rotation changes none of the criteria, and the rest of the space is empty
-        left, singular, _ = np.linalg.svd(centred, full_matrices=False)
-        centred = left * singular
+    # A rotation changes none of the criteria, and what no feature reaches is empty: its Hessian could not be inverted.
+    left, singular, _ = np.linalg.svd(features - features.mean(axis=0, dtype=np.float64), full_matrices=False)
+    reached = singular > max(features.shape) * np.finfo(float).eps * singular[0]
+    centred = left[:, reached] * singular[reached]
     rows = np.concatenate([np.ones((n, 1)), centred], axis=1)
     codes, contrasts = np.eye(count)[classes], helmert(count)
     table = np.array(

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtl.errors import InputError
 from jaxtl.selection.implicit import implicit_gradient
 from jaxtl.step import Context, Fixed, GradFn, TrainState
-from jaxtl.trees import Tree
+from jaxtl.trees import Tree, map_named
 
 Init = Callable[[Tree, jax.Array], TrainState]  # (θ, rng) -> the state from which a task starts
 Train = Callable[[TrainState, Any, Fixed], tuple[TrainState, Any]]
@@ -49,7 +49,7 @@ def reptile(init: Init, train: Train, score: Score) -> GradFn:
     """
 
     def of_task(state, anchor, support, query, fixed):
-        away = jax.tree.map(jnp.subtract, anchor, state.params)
+        away = map_named(lambda _, a, w: a - w, anchor, state.params)
         return away, score(state, query, fixed)
 
     return _over_tasks(init, train, of_task)

@@ -9,8 +9,11 @@ Why float64, and when the Gram matrix is not enough. At small λ both the residu
 differences of numbers near 1, and the leave-one-out error is their ratio: float32 has nothing left there. So all runs
 in float64, the products over examples through XLA with x64 switched on around them alone. An eigenvalue of the Gram
 matrix is known to about 10⁻¹⁶ of the largest. Where the smallest n·λ comes closer than 10⁻¹⁰ of the largest, singular
-values of the features themselves, which are known to the same fraction before squaring, take its place (much slower).
-With no more examples than features, residual and 1 − leverage are summed from λ/(s + λ) and never as differences.
+values of the features themselves, which are known to the same fraction before squaring, take its place (much slower);
+of them, what is below rounding counts as zero, so that a column that is constant or there twice reaches nothing.
+With no more examples than features, and with up to 1024 examples where λ is so small, residual and 1 − leverage are
+summed from λ/(s + λ) and never as differences, in units of the largest of these, so that no λ is too small. Otherwise
+they are differences from 1: leave-one-out of an example that alone has some feature keeps 16 + log₁₀(nλ/s) digits.
 
 Source: Hoerl and Kennard, Ridge regression (1970); Golub, Heath and Wahba, Generalized cross-validation (1979);
 MacKay, Bayesian interpolation (1992).
@@ -27,10 +30,10 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxtl.errors import InputError
-from jaxtl.selection.inputs import checked_anchor, checked_features, checked_labels, checked_rates
+from jaxtl.selection.inputs import checked_anchor, checked_features, checked_rates, checked_targets, checked_weights
 
 GRAM_RESOLUTION = 1e-10  # the smallest n·λ, as a part of the largest eigenvalue, that a Gram matrix is trusted with
+LARGEST_BASIS = 1024  # examples, of which a full basis is made where λ is smaller than that
 CHUNK = 2**22  # numbers in the largest array of a pass over the examples: 32 MB
 
 
@@ -95,9 +98,9 @@ def ridge_path(
         ([0.625, 1.125], [1.25], [0.94898])
     """
     features, rates = checked_features(x, "ridge_path"), checked_rates(lams, "ridge_path")
-    targets, codes = _checked_targets(y, len(features), classes, fit_intercept)
+    targets, codes = checked_targets(y, len(features), classes, fit_intercept, "ridge_path")
     start = checked_anchor(anchor, features.shape[1], targets.shape[1], "ridge_path")
-    scale = _checked_weights(penalty_weights, features.shape[1]) ** -0.5
+    scale = checked_weights(penalty_weights, features.shape[1], "ridge_path") ** -0.5
     mean = features.mean(axis=0, dtype=np.float64) if fit_intercept else np.zeros(features.shape[1])
     wanted = targets - features @ start
     centre = wanted.mean(axis=0) if fit_intercept else np.zeros(targets.shape[1])
@@ -106,7 +109,7 @@ def ridge_path(
         factors = _dual(problem) if problem.rank_of_rows <= features.shape[1] else _primal(problem)
         loo, rss, right = _row_sums(problem, factors)
     coef = _combine(factors.directions, factors.projected, factors.shrink)
-    criteria = _criteria(problem, factors.s, rss, np.square(coef).sum(axis=1))
+    criteria = _criteria(problem, factors, rss, np.square(coef).sum(axis=1))
     coef = coef * scale[:, None]
     accuracy = None if codes is None else right / len(features)
     return RidgePath(coef + start, centre - mean @ coef, loo=loo / len(features), loo_accuracy=accuracy, **criteria)
@@ -140,13 +143,14 @@ class _Problem(NamedTuple):
 class _Factors(NamedTuple):
     """One factorisation for all λ.
 
-    With Λ = diag(gains[:, l]), the fit at λ_l is A Λ Aᵀy; with `complement` that is the residual instead.
+    With Λ = diag(gains[:, l]), the fit at λ_l is A Λ Aᵀy; with `complement` that is the residual over unit[l] instead.
 
     s: [k] squared singular values of the centred and scaled features.
     rows: a slice of the examples -> A there, [B, k].
     projected: [k, C] Aᵀy.
     gains: [k, L] in [0, 1].
     directions, shrink: [D, k], [k, L]: the coefficients are directions · diag(shrink[:, l]) · projected.
+    unit: [L] what residuals, and 1 − leverage, are multiples of; 1 without `complement`.
     """
 
     s: np.ndarray
@@ -155,6 +159,7 @@ class _Factors(NamedTuple):
     gains: np.ndarray
     directions: np.ndarray
     shrink: np.ndarray
+    unit: np.ndarray
     complement: bool
 
 
@@ -167,33 +172,69 @@ def _primal(problem: _Problem) -> _Factors:
     smallest = problem.alphas.min()
     s, v = np.linalg.eigh(np.asarray(gram))
     if smallest < GRAM_RESOLUTION * s[-1]:
+        if len(problem.x) <= LARGEST_BASIS:
+            return _dual(problem)
         _, singular, transposed = np.linalg.svd(np.linalg.qr(problem.features(), mode="r"))
-        s, v = singular**2, transposed.T
+        s, v = _squares(singular, len(problem.x)), transposed.T
     s = np.maximum(s, 0.0)  # rounding leaves some just below
-    directions = v / np.sqrt(s + smallest)
+    directions = np.where(s > 0, v / np.sqrt(s + smallest), 0.0)
     gains = (s + smallest)[:, None] / (s[:, None] + problem.alphas)
     scaled = jnp.asarray(problem.scale[:, None] * directions)
 
     def rows(part: slice) -> jax.Array:
         return _centred_product(problem.x[part], problem.mean, scaled)
 
-    return _Factors(s, rows, directions.T @ np.asarray(cross), gains, directions, gains, False)
+    return _Factors(s, rows, directions.T @ np.asarray(cross), gains, directions, gains, np.ones(gains.shape[1]), False)
 
 
 def _dual(problem: _Problem) -> _Factors:
-    """No more examples than features: A = U, a basis of everything but the constant, with gains α/(s + α)."""
+    """No more examples than features, or few: A = U, a basis of everything but the constant, with gains α/(s + α)."""
     x = problem.features()
     reduced = _reflect(x)[1:] if problem.fit_intercept else x
     s, u = np.linalg.eigh(np.asarray(_gram(reduced)))
-    if problem.alphas.min() < GRAM_RESOLUTION * s[-1]:
-        u, singular, _ = np.linalg.svd(np.asarray(np.linalg.qr(reduced.T, mode="r")).T)
-        s = singular**2
+    exact = problem.alphas.min() < GRAM_RESOLUTION * s[-1]
+    if exact:
+        u, s = _left_singular(reduced)
     s = np.maximum(s, 0.0)
     if problem.fit_intercept:
         u = _reflect(np.concatenate([np.zeros((1, len(s))), u]))
+    if exact:
+        u = _without_rounding(u, s)
+    least = s.min() + problem.alphas
     shrink = 1 / (s[:, None] + problem.alphas)
-    gains = problem.alphas * shrink
-    return _Factors(s, lambda part: jnp.asarray(u[part]), u.T @ problem.y, gains, x.T @ u, shrink, True)
+    directions, projected = np.where(s > 0, x.T @ u, 0.0), u.T @ problem.y
+    unit = problem.alphas / least
+    return _Factors(s, lambda part: jnp.asarray(u[part]), projected, least * shrink, directions, shrink, unit, True)
+
+
+def _without_rounding(u: np.ndarray, s: np.ndarray) -> np.ndarray:
+    """An example that no other resembles has no part in the directions without features: what it has is rounding.
+
+    It would hide the example's 1 − leverage, which is λ/s or so.
+    """
+    kept = s[s > 0]
+    if len(kept) in (0, len(s)):
+        return u
+    rounding = min(len(u) * np.finfo(float).eps * np.sqrt(kept.max() / kept.min()), 1e-8)
+    alone = np.linalg.norm(u[:, s == 0], axis=1) <= rounding
+    return np.where(alone[:, None] & (s == 0), 0.0, u)
+
+
+def _left_singular(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A whole basis [n, n] of left singular vectors, and s [n] with 0 where there is no feature."""
+    n, features = x.shape
+    if n <= features:
+        u, singular, _ = np.linalg.svd(np.asarray(np.linalg.qr(x.T, mode="r")).T)
+        return u, _squares(singular, features)
+    u, r = np.linalg.qr(x, mode="complete")
+    inner, singular, _ = np.linalg.svd(r[:features])
+    u[:, :features] = u[:, :features] @ inner
+    return u, np.concatenate([_squares(singular, n), np.zeros(n - features)])
+
+
+def _squares(singular: np.ndarray, longer: int) -> np.ndarray:
+    """s of descending singular values; those that rounding alone may have made, by the longer side, are 0."""
+    return np.where(singular > longer * np.finfo(float).eps * singular[0], singular, 0.0) ** 2
 
 
 def _reflect(a: np.ndarray) -> np.ndarray:
@@ -217,7 +258,7 @@ def _row_sums(problem: _Problem, factors: _Factors) -> tuple[np.ndarray, np.ndar
     basis, mixture = (factors.gains, np.eye(len(problem.alphas))) if factors.complement else _low_rank(factors.gains)
     share = problem.rank_of_rows / len(problem.x)
     # 1 - leverage is never below this, except by rounding.
-    floors = share * problem.alphas / (factors.s.max() + problem.alphas)
+    floors = share * problem.alphas / (factors.s.max() + problem.alphas) / factors.unit
     fixed = jax.tree.map(jnp.asarray, (factors.projected, basis, mixture, share, floors))
     parts = [
         _chunk_sums(
@@ -282,51 +323,28 @@ def _chunk_sums(
     return jnp.sum(left_out**2, 0), jnp.sum(residual**2, 0), right
 
 
-def _criteria(problem: _Problem, s: np.ndarray, rss: np.ndarray, squares: np.ndarray) -> dict[str, np.ndarray]:
-    """Everything that follows from the residual sums [L, C] and the squared (scaled) coefficients [L, C]."""
+def _criteria(problem: _Problem, factors: _Factors, rss: np.ndarray, squares: np.ndarray) -> dict[str, np.ndarray]:
+    """Everything that follows from residual sums over unit² and from squared scaled coefficients, [L, C] each."""
     n, rows, targets = len(problem.x), problem.rank_of_rows, rss.shape[1]
-    df = problem.fit_intercept + (s / (s + problem.alphas[:, None])).sum(axis=1)
+    alphas, s = problem.alphas[:, None], factors.s[factors.s > 0]
+    df = problem.fit_intercept + (s / (s + alphas)).sum(axis=1)
     # n - df without its cancellation: what is left of each direction, and directions that the features do not reach.
-    left = (problem.alphas[:, None] / (s + problem.alphas[:, None])).sum(axis=1) + rows - len(s)
-    determinant = np.log1p(s / problem.alphas[:, None]).sum(axis=1)
+    # In the parentheses are whole numbers: added one by one they would swallow what is left, which may be tiny.
+    part, empty = (alphas / (s + alphas)).sum(axis=1), rows - len(s)
+    left = factors.gains.sum(axis=0) if factors.complement else part + empty
+    above = part + (empty - 1)
     with np.errstate(divide="ignore"):  # a perfect fit: minus infinity
-        likelihood = n * np.log(rss / n).sum(axis=1)
-        variance = np.log(2 * np.pi * (rss + problem.alphas[:, None] * squares) / rows)
-        correction = np.where(left > 1, 2 * df * (df + 1) / (left - 1), np.inf)
+        log_rss = np.log(rss) + 2 * np.log(factors.unit)[:, None]
+        paid = np.logaddexp(log_rss, np.log(alphas) + np.log(squares))
+        correction = np.where(above > 0, 2 * df * (df + 1) / above, np.inf)
+    likelihood = n * (log_rss - np.log(n)).sum(axis=1)
+    variance = np.log(2 * np.pi) + paid - np.log(rows)
+    determinant = np.logaddexp(0, np.log(s) - np.log(alphas)).sum(axis=1)
     return {
         "df": df,
-        "gcv": n * rss.sum(axis=1) / left**2,
+        "gcv": n * (rss / left[:, None] ** 2).sum(axis=1),
         "aic": likelihood + targets * 2 * df,
         "aicc": likelihood + targets * (2 * df + correction),
         "bic": likelihood + targets * np.log(n) * df,
         "log_evidence": -0.5 * (rows * (variance + 1) + determinant[:, None]).sum(axis=1),
     }
-
-
-def _checked_targets(
-    y: ArrayLike, n: int, classes: int | None, fit_intercept: bool
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Targets [n, C] in float64, and the same again as one-hot codes in classification."""
-    if classes is not None:
-        codes = np.eye(classes)[checked_labels(y, n, classes, "ridge_path")]
-        return codes, codes
-    targets = np.asarray(y)
-    if targets.ndim not in (1, 2) or len(targets) != n or not targets.size or targets.dtype.kind not in "fiu":
-        what = f"targets {targets.dtype} {list(targets.shape)} for {n} examples"
-        raise InputError(what, where="ridge_path", todo="give numbers [examples] or [examples, targets]")
-    targets = targets.reshape(n, -1).astype(np.float64)
-    if not np.isfinite(targets).all():
-        raise InputError("targets are not finite", where="ridge_path", todo="remove or repair NaN and infinity first")
-    same = (targets == (targets[:1] if fit_intercept else 0.0)).all(axis=0)
-    if same.any():
-        what = f"target {int(same.argmax())} is {targets[0, same.argmax()]} for every example"
-        raise InputError(what, where="ridge_path", todo="leave it out: there is nothing to explain")
-    return targets, None
-
-
-def _checked_weights(weights: ArrayLike | None, features: int) -> np.ndarray:
-    values = np.ones(features) if weights is None else np.asarray(weights, np.float64)
-    if values.shape != (features,) or not ((values > 0) & np.isfinite(values)).all():
-        what = f"penalty_weights of shape {list(values.shape)} for {features} features, or not all > 0"
-        raise InputError(what, where="ridge_path", todo="give one weight > 0 per feature; 1e-6 is nearly unpenalised")
-    return values

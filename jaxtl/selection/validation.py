@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxtl.errors import InputError
+from jaxtl.protocol.measures import checked_classes
 
 COLDEST, HOTTEST = 0.01, 100.0  # temperatures: where every example is right, none is cold enough
 HALVINGS = 60  # of an interval of ln temperature: to the last digit
@@ -141,17 +142,6 @@ def _checked_logits(logits: ArrayLike, labels: ArrayLike, where: str) -> tuple[n
         what = f"logits {list(values.shape)}, or not finite"
         raise InputError(what, where=where, todo="give finite numbers [examples, classes]")
     return values, checked_classes(np.asarray(labels), len(values), values.shape[1], where)
-
-
-def checked_classes(labels: np.ndarray, n: int, classes: int, where: str) -> np.ndarray:
-    """Labels as [n] integers 0..classes-1; a class may be without example, as in what is held out."""
-    if labels.shape != (n,) or labels.dtype.kind not in "iu" or classes < 2:
-        what = f"labels {labels.dtype} {list(labels.shape)} for {n} examples and {classes} classes"
-        raise InputError(what, where=where, todo="give one integer per example, and at least 2 classes")
-    if labels.min() < 0 or labels.max() >= classes:
-        what = f"labels {labels.min()}..{labels.max()} for {classes} classes"
-        raise InputError(what, where=where, todo="use labels 0..C-1")
-    return labels.astype(np.int64)
 
 
 def log_likelihoods(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

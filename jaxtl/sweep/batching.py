@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxtl import processes
-from jaxtl.errors import InputError
+from jaxtl.errors import InputError, kind_of
 from jaxtl.loop import refuse_stop
 from jaxtl.step import Fixed, TrainState, compile_step, program_of
 from jaxtl.trees import Tree
@@ -132,7 +132,7 @@ class Blocks:
         block, data, fixed = self._block(programs.alone, states, configurations, begin, width)
         for _ in range(self.calls):
             refuse_stop(f"with {done} of {len(configurations)} configurations done")
-            block, _ = jax.block_until_ready(programs.train(block, data, fixed))
+            block = _state_of(jax.block_until_ready(programs.train(block, data, fixed)))
         block, scores = programs.score(block, data, fixed)
         if programs.alone and processes.count() == 1:
             return _put_one(states, block, done), np.asarray(scores)[None]
@@ -205,10 +205,13 @@ def _programs(train: Callable, score: Callable, alike: tuple[str, ...], batching
     mesh = Mesh(np.array(devices), AXIS)
 
     def trained(state, data, fixed):
-        return train(state, data, fixed)[0], None
+        return _state_of(train(state, data, fixed)), None
 
     def scored(state, data, fixed):
-        value = jnp.asarray(score(state, data, fixed), jnp.float32)
+        value = score(state, data, fixed)
+        if not isinstance(value, jax.Array | np.ndarray | np.generic | float | int):
+            raise InputError(f"returns {kind_of(value)}", where="sweep score", todo="return a scalar")
+        value = jnp.asarray(value, jnp.float32)
         if value.shape:
             raise InputError(f"has shape {value.shape}", where="sweep score", todo="return a scalar")
         return state, jnp.where(jnp.isfinite(value) & _all_finite(state.params), value, -jnp.inf)
@@ -238,6 +241,15 @@ def _programs(train: Callable, score: Callable, alike: tuple[str, ...], batching
         return compile_step(jax.shard_map(of_a_device, mesh=mesh, in_specs=specs, out_specs=SPLIT, check_vma=False))
 
     return Programs(compiled(trained), compiled(scored), alone=False)
+
+
+def _state_of(returned: Any) -> TrainState:
+    """The state of (state, anything)."""
+    match returned:
+        case (TrainState() as state, _):
+            return state
+    todo = "return (state, anything), as make_epoch and make_train_step do"
+    raise InputError(f"returns {kind_of(returned)}", where="sweep train", todo=todo)
 
 
 def _all_finite(params: Tree) -> jax.Array:

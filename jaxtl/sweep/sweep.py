@@ -23,11 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl import checkpoints
-from jaxtl.checkpoints.disk import leaf_digests, to_host
-from jaxtl.errors import InputError, Interrupted, NotFinite, suggest
-from jaxtl.step import Fixed, TrainState
-from jaxtl.sweep.batching import BATCHINGS, Blocks, Choice, common, take
-from jaxtl.trees import Tree, named_leaves
+from jaxtl.checkpoints.origin import Origin, describe, jaxpr_of, origin, refuse_another
+from jaxtl.errors import InputError, Interrupted, NotFinite, kind_of
+from jaxtl.loop.arguments import check_workdir
+from jaxtl.step import Fixed, TrainState, traced
+from jaxtl.sweep.batching import Blocks, Choice, common, take
+from jaxtl.sweep.grid import check_grid, check_plan, check_work
+from jaxtl.trees import Tree
 from jaxtl.writers import Progress
 
 
@@ -117,15 +119,17 @@ def sweep(
         memory: bytes of a device that a block may use besides the data; half of the device when left out (2 GiB where
             it does not say). The states of all configurations wait on the first device.
         workdir: where the sweep is saved at the end of every rung, and when it is interrupted after a block; the same
-            call goes on from there. No other process may use it meanwhile.
+            call goes on from there. No other process may use it meanwhile. What made it is kept with it: the plan and
+            the grid, the first states, rates, data, given trees, `train` and `score`, code and constants alike; with
+            another of these it is refused. Devices, versions of the libraries and `progress` may change.
         progress: what to call this work on a progress display; none when empty.
 
     Returns:
         scores, survivors and their states; see `Sweep`.
 
     Raises:
-        InputError: columns that do not fit, a column that `init` does not read, a rate that nobody reads or that is
-            negative, a score that is no scalar, a workdir of another sweep.
+        InputError: arguments of another kind, columns that do not fit, a column that `init` does not read, a rate that
+            nobody reads or that is negative, a score that is no scalar, a workdir of another sweep.
         NotFinite: not one configuration has a finite score.
         Interrupted: a stop was requested; every finished block is saved if there is a workdir.
 
@@ -144,8 +148,10 @@ def sweep(
     Source of the rungs: Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter
     Optimization", 2016.
     """
-    _check_plan(rungs, keep, calls, batching, memory)
-    columns, size = _check_grid(grid)
+    check_plan(rungs, keep, calls, batching, memory)
+    check_work(init, train, score, data, given)
+    check_workdir(workdir, "sweep workdir")
+    columns, size = check_grid(grid)
     ladder = [size]
     while len(ladder) < rungs:
         ladder.append(max(1, math.floor(keep * ladder[-1] + 1e-9)))  # 0.29 · 100 is 28.999999999999996
@@ -156,8 +162,9 @@ def sweep(
         if workdir is not None and not checkpoints.is_owned(workdir):
             until_the_end.enter_context(checkpoints.own(workdir))
         states, rates = _start(init, columns)
+        made = _origin(train, score, states, rates, data, given, workdir is not None)
         blocks = Blocks(train, score, calls, data, given, rates, common(states), memory)
-        board = _Board(workdir, plan, ladder, states)
+        board = _Board(workdir, plan, made, ladder, states)
         del states  # the board gives its own up for the next ones
         if board.choice is None:
             board.choice = blocks.choose(batching, board.states, board.alive)
@@ -186,60 +193,11 @@ def _finish_rung(board: _Board, blocks: Blocks, choice: Choice, display: Progres
     board.save()
 
 
-def _check_plan(rungs: int, keep: float, calls: int, batching: str, memory: int | None) -> None:
-    for name, value in (("rungs", rungs), ("calls", calls), ("memory", 1 if memory is None else memory)):
-        if value < 1:
-            raise InputError(f"{value} is less than 1", where=f"sweep {name}")
-    if not 0 < keep <= 1:
-        raise InputError(f"{keep} is outside (0, 1]", where="sweep keep")
-    if keep < 1 and rungs == 1:
-        raise InputError("acts between rungs, and there is one", where=f"sweep keep={keep}", todo="pass rungs=2")
-    if batching not in (*BATCHINGS, "auto"):
-        todo = suggest(batching, (*BATCHINGS, "auto"))
-        raise InputError(f"unknown: '{batching}'", where="sweep batching", todo=todo)
-
-
-def _check_grid(grid: Mapping[str, Any]) -> tuple[dict[str, Tree], int]:
-    """The columns, numbers as float32, int32 or bool, which is what the program takes; and their common length."""
-    columns = {name: _numbers(f"grid['{name}']", column) for name, column in grid.items()}
-    if not columns:
-        raise InputError("has no columns", where="sweep grid", todo="give {name: [a value per configuration]}")
-    lengths = {
-        f"{name}/{path}".rstrip("/"): np.shape(leaf)[:1]
-        for name, column in columns.items()
-        for path, leaf in named_leaves(column).items()
-    }
-    if len(set(lengths.values())) > 1 or () in lengths.values():
-        differ = {name: shape[0] if shape else "none" for name, shape in lengths.items()}
-        raise InputError(f"lengths differ: {differ}", where="sweep grid", todo="repeat values: one row per run")
-    return columns, next(iter(lengths.values()))[0]
-
-
-def _numbers(where: str, column: Any) -> Tree:
-    """A column of numbers, checked; a tree or a stack of arrays as it is."""
-    if isinstance(column, Mapping) or _is_key(column) or np.ndim(column) > 1:
-        return column
-    numbers = np.asarray(column)
-    if numbers.ndim != 1 or not len(numbers) or numbers.dtype.kind not in "biuf":
-        what = f"{numbers.dtype}{list(numbers.shape)} is no list of numbers"
-        raise InputError(what, where=where, todo="give one number per configuration")
-    with np.errstate(over="ignore"):
-        kept: np.ndarray = numbers.astype({"b": np.bool_, "f": np.float32}.get(numbers.dtype.kind, np.int32))
-    unfit = ~np.isfinite(kept) if kept.dtype.kind == "f" else kept != numbers
-    if np.any(unfit):
-        raise InputError(f"{numbers[unfit][0]} is not finite or too large", where=where, todo="32 bits are kept")
-    return kept
-
-
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _described(column: Tree) -> Any:
     """A column as a checkpoint remembers it: the numbers, or what tells one tree of arrays from another."""
     if isinstance(column, np.ndarray) and column.ndim == 1:
         return column.tolist()
-    return leaf_digests(to_host(column)[0])
+    return describe(column)
 
 
 def _start(init: Callable, columns: dict[str, Tree]) -> tuple[TrainState, dict[str, np.ndarray]]:
@@ -256,7 +214,15 @@ def _start(init: Callable, columns: dict[str, Tree]) -> tuple[TrainState, dict[s
 @functools.lru_cache(maxsize=64)
 def _starter(init: Callable) -> Callable:
     def start(point):
-        state, rates = init(point)
+        match init(point):
+            case (TrainState() as state, dict(rates)):
+                pass
+            case other:
+                todo = "return (init_state(params, tx, rng), {name: rate})"
+                raise InputError(f"returns {kind_of(other)}, not (state, rates)", where="sweep init", todo=todo)
+        for name, rate in rates.items():
+            if np.shape(rate):
+                raise InputError(f"{kind_of(rate)} is no number", where=f"rates['{name}']", todo="use one for each run")
         return state, {name: jnp.asarray(rate, jnp.float32) for name, rate in rates.items()}
 
     def all_of(columns):
@@ -271,11 +237,31 @@ def _starter(init: Callable) -> Callable:
     return jax.jit(all_of)
 
 
+def _origin(
+    train: Callable,
+    score: Callable,
+    states: TrainState,
+    rates: Mapping[str, np.ndarray],
+    data: Any,
+    given: Tree,
+    kept: bool,
+) -> Origin:
+    """What makes the states and scores of a sweep, if they are to be kept; a `train` of another kind is refused."""
+    one = jax.eval_shape(lambda states: jax.tree.map(lambda leaf: leaf[0], states), states)
+    fixed = Fixed({name: column[0] for name, column in rates.items()}, given)
+    if not kept:
+        return {}
+    defaults, _ = traced(train, one, data, fixed)
+    every = {**{name: rate for name, rate in defaults.items() if rate is not None}, **rates}
+    programs = {"train": jaxpr_of(train, one, fixed), "score": jaxpr_of(score, one, fixed)}
+    return origin(every, states, data, given, programs)
+
+
 class _Board:
     """How far a sweep is: in `rung`, the first `done` of those alive have been trained and scored."""
 
-    def __init__(self, workdir: str | Path | None, plan: dict[str, Any], ladder: list[int], states: Tree):
-        self.workdir, self.plan, self.ladder = workdir, plan, ladder
+    def __init__(self, workdir: str | Path | None, plan: dict[str, Any], made: Origin, ladder: list[int], states: Tree):
+        self.workdir, self.plan, self.made, self.ladder = workdir, plan, made, ladder
         self.scores, self.alive, self.states = np.full(ladder[0], -np.inf, np.float32), np.arange(ladder[0]), states
         self.rung, self.done = 0, 0
         self.choice: Choice | None = None
@@ -302,7 +288,7 @@ class _Board:
     def save(self) -> None:
         if self.workdir is not None:
             meta = {"plan": self.plan, "choice": self.choice, "rung": self.rung, "done": self.done}
-            checkpoints.save(self.workdir, self._arrays(), meta | {"step": self.finished})
+            checkpoints.save(self.workdir, self._arrays(), meta | {"step": self.finished, "origin": self.made})
 
     def _restore(self, workdir: str | Path) -> None:
         meta = checkpoints.read_meta(workdir)
@@ -310,6 +296,7 @@ class _Board:
             if meta.get("plan", {}).get(name) != value:
                 what = f"holds work with another {name}"
                 raise InputError(what, where=workdir, todo="repeat the call that began it, or choose another workdir")
+        refuse_another(workdir, meta.get("origin"), self.made, "a sweep")
         self.rung, self.done, self.choice = meta["rung"], meta["done"], Choice(*meta["choice"])
         self.alive = np.arange(self._alive_in(self.rung))
         self.states = take(self.states, self.alive)

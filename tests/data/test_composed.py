@@ -1,5 +1,7 @@
 """Several tasks on one input: what the images show is what the targets say, and nothing is on both sides."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -27,6 +29,16 @@ def test_two_digits_stand_side_by_side_and_every_answer_is_theirs(telling):
         assert np.array_equal(part.targets["sum"], left + right)
         assert np.array_equal(part.targets["parity"], (left + right) % 2)
         assert {target.dtype for target in part.targets.values()} == {np.dtype(np.int32)}
+
+
+def test_a_digit_is_what_its_class_is_called_in_whatever_order(telling):
+    names = list("9036124587")
+    order = np.array([names.index(name) for name in telling.classes])
+    parts = [dataclasses.replace(part, labels=order[part.labels]) for part in (telling.train, telling.test)]
+    renumbered = dataclasses.replace(telling, train=parts[0], test=parts[1], classes=tuple(names))
+    for task in ("left", "sum", "parity", "larger"):
+        expected, found = (two_digits(data).train.targets[task] for data in (telling, renumbered))
+        assert np.array_equal(expected, found)
 
 
 def test_no_digit_occurs_twice_and_none_on_both_sides(telling):
@@ -110,6 +122,14 @@ def test_standardised_inputs_are_averaged_over_blocks_and_scaled_by_the_training
     tested = pairs.test.inputs.reshape(179, 4, 2, 8, 2).mean((2, 4), dtype=np.float64)
     np.testing.assert_allclose(small.test.inputs[..., 0], (tested - means.mean()) / means.std(), atol=1e-5)
     assert small.train.targets["left"] is pairs.train.targets["left"]
+
+
+@pytest.mark.parametrize("shape", [(24, 9), (9, 24)])
+def test_tall_and_wide_images_are_averaged_by_their_shorter_edge(shape):
+    images = np.random.default_rng(0).integers(0, 256, (12, *shape), np.uint8)
+    tasks = class_and_group(from_arrays(images, np.arange(12) % 2, images, np.arange(12) % 2), {"all": "01"})
+    assert standardised(tasks, 4).train.inputs.shape == (12, shape[0] // 2, shape[1] // 2, 1)
+    assert standardised(tasks, 9).train.inputs.shape == (12, *shape, 1)
 
 
 def test_standardised_numbers_keep_their_noise_in_proportion():

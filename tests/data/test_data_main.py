@@ -13,6 +13,7 @@ from PIL import Image
 from jaxtl.data import __main__ as program
 from jaxtl.data import from_arrays
 from jaxtl.data.pictures import samples_by_class
+from jaxtl.data.stored import Stored
 from jaxtl.errors import InputError
 
 
@@ -62,6 +63,31 @@ def test_other_prepared_sets_are_listed(tmp_path, monkeypatch, capsys):
     assert "CC0" in said
     assert "A B, 1999" in said
     assert "birds/small     version 1.0.0" in said
+
+
+def test_descriptions_of_strangers_are_listed_without_what_steers_a_terminal(tmp_path, monkeypatch, capsys):
+    _, files = official.cifar10(monkeypatch)
+    program.main(["prepare", "cifar10", f"--from={official.directory(tmp_path / 'bin', files)}"])
+    root = tmp_path / "home/tensorflow_datasets"
+    contents = {
+        "broken": "{",
+        "list": "[]",
+        "number": '{"citation": 7}',
+        "loud": json.dumps(
+            {"citation": "A\x1b[31m\b \u202eB" + "x" * 2000, "redistributionInfo": {"license": "\x07CC0"}}
+        ),
+    }
+    for name, content in contents.items():
+        shutil.copytree(root / "cifar10/3.0.2", root / name / "1.0.0")
+        (root / name / "1.0.0/dataset_info.json").write_text(content)
+    capsys.readouterr()
+    program.main([])
+    said = capsys.readouterr().out
+    lines = said.splitlines()
+    assert all(line.isprintable() and len(line) < 1200 for line in lines)
+    for name in contents:
+        assert any(line.startswith(f"{name} ") for line in lines)
+    assert said.count("cannot be read") == 4  # licence and citation of two
 
 
 @pytest.mark.parametrize(
@@ -155,6 +181,26 @@ def test_of_many_classes_the_first_are_shown():
     picture = sheet(images, labels)
     assert picture.shape[0] == 30 + 40 * 52
     assert np.all(row_of(picture, 39, 48) == 39)
+
+
+@pytest.mark.parametrize("shape", [(9000, 7000, 3), (60_000_000, 1, 1), (20, 3_000_000, 3)])
+def test_large_images_are_thinned_out(shape):
+    read = []
+
+    def one(rows):
+        read.append(len(rows))
+        return np.broadcast_to(np.uint8(7), (len(rows), *shape))
+
+    labels = np.arange(6) % 2
+    images = Stored(one, np.arange(6), shape)
+    sheet_of = samples_by_class(from_arrays(images, labels, images, labels))
+    assert read == [1] * 6
+    assert sheet_of.width * sheet_of.height < 2**27
+
+
+def test_names_that_no_font_can_draw():
+    images, labels = np.zeros((4, 8, 8), np.uint8), np.arange(4) % 2
+    assert sheet(images, labels, classes=["two\nlines\x1b[0m", "half \ud800"], name="a\rb").shape[2] == 3
 
 
 def test_features_are_no_picture():

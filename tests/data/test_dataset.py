@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxtl.data import from_arrays
+from jaxtl.data import from_arrays, load
 from jaxtl.errors import InputError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 6, 5, 3), dtype=np.uint8)
@@ -77,6 +77,27 @@ MISTAKES = {
     "float labels": ((IMAGES, LABELS / 1.0), {}, "labels are float64"),
     "bool labels": ((IMAGES, LABELS > 1), {}, "labels are bool"),
     "one-hot labels": ((IMAGES, np.eye(4, dtype=int)[LABELS]), {}, "labels.argmax(axis=1)"),
+    "soft labels": ((IMAGES, np.full((20, 4), 0.25)), {}, "labels.argmax(axis=1)"),
+    "several labels": ((IMAGES, np.ones((20, 4), int)), {}, "name none or several classes"),
+    "columns of other numbers": ((IMAGES, np.full((20, 2), 7)), {}, "give one integer per example, [N]"),
+    "labels in a row": ((IMAGES, LABELS[None]), {}, "labels.ravel()"),
+    "zeros and ones in a row": ((IMAGES, LABELS[None] % 2), {}, "labels.ravel()"),
+    "labels in a cube": ((IMAGES, LABELS[:, None, None]), {}, "labels.ravel()"),
+    "one label": ((IMAGES, 3), {}, "labels of shape []"),
+    "no labels": ((IMAGES, []), {}, "labels of shape [0]"),
+    "text labels": ((IMAGES, list("abcd" * 5)), {}, "np.unique(labels, return_inverse=True)"),
+    "whole floats": ((IMAGES, LABELS[:, None] / 1.0), {}, "labels.astype(int)"),
+    "fractions": ((IMAGES, LABELS / 2), {}, "no classes"),
+    "NaN labels": ((IMAGES, np.where(LABELS == 2, np.nan, LABELS)), {}, "leave the 5 out that are NaN"),
+    "unlabelled": ((IMAGES, with_label(-1)), {}, "leave the 1 out that have none: labels >= 0"),
+    "from 1": ((IMAGES, LABELS + 1), {}, "labels - 1"),
+    "from 1 with names": ((IMAGES, LABELS + 1), {"classes": "abcd"}, "labels - 1"),
+    "channels in front": ((IMAGES.transpose(0, 3, 1, 2), LABELS), {}, "images.transpose(0, 2, 3, 1)"),
+    "one channel in front": ((IMAGES[:, None, :, :, 0], LABELS), {}, "images.transpose(0, 2, 3, 1)"),
+    "channels in front of the test part": (
+        (IMAGES, LABELS, IMAGES.transpose(0, 3, 1, 2), LABELS), {}, "mine, test: images of shape [20, 3, 6, 5]"
+    ),
+    "examples last": ((IMAGES.transpose(1, 2, 3, 0), LABELS), {}, "np.moveaxis(images, -1, 0)"),
     "name twice": ((IMAGES, LABELS), {"classes": "abca"}, "a class name occurs twice"),
     "only test images": ((IMAGES, LABELS, IMAGES), {}, "only one of test_images and test_labels"),
     "only test labels": ((IMAGES, LABELS, None, LABELS), {}, "only one of test_images and test_labels"),
@@ -96,6 +117,48 @@ def test_mistakes_are_named(mistake):
     assert said in str(caught.value)
     assert "mine" in str(caught.value) or "hold_out" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 2
+
+
+def test_labels_in_a_column_are_one_integer_an_example():
+    for column in (LABELS[:, None], LABELS[:, None].astype(np.uint8), LABELS[:, None].tolist()):
+        data = from_arrays(IMAGES, column, IMAGES, column)
+        for part in (data.train, data.test):
+            assert part.labels.tolist() == LABELS.tolist()
+            assert part.labels.dtype == np.int32
+    assert sorted(from_arrays(IMAGES, LABELS[:, None]).classes) == list("0123")
+
+
+@pytest.mark.parametrize(
+    ("labels", "advice"),
+    [
+        (np.eye(4)[LABELS], lambda labels: labels.argmax(axis=1)),
+        (np.eye(4, dtype=bool)[LABELS], lambda labels: labels.argmax(axis=1)),
+        (LABELS[None], np.ravel),
+        (LABELS / 1.0, lambda labels: labels.astype(int)),
+        (np.array(list("abcd"))[LABELS], lambda labels: np.unique(labels, return_inverse=True)[1]),
+        (LABELS + 1, lambda labels: labels - 1),
+    ],
+    ids=["one-hot", "one-hot of truth values", "row", "floats", "text", "from 1"],
+)
+def test_who_does_what_the_message_says_gets_the_labels_meant(labels, advice):
+    with pytest.raises(InputError):
+        from_arrays(IMAGES, labels, IMAGES, labels)
+    assert from_arrays(IMAGES, advice(labels), IMAGES, LABELS).train.labels.tolist() == LABELS.tolist()
+
+
+@pytest.mark.parametrize("shape", [(20, 3, 6, 3), (20, 1, 6, 1), (20, 3, 5, 4), (20, 6, 5, 2), (20, 1, 9, 3)])
+def test_images_whose_last_axis_can_be_channels_are_taken_as_they_are(shape):
+    assert from_arrays(np.zeros(shape, np.uint8), LABELS).train.images.shape[1:] == shape[1:]
+
+
+@pytest.mark.parametrize("labels", [LABELS[:, None], LABELS], ids=["column", "line"])
+def test_an_archive_is_held_to_the_same(labels, tmp_path):
+    parts = {"train_labels": labels, "test_images": IMAGES, "test_labels": labels}
+    np.savez(tmp_path / "a.npz", train_images=IMAGES, **parts)
+    assert load(tmp_path / "a.npz").train.labels.tolist() == LABELS.tolist()
+    np.savez(tmp_path / "b.npz", train_images=IMAGES.transpose(0, 3, 1, 2), **parts)
+    with pytest.raises(InputError, match=r"b\.npz, train: .* channels in front\n.*transpose"):
+        load(tmp_path / "b.npz")
 
 
 def test_a_class_may_be_missing_in_the_test_part():

@@ -21,13 +21,22 @@ def example(part, number, channels=3):
     return image, number % 3
 
 
-def prepare(directory, version="3.0.2", parts=("train", "test"), channels=3, height=32, more=None):
+def encoded(image, form="PNG", **options):
+    file = io.BytesIO()
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image.squeeze())
+    picture.save(file, form, **options)
+    return file.getvalue()
+
+
+def prepare(
+    directory, version="3.0.2", parts=("train", "test"), channels=3, height=32, more=None, encode=encoded, **image_kind
+):
     import tensorflow_datasets as tfds
 
     given_version, features = version, tfds.features
     kinds = {
         "id": features.Text(),
-        "picture": features.Image(shape=(height, 32, channels)),
+        "picture": features.Image(shape=(height, 32, channels), **image_kind),
         "label": features.ClassLabel(names=CLASSES),
     } | (more(features) if more else {})
 
@@ -43,9 +52,7 @@ def prepare(directory, version="3.0.2", parts=("train", "test"), channels=3, hei
         def _generate_examples(self, part):
             for number in range(12 if part == "train" else 6):
                 image, label = example(part, number, channels)
-                png = io.BytesIO()
-                Image.fromarray(image.squeeze()).save(png, "PNG")
-                png.seek(0)
+                png = io.BytesIO(encode(image))
                 row = {"id": f"{part}_{number}", "picture": png, "label": label, "coarse_label": 0, "second": png}
                 yield number, {key: row[key] for key in kinds}
 
@@ -169,6 +176,55 @@ def test_any_prepared_set_is_found_by_name(directory, tmp_path, monkeypatch):
             load(name)
 
 
+@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("memory", [None, 0])
+def test_16_bits_are_scaled_to_8(tmp_path, bits, memory):
+    ramp = np.arange(32 * 32).reshape(32, 32)
+    levels = np.rint(ramp * ((2**bits - 1) / ramp.max())).astype(np.uint16)
+    directory = prepare(tmp_path, channels=1, encode=lambda _: encoded(levels), dtype=np.uint16)
+    data = load(directory, memory=memory)
+    np.testing.assert_array_equal(
+        np.asarray(data.train.images[:1])[0, ..., 0], np.rint(levels.astype(float) * (255 / (2**bits - 1)))
+    )
+    assert data.notice == f"cifar10: images scaled to 8 bits ({2**bits - 1} is white)"
+
+
+def test_16_bits_of_colour_keep_the_upper_8(tmp_path):
+    data = load(prepare(tmp_path, dtype=np.uint16))
+    check(data)  # of files of 8 bits
+    assert data.notice == "cifar10: images scaled to 8 bits (65535 is white)"
+
+
+def test_more_bits_than_are_announced(tmp_path):
+    levels = np.full((32, 32), 999, np.uint16)
+    refused(prepare(tmp_path, channels=1, encode=lambda _: encoded(levels)), "has more than 8 bits")
+
+
+def test_floats_are_refused(tmp_path):
+    directory = prepare(tmp_path, channels=1)
+    features = directory / "features.json"
+    features.write_text(features.read_text().replace('"uint8"', '"float32"'))
+    refused(directory, "has images of float32; uint8 and uint16 are read")
+
+
+def test_what_is_transparent_lies_on_white(tmp_path):
+    def cut_out(image):
+        return encoded(
+            Image.fromarray(np.dstack([image[..., :3], np.where(image[..., :1] > 127, 255, 0)]).astype(np.uint8))
+        )
+
+    data = load(prepare(tmp_path, channels=4, encode=cut_out))
+    image = next(example("train", n, 4)[0] for n in range(12) if example("train", n, 4)[1] == data.train.labels[0])
+    assert data.train.images.shape == (12, 32, 32, 3)
+    np.testing.assert_array_equal(data.train.images[0], np.where(image[..., :1] > 127, image[..., :3], 255))
+
+
+def test_pictures_are_turned_upright(tmp_path):
+    tag = Image.Exif()
+    tag[0x112] = 6
+    check(load(prepare(tmp_path, encode=lambda image: encoded(np.rot90(image).copy(), exif=tag))))
+
+
 def test_parts_are_needed(tmp_path):
     refused(prepare(tmp_path, parts=("train",)), "has the parts train")
 
@@ -179,7 +235,7 @@ def test_tfrecord_is_refused(directory):
     refused(directory, "not as array_record", 'file_format="array_record"')
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"type": "no.such.feature"}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "7", "[" * 100_000, '{"a": "\\ud800"}'])
 @pytest.mark.parametrize("name", ["features.json", "dataset_info.json"])
 def test_damaged_descriptions(directory, name, content):
     (directory / name).write_text(content)

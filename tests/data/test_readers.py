@@ -187,7 +187,7 @@ WRONG_MOSAICS = {
     "offsets that go back": (lambda a: {"train_offsets": a["train_offsets"][[0, 2, 1, 3]]}, "offsets do not cut"),
     "no offsets": (lambda a: {"train_offsets": a["train_offsets"][:0]}, "offsets do not cut"),
     "float offsets": (lambda a: {"train_offsets": a["train_offsets"] / 1}, "offsets do not cut"),
-    "no image": (lambda a: {"train_blob": np.zeros_like(a["train_blob"])}, "cannot be read (cannot identify image"),
+    "no image": (lambda a: {"train_blob": np.zeros_like(a["train_blob"])}, "cannot be read (no picture"),
     "columns": (lambda a: {"columns": np.int64(5)}, "no 5 square tiles"),
     "no columns": (lambda a: {"columns": np.array([3, 3])}, "columns is [3 3]"),
     "too many labels": (lambda a: {"train_labels": np.arange(19) % 2}, "19 labels for 18 tiles"),
@@ -362,7 +362,7 @@ def test_damaged_idx(tmp_path, packed):
     images = idx(arrays[NAMES[0]])
     for content, said in (
         (images[:-1], "has 191 bytes of data; its header says [12, 4, 4]"),
-        (images + b"x", "has 193 bytes of data"),
+        (images + b"x", "has more than 192 bytes of data"),
         (images[:9], "starts with 00000803"),
         (b"", "starts with nothing instead of the magic number 00000803"),
         (idx(arrays[NAMES[1]]), "starts with 00000801 instead of the magic number 00000803"),

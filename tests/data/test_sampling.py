@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxtl.data import epoch_batch
-from jaxtl.data.sampling import _product_divided
+from jaxtl.data.sampling import RANKED, _product_divided
 from jaxtl.errors import InputError
 
 KEY = jax.random.key(0)
@@ -25,7 +25,17 @@ def chi_square(counts):
     return (((counts - expected) ** 2 / expected).sum() - freedom) / np.sqrt(2 * freedom)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 17, 100, 25_000])
+def is_odd(order):
+    """Whether an odd number of exchanges leads to it: size − cycles."""
+    cycles, seen = 0, np.zeros(len(order), bool)
+    for start in range(len(order)):
+        cycles += not seen[start]
+        while not seen[start]:
+            seen[start], start = True, order[start]
+    return (len(order) - cycles) % 2
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 17, 100, RANKED, RANKED + 1, 25_000])
 def test_every_index_once_an_epoch(size):
     seen = orders(size, 3)
     assert seen.dtype == np.int32
@@ -39,7 +49,7 @@ def test_epochs_and_keys_differ():
         assert (a == b).sum() < 8  # agreements of two random orders: 1 on average
 
 
-@pytest.mark.parametrize(("size", "batch_size"), [(10, 4), (7, 5), (5, 1), (100, 64)])
+@pytest.mark.parametrize(("size", "batch_size"), [(10, 4), (7, 5), (5, 1), (100, 64), (150, 64)])
 def test_batches_are_cut_from_the_stream_of_epochs(size, batch_size):
     """Also where a batch straddles two epochs."""
     steps = 3 * size
@@ -49,12 +59,28 @@ def test_batches_are_cut_from_the_stream_of_epochs(size, batch_size):
     np.testing.assert_array_equal(batches, stream)
 
 
-@pytest.mark.parametrize("size", [3, 4, 5])
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 6])
 def test_all_orders_of_a_small_set_are_equally_likely(size):
-    seen = orders(size, 20_000)
+    seen = orders(size, 40_000)
     position = {order: i for i, order in enumerate(itertools.permutations(range(size)))}
     counts = np.bincount([position[tuple(order)] for order in seen.tolist()], minlength=len(position))
     assert chi_square(counts) < 4
+
+
+@pytest.mark.parametrize("size", [7, 9, 25, 49, 100, 121, 169, 225, 289, 441])
+def test_odd_and_even_orders_come_equally_often(size):
+    """On a grid whose sides are both odd, shifts of rows and columns alone lead to even ones only."""
+    assert abs(np.mean([is_odd(order) for order in orders(size, 2_000)]) - 0.5) < 4 * 0.5 / np.sqrt(2_000)
+
+
+@pytest.mark.parametrize("size", [12, 169])
+def test_every_pair_of_examples_stands_first_equally_often(size):
+    seen = orders(size, 40_000)
+    counts = np.bincount(seen[:, 0] * size + seen[:, 1], minlength=size * size).reshape(size, size)
+    assert chi_square(counts[~np.eye(size, dtype=bool)]) < 4
+    matches = (seen == np.arange(size)).sum(axis=1)  # of a shuffle: mean 1 and variance 1
+    assert abs(matches.mean() - 1) < 0.03
+    assert abs(matches.var() - 1) < 0.05
 
 
 @pytest.mark.parametrize("size", [10, 60, 150])

@@ -1,3 +1,6 @@
+import itertools
+import math
+
 import numpy as np
 import pytest
 
@@ -5,13 +8,12 @@ from jaxtl.data import by_class, from_arrays, hold_out, imbalanced, label_noise,
 from jaxtl.errors import InputError
 
 LABELS = np.random.default_rng(1).permutation(np.repeat(np.arange(4), [40, 20, 10, 7]))
+NAMES = ["cat", "dog", "ship", "frog"]
 
 
 def dataset():
     numbers = np.arange(24, dtype=np.float32)[:, None]
-    return from_arrays(
-        numbers, np.arange(24) % 4, numbers[:6], np.arange(6) % 4, classes=["cat", "dog", "ship", "frog"], origin="here"
-    )
+    return from_arrays(numbers, np.arange(24) % 4, numbers[:6], np.arange(6) % 4, classes=NAMES, origin="here")
 
 
 @pytest.mark.parametrize("classes", [["frog", "cat"], [3, 0], ["frog", np.int64(0)]], ids=["names", "numbers", "both"])
@@ -33,7 +35,7 @@ def test_by_class_renumbers_in_the_order_given(classes):
         ([4], "no class 4"),
         ([-1], "no class -1"),
         ([1.0], "no class 1.0"),
-        (["cat", 0], "a class occurs twice"),
+        (["cat", 0], "class 'cat' occurs twice"),
         ([], "classes is []"),
         ("cat", "classes is 'cat'"),
     ],
@@ -128,6 +130,8 @@ MISTAKES = {
     "index beyond": (lambda: per_class(LABELS, 1, 0, np.array([77])), "indices from 77 to 77 into 77 labels"),
     "negative index": (lambda: per_class(LABELS, 1, 0, np.array([-1])), "indices from -1"),
     "index twice": (lambda: per_class(LABELS, 1, 0, np.array([1, 1])), "each once"),
+    "class too small by name": (lambda: per_class(LABELS, 8, 0, classes=NAMES), "class 'frog' has 7 examples"),
+    "folds above class by name": (lambda: stratified_folds(LABELS, 8, 0, classes=NAMES), "class 'frog' has 7 examples"),
     "a mask": (lambda: per_class(LABELS, 1, 0, LABELS == 1), "each once"),
     "folds above class": (lambda: stratified_folds(LABELS, 8, 0), "class 3 has 7 examples for 8 folds"),
     "one fold": (lambda: stratified_folds(LABELS, 1, 0), "1 folds"),
@@ -146,16 +150,24 @@ def test_mistakes_are_named(mistake):
 # ---- long tails and wrong labels
 
 
+FEW = np.repeat(np.arange(5), 5)
 SKEWED = np.repeat([0, 1, 2, 3], [80, 40, 60, 100])[np.random.default_rng(1).permutation(280)]
 
 
 @pytest.mark.parametrize("ratio", [1, 2, 10.5, 1000])
 def test_imbalanced_keeps_the_shares(ratio):
     kept = imbalanced(SKEWED, ratio, seed=3)
-    shares = [ratio ** (-label / 3) for label in range(4)]
-    expected = [max(1, round(size * share)) for size, share in zip([80, 40, 60, 100], shares, strict=True)]
-    assert np.bincount(SKEWED[kept]).tolist() == expected
+    shares = np.array([80, 40, 60, 100]) * ratio ** (-np.arange(4) / 3)
+    assert np.all(np.abs(np.bincount(SKEWED[kept]) - np.maximum(1, shares)) < 1)
     assert np.all(np.diff(kept) > 0)
+
+
+@pytest.mark.parametrize("ratio", [1.05, 1.1, 2.0])
+def test_a_share_of_few_examples_is_right_on_average(ratio):
+    """Rounded to whole examples, 1.1 of 5 examples would thin out nothing."""
+    sizes = np.array([np.bincount(FEW[imbalanced(FEW, ratio, seed)]) for seed in range(400)])
+    np.testing.assert_allclose(sizes.mean(axis=0), 5 * ratio ** (-np.arange(5) / 4), atol=4 * 0.5 / np.sqrt(400))
+    assert np.all(np.diff(sizes) <= 0)
 
 
 def test_a_larger_ratio_keeps_a_part_of_the_same_draw():
@@ -182,15 +194,30 @@ def test_label_noise_changes_that_part_of_each_class(fraction):
     noisy = label_noise(SKEWED, fraction, seed=0)
     np.testing.assert_array_equal(SKEWED, before)
     wrong = noisy != SKEWED
-    assert np.bincount(SKEWED[wrong], minlength=4).tolist() == [round(fraction * size) for size in (80, 40, 60, 100)]
+    assert abs(wrong.sum() - fraction * len(SKEWED)) < 1
+    assert np.all(np.abs(np.bincount(SKEWED[wrong], minlength=4) - fraction * np.bincount(SKEWED)) < 2)
     assert set(noisy) <= set(SKEWED)
     assert noisy.dtype == SKEWED.dtype
+
+
+@pytest.mark.parametrize("fraction", [0.02, 0.1, 0.3, 0.5, 0.98])
+@pytest.mark.parametrize("labels", [FEW, np.repeat([0, 1, 2], [1, 2, 8])], ids=["five of each", "1, 2 and 8"])
+def test_every_example_is_equally_often_wrong_however_few_there_are(labels, fraction):
+    """Rounded by class, a tenth of five examples would be none."""
+    wrong = np.array([label_noise(labels, fraction, seed) != labels for seed in range(600)])
+    exact = fraction * len(labels)
+    assert set(wrong.sum(axis=1)) == {math.floor(exact), math.ceil(exact)}
+    np.testing.assert_allclose(wrong.mean(axis=0), fraction, atol=4.5 * np.sqrt(fraction * (1 - fraction) / 600))
 
 
 def test_label_noise_grows_with_the_fraction():
     some, more = label_noise(SKEWED, 0.2, seed=0), label_noise(SKEWED, 0.5, seed=0)
     wrong = some != SKEWED
     np.testing.assert_array_equal(some[wrong], more[wrong])
+    for seed in range(5):
+        noisy = [label_noise(FEW, fraction, seed) for fraction in np.linspace(0, 1, 26)]
+        for few, many in itertools.pairwise(noisy):
+            np.testing.assert_array_equal(many[few != FEW], few[few != FEW])
     assert np.any(label_noise(SKEWED, 0.2, seed=1) != some)
 
 

@@ -45,7 +45,7 @@ def test_main_writes_every_figure(tmp_path, capsys):
     ("flag", "message"),
     [
         ("--config.problems=rnn_4", "unknown problem 'rnn_4'"),
-        ("--config.problems=", "unknown problem ''"),
+        ("--config.problems=", "--config.problems: nothing is given"),
         ("--config.tasks=0", "--config.tasks: 0 is less than 1"),
     ],
 )

@@ -1,5 +1,7 @@
 """Surgery inside a training step: what moves the trunk, what moves the heads, what is added as it is."""
 
+from collections import OrderedDict
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,6 +46,13 @@ def test_equal_weights_are_the_total_gradient():
     theirs, expected, _ = plain()
     assert_close(ours, theirs)
     assert_close({name: metrics[name] for name in expected}, expected)
+
+
+def test_a_mask_of_another_kind_of_tree_shares_the_same_leaves():
+    turned = OrderedDict((name, OrderedDict(reversed(TRUNK[name].items()))) for name in reversed(TRUNK))
+    found, *_ = jax.jit(surgery(loss_fn, mgda_weights, TASKS, turned))(network(), {}, batch(), context())
+    expected, *_ = gradients_of(mgda_weights)
+    assert_close(found, expected)
 
 
 @pytest.mark.parametrize("name", ["mgda", "cagrad", "imtl_g", "nash"])

@@ -145,6 +145,86 @@ def test_the_slope_of_famo():
     np.testing.assert_array_equal(famo_slope(jnp.zeros(2), jnp.zeros(2), jnp.ones(2)), 0)
 
 
+# --- losses below 0 ---
+
+SIGNED = np.array([-1.0, 3.0, -0.2, 0.7])
+
+
+def test_a_loss_below_0_counts_by_its_size():
+    sizes = jnp.abs(jnp.asarray(SIGNED, jnp.float32))
+    np.testing.assert_allclose(gls(jnp.asarray(SIGNED, jnp.float32)), gls(sizes), rtol=1e-6)
+    logits = jnp.array([0.3, -0.5, 0.1, 0.0])
+    np.testing.assert_allclose(famo(jnp.asarray(SIGNED, jnp.float32), logits), famo(sizes, logits), rtol=1e-6)
+    assert np.all(np.asarray(gls(jnp.asarray(SIGNED))) > 0)
+
+
+def test_falling_below_0_is_falling():
+    """−½ → −1 is as good as 1 → ½: the size doubles where the loss of another halves."""
+    np.testing.assert_allclose(dwa(jnp.array([-1.0, 0.5]), jnp.array([-0.5, 1.0])), 1, rtol=1e-6)
+    slower = dwa(jnp.array([-0.6, 0.5]), jnp.array([-0.5, 1.0]))
+    assert slower[0] > slower[1]
+    np.testing.assert_allclose(famo_slope(jnp.zeros(2), jnp.array([-0.5, 1.0]), jnp.array([-1.0, 0.5])), 0, atol=1e-7)
+    rises = famo_slope(jnp.zeros(2), jnp.array([-1.0, 1.0]), jnp.array([-0.5, 1.0]))
+    assert rises[0] < 0 < rises[1]  # down it, the task that got worse gains
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.5, -0.5), (-0.5, 0.5), (0.0, -1.0), (-1.0, 0.0)])
+def test_a_loss_that_went_through_0_counts_as_unchanged(before, after):
+    np.testing.assert_allclose(dwa(jnp.array([after, 2.0]), jnp.array([before, 2.0])), 1, rtol=1e-6)
+    np.testing.assert_array_equal(famo_slope(jnp.zeros(2), jnp.array([before, 2.0]), jnp.array([after, 2.0])), 0)
+
+
+def test_a_log_variance_is_not_moved_by_a_loss_below_0():
+    s = jnp.array([0.4, -1.0])
+
+    def objective(s, losses):
+        weights, gained = uncertainty(losses, s)
+        return weights @ losses + gained
+
+    slope = jax.grad(objective)(s, jnp.array([-2.0, 3.0]))
+    assert slope[0] == 0
+    np.testing.assert_allclose(slope[1], jax.grad(objective)(s, jnp.array([1.0, 3.0]))[1])
+    np.testing.assert_allclose(uncertainty(jnp.array([-2.0, 3.0]), s)[0], 0.5 * np.exp(-np.asarray(s)), rtol=1e-6)
+
+
+def below_zero(params, model_state, batch, ctx):
+    weighted, aux = task_losses(params, model_state, batch, ctx)
+    return weighted | {TASKS[0]: weighted[TASKS[0]] - 100.0}, aux
+
+
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_with_a_lower_bound_a_loss_counts_by_what_is_above_it(name):
+    """A constant taken off a loss, and given as its bound, changes no gradient."""
+    weighting = WEIGHTINGS[name]
+    params, model_state, _ = start(weighting, name == "uncertainty")
+    bounds = np.array([-100.0, 0.0, 0.0])
+    shifted = total_gradient(weigh(below_zero, weighting, TASKS, lowest=bounds))
+    ctx = Context(jnp.int32(0), jax.random.key(0), {}, {})
+    found, metrics, _ = jax.jit(shifted)(params, model_state, batch(), ctx)
+    expected, plain, _ = total(weighting, params, model_state)
+    assert_close(found, expected, rtol=2e-4, atol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], plain["loss"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_a_task_below_0_is_learned_with_finite_numbers(name):
+    weighting = WEIGHTINGS[name]
+    params, model_state, labels = start(weighting, name == "uncertainty")
+    tx = per_label(labels, {label: Group(0.02) for label in set(jax.tree.leaves(labels))})
+    step = make_train_step(total_gradient(weigh(below_zero, weighting, TASKS)), tx)
+    end, history = fit(
+        step, init_state(params, tx, jax.random.key(0), model_state), batch(), Fixed(), steps=30, every=1
+    )
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((end.params, end.model_state)))
+    assert all(row[f"weight/{task}"] >= 0 for row in history for task in TASKS)
+
+
+@pytest.mark.parametrize("lowest", [[0.0, 1.0], np.nan, -np.inf, np.zeros((3, 1))])
+def test_a_bound_that_is_no_number_for_each_task_is_refused(lowest):
+    with pytest.raises(InputError, match="weigh lowest"):
+        weigh(task_losses, by_gls(), TASKS, lowest)
+
+
 # --- in a step ---
 
 

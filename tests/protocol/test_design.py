@@ -5,6 +5,7 @@ import pytest
 
 from jaxtl.errors import InputError
 from jaxtl.protocol import Method, Range, trial_settings
+from jaxtl.protocol.design import edges_of
 
 LEARNING_RATES, PULLS = Range(0.004, 0.1), Range(0.03, 30.0)
 
@@ -20,29 +21,52 @@ def test_every_hyperparameter_takes_each_mid_quantile_once():
     assert trial_settings({}, 8) == [{}]
 
 
-def test_quantiles_depend_on_the_name_alone():
+def test_methods_with_as_many_hyperparameters_try_the_same_quantiles():
     one = trial_settings({"learning_rate": LEARNING_RATES, "pull": PULLS}, 8)
-    other = trial_settings({"ratio": Range(0.1, 1.0), "pull": Range(1.0, 7.0), "learning_rate": Range(1.0, 2.0)}, 8)
-    for name, (ours, theirs) in {
-        "learning_rate": (LEARNING_RATES, Range(1.0, 2.0)),
-        "pull": (PULLS, Range(1.0, 7.0)),
-    }.items():
-        np.testing.assert_allclose(
-            [ours.quantile(s[name]) for s in one], [theirs.quantile(s[name]) for s in other], atol=1e-12
-        )
-    for_ratio = [Range(0.1, 1.0).quantile(s["ratio"]) for s in other]
-    assert not np.allclose(for_ratio, [PULLS.quantile(s["pull"]) for s in one])
-    for_rate = [PULLS.quantile(s["rate"]) for s in trial_settings({"rate": PULLS}, 8)]
-    assert not np.allclose(for_rate, [PULLS.quantile(s["pull"]) for s in one])
-    rates = [s["learning_rate"] for s in one]
+    other = trial_settings({"ratio": Range(0.1, 1.0), "learning_rate": Range(1.0, 2.0)}, 8)
+    more = trial_settings({"zeal": PULLS, "learning_rate": LEARNING_RATES, "pull": Range(1.0, 7.0)}, 8)
+    rates = [LEARNING_RATES.quantile(s["learning_rate"]) for s in one]
+    pulls = [PULLS.quantile(s["pull"]) for s in one]
     assert rates == sorted(rates)
+    np.testing.assert_allclose([Range(1.0, 2.0).quantile(s["learning_rate"]) for s in other], rates)
+    np.testing.assert_allclose([Range(0.1, 1.0).quantile(s["ratio"]) for s in other], pulls)
+    np.testing.assert_allclose([Range(1.0, 7.0).quantile(s["pull"]) for s in more], pulls)
 
 
-@pytest.mark.parametrize("name", ["pull", "pull_new", "pull_transferred", "ratio", "source_weight"])
-def test_no_other_hyperparameter_rises_with_the_learning_rate(name):
-    settings = trial_settings({"learning_rate": LEARNING_RATES, name: PULLS}, 8)
-    logs = np.log([[s["learning_rate"], s[name]] for s in settings])
-    assert abs(np.corrcoef(logs.T)[0, 1]) < 0.1
+@pytest.mark.parametrize(
+    ("trials", "count", "most"), [(6, 3, 0.1), (8, 4, 0.1), (8, 5, 0.1), (12, 5, 0.1), (20, 6, 0.1)]
+)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_two_hyperparameters_of_a_method_rise_together(trials, count, most, seed):
+    search = {"learning_rate": LEARNING_RATES} | dict.fromkeys([f"pull/{k}" for k in range(count - 1)], PULLS)
+    settings = trial_settings(search, trials, seed)
+    logs = np.log([[setting[name] for name in search] for setting in settings])
+    assert np.abs(np.corrcoef(logs.T) - np.eye(count)).max() < most
+
+
+def test_settings_are_spread_out():
+    settings = trial_settings({"learning_rate": LEARNING_RATES, "pull": PULLS, "ratio": PULLS}, 8)
+    places = np.array(
+        [[LEARNING_RATES.quantile(s["learning_rate"]), *map(PULLS.quantile, (s["pull"], s["ratio"]))] for s in settings]
+    )
+    gaps = np.linalg.norm(8 * (places[:, None] - places), axis=2) + 99 * np.eye(8)
+    assert gaps.min() > 3  # of 8 rows at random the closest two are 1.4 to 3 apart
+    for name in range(3):  # and both halves of one are tried with both halves of another
+        for other in range(name):
+            assert len({(*(row[[name, other]] > 0.5),) for row in places}) == 4
+
+
+def test_one_value_is_fixed_and_not_searched():
+    fixed, search = Range(0.5), {"learning_rate": LEARNING_RATES, "pull": PULLS}
+    assert fixed.at(0.1) == fixed.at(0.9) == fixed.low == fixed.high
+    assert fixed.quantile(0.5) == 0.5
+    settings = trial_settings(search | {"pull/new": Range(0.5, 0.5)}, 8)
+    assert settings == [setting | {"pull/new": 0.5} for setting in trial_settings(search, 8)]
+    assert {setting["learning_rate"] for setting in trial_settings(search | {"learning_rate": fixed}, 8)} == {0.5}
+    assert len({setting["pull"] for setting in trial_settings(search | {"learning_rate": fixed}, 8)}) == 8
+    assert trial_settings({"learning_rate": fixed}, 8) == [{"learning_rate": 0.5}]
+    assert edges_of(settings, 0) == ("learning_rate<",)
+    assert edges_of([{"pull": 0.5}], 0) == ()
 
 
 def test_range_is_logarithmic():
@@ -52,7 +76,9 @@ def test_range_is_logarithmic():
     assert PULLS.quantile(PULLS.at(0.3)) == pytest.approx(0.3)
 
 
-@pytest.mark.parametrize("bounds", [(0.0, 1.0), (1.0, 1.0), (2.0, 1.0), (1.0, math.inf), (math.nan, 1.0)])
+@pytest.mark.parametrize(
+    "bounds", [(0.0, 1.0), (0.0,), (2.0, 1.0), (1.0, math.inf), (math.inf,), (math.nan, 1.0), (1.0, math.nan)]
+)
 def test_wrong_ranges_are_refused(bounds):
     with pytest.raises(InputError, match="Range"):
         Range(*bounds)

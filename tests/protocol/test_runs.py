@@ -68,13 +68,13 @@ def test_arrays_that_are_damaged_or_need_pickle_are_refused(tmp_path):
     with pytest.raises(InputError, match=path.name):
         store.arrays(run)
     path.unlink()
-    with pytest.raises(InputError, match="FileNotFoundError"):
+    with pytest.raises(InputError, match="missing or damaged"):
         store.arrays(run)
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="file/runs: cannot keep the runs here"):
+    with pytest.raises(InputError, match=r"file/runs/runs.jsonl: cannot be written: Not a directory"):
         RunStore(tmp_path / "file" / "runs")
 
 

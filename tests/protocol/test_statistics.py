@@ -10,7 +10,6 @@ from jaxtl.protocol import (
     Run,
     contrast,
     contrast_family,
-    detectable_difference,
     holm,
     paired,
     price_of_choosing,
@@ -80,21 +79,6 @@ def test_holm_by_hand():
     assert holm([]) == []
     assert holm([math.nan, 0.02])[1] == 0.04
     assert math.isnan(holm([math.nan, 0.02])[0])
-
-
-@pytest.mark.parametrize("n", [3, 5, 10, 40])
-def test_detectable_difference_is_found_in_four_of_five(n):
-    rng, sd, times = np.random.default_rng(n), 0.013, 20_000
-    samples = rng.normal(detectable_difference(sd, n), sd, (times, n))
-    power = np.mean(scipy.stats.ttest_1samp(samples, 0.0, axis=1).pvalue < 0.05)
-    assert power == pytest.approx(0.8, abs=0.01)
-
-
-def test_detectable_difference_scales_with_sd_and_matches_the_plan():
-    assert detectable_difference(0.0, 4) == 0.0
-    assert detectable_difference(0.02, 10) == pytest.approx(2 * detectable_difference(0.01, 10))
-    for sd, draws in ((0.5, 5), (0.8, 8), (1.0, 10), (1.2, 14), (1.5, 20)):  # planned for an effect of 1 point
-        assert detectable_difference(sd, draws) == pytest.approx(1.0, abs=0.17)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import functools
+from collections import OrderedDict
 
 import jax
 import jax.numpy as jnp
@@ -223,6 +224,8 @@ def test_frozen_trunk_leaves_the_last_layer():
     frozen = {"first": {"kernel": True, "bias": True}, "second": {"kernel": False, "bias": False}}
     fixed = two_labels(5.0, 0.01, jax.tree.map(np.zeros_like, params))
     found = net_criteria(mlp, params, batch, pulls(), fixed, frozen=frozen)
+    turned = OrderedDict((layer, OrderedDict(reversed(frozen[layer].items()))) for layer in ("second", "first"))
+    assert net_criteria(mlp, params, batch, pulls(), fixed, frozen=turned) == found
     features = np.tanh(batch["x"] @ params["first"]["kernel"] + params["first"]["bias"])
     head = labelled({"kernel": "new", "bias": "new"}, {"new": Term(0.01, l2)})
     alone = net_criteria(linear, params["second"], {"x": features, "label": batch["label"]}, head)

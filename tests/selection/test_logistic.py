@@ -181,6 +181,28 @@ def test_constant_and_repeated_features_change_little():
     np.testing.assert_allclose(repeated.fold_loss, alone.fold_loss, rtol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["plain", "a column twice", "a constant column", "fewer examples than features"])
+def test_no_rate_is_too_small_or_too_large(kind):
+    """Rates that float32 cannot hold neither spoil the others of a path nor end differently from their neighbours."""
+    random, labels = np.random.default_rng(0), np.arange(24) % 3
+    x = random.normal(size=(24, 30 if "fewer" in kind else 2)) + 0.3 * np.eye(3, 30 if "fewer" in kind else 2)[labels]
+    if kind == "a column twice":
+        x = np.concatenate([x, x[:, :1]], axis=1)
+    if kind == "a constant column":
+        x = np.concatenate([x, np.full((24, 1), 7.0)], axis=1)
+    lams = [1e-300, 1e-60, 1e-30, 0.1, 1e30, 1e60, 1e300]
+    path = logistic_path(x, labels, lams, folds=3)
+    alone = logistic_path(x, labels, [0.1], folds=3)
+    assert all(np.isfinite(values).all() for values in path)
+    np.testing.assert_allclose(path.loss[3], alone.loss[0], atol=1e-5)
+    np.testing.assert_allclose(path.loss[4:], np.log(3), rtol=1e-5)
+    np.testing.assert_allclose(path.loss[:2], path.loss[2], atol=1e-5)
+    found = logistic_criteria(x, labels, lams, path)
+    reached = min(np.linalg.matrix_rank(x - x.mean(axis=0)), 23)
+    np.testing.assert_allclose(found.df[:3], 2 * (reached + 1), rtol=1e-6)
+    np.testing.assert_allclose(found.df[4:], 2, rtol=1e-6)
+
+
 def test_features_of_very_different_size():
     x, labels = digits(100, 3)
     scale = np.logspace(-3, 3, 64)

@@ -1,3 +1,4 @@
+import math
 from fractions import Fraction
 
 import jax.numpy as jnp
@@ -138,6 +139,69 @@ def test_ill_conditioned_features_against_exact_arithmetic(transposed, lam):
         without = exact_ridge(fractions[:i] + fractions[i + 1 :], targets[:i] + targets[i + 1 :], alpha)
         errors.append(targets[i] - sum(v * c for v, c in zip(fractions[i], without, strict=True)))
     np.testing.assert_allclose(path.loo[0, 0], float(sum(e * e for e in errors) / len(x)), rtol=1e-6)
+
+
+def logarithm(fraction):
+    """Of numbers that are too small or too large for a float."""
+    return math.log(fraction.numerator) - math.log(fraction.denominator)
+
+
+def exact_criteria(x, y, alpha, intercept):
+    """Every criterion of one target from the hat matrix in fractions; the coefficients as well."""
+    n = len(x)
+    mean = [sum(column) / n if intercept else Fraction(0) for column in zip(*x, strict=True)]
+    x = [[v - m for v, m in zip(row, mean, strict=True)] for row in x]
+    y = [v - (sum(y) / n if intercept else 0) for v in y]
+    gram = [[sum(a * b for a, b in zip(u, v, strict=True)) for v in x] for u in x]
+    system = [[g + (alpha if i == j else 0) for j, g in enumerate(row)] for i, row in enumerate(gram)]
+    units = [[Fraction(int(i == j)) for j in range(n)] for i in range(n)]
+    remains = [[alpha * v for v in exact_solve(system, unit)] for unit in units]  # the residual is this times y
+    residual = [sum(a * b for a, b in zip(row, y, strict=True)) for row in remains]
+    spare = [remains[i][i] - (Fraction(1, n) if intercept else 0) for i in range(n)]
+    rss, left, rows = sum(r * r for r in residual), sum(spare), n - intercept
+    coef = [sum(row[d] * r for row, r in zip(x, residual, strict=True)) / alpha for d in range(len(x[0]))]
+    determinant, pivots = 0.0, [[v / alpha for v in row] for row in system]
+    while pivots:
+        first, *others = pivots
+        determinant += logarithm(first[0])
+        pivots = [[v - row[0] / first[0] * w for v, w in zip(row[1:], first[1:], strict=True)] for row in others]
+    df, likelihood = float(n - left), n * logarithm(rss / n)
+    variance = logarithm((rss + alpha * sum(c * c for c in coef)) / rows) + math.log(2 * math.pi)
+    return {
+        "coef": [[float(c)] for c in coef],
+        "df": df,
+        "loo": [float(sum((r / s) ** 2 for r, s in zip(residual, spare, strict=True)) / n)],
+        "gcv": float(n * rss / left**2),
+        "aic": likelihood + 2 * df,
+        "aicc": likelihood + 2 * df + (float(2 * (n - left) * (n - left + 1) / (left - 1)) if left > 1 else np.inf),
+        "bic": likelihood + math.log(n) * df,
+        "log_evidence": -0.5 * (rows * (variance + 1) + determinant),
+    }
+
+
+EXTREMES = [1e-150, 1e-40, 1e-20, 1e-16, 1e-9, 1e3, 1e40, 1e150]
+ODD = {
+    "plain": lambda x: x,
+    "a row twice": lambda x: np.concatenate([x[:1], x[:-1]]),
+    "a column twice": lambda x: np.concatenate([x[:, :1], x[:, :-1]], axis=1),
+    "a constant column": lambda x: np.concatenate([np.full((len(x), 1), 7.0), x[:, 1:]], axis=1),
+}
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("kind", ODD)
+def test_every_criterion_at_any_rate_is_that_of_exact_arithmetic(kind, intercept):
+    """However many examples: what is left of n - df, 1 - leverage and the residual is never lost in a difference."""
+    for n, features in ((6, 3), (5, 4), (4, 4), (4, 3), (4, 7), (2, 3)):
+        x = ODD[kind](np.round(4 * problem(n, features, seed=n)[0]) / 4)
+        y = np.arange(1.0, n + 1) ** 2 % 7
+        path = ridge_path(x, y, EXTREMES, fit_intercept=intercept)
+        rows, targets = [[Fraction(v) for v in row] for row in x.tolist()], [Fraction(v) for v in y.tolist()]
+        for i, lam in enumerate(EXTREMES):
+            for name, exact in exact_criteria(rows, targets, Fraction(lam) * n, intercept).items():
+                found, where = getattr(path, name)[i], f"{name}, {n} examples, {features} features, λ = {lam}"
+                size = float(np.max(np.abs(exact))) if np.all(np.isfinite(exact)) else 0.0
+                np.testing.assert_allclose(found, exact, rtol=1e-6, atol=1e-9 * size, err_msg=where)
 
 
 @pytest.mark.parametrize(("n", "features"), [(40, 6), (6, 40)])

@@ -22,7 +22,7 @@ from jaxtl.problems.few_shot import SOURCE_HEAD
 from jaxtl.program import Program, Weights, make_program
 from jaxtl.protocol import Draw, Recipe
 
-TOWARDS = {"zero": Term(0.0, l2), "source": Term(0.0, l2, ("anchor",))}  # a method says how hard
+TOWARDS = {"zero": Term(0.0, l2), "source": Term(0.0, l2, ("anchor",))}  # a method means how hard
 
 
 def options(problem: FewShot) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def options(problem: FewShot) -> dict[str, Any]:
 
 
 def pulls(problem: FewShot, *labels: str, **elsewhere: Term) -> dict[str, Any]:
-    """Groups of some labels, pulled towards zero as `config.decay` says, and transferred ones elsewhere."""
+    """Groups of some labels, pulled towards zero as `config.decay` means, and transferred ones elsewhere."""
     groups = {label: Group(decay_kind=problem.decay_kind) for label in labels}
     if problem.config.decay != "loss":
         penalties: dict[str, Any] = {TRANSFERRED: elsewhere} if elsewhere else {}
@@ -118,15 +118,56 @@ def with_source_head(problem: FewShot, draw: Draw) -> Weights:
 
 PROBED = (Recipe(head), {"learning_rate": "head_learning_rate"})  # its head is first trained on features
 RECIPES = {
-    "scratch": Recipe(pulled, ("learning_rate", "pull"), start=fresh, transfers=False),
-    "features": Recipe(head, ("learning_rate", "pull/new")),
-    "fine_tune": Recipe(pulled),
-    "l2": Recipe(pulled, ("learning_rate", "pull")),
-    "l2_differential": Recipe(pulled, ("learning_rate", "pull/transferred", "pull/new")),
-    "l2_sp": Recipe(pulled, ("learning_rate", "pull/source", "pull/new")),
-    "lr_ratio": Recipe(pulled, ("learning_rate", "ratio")),
-    "lp_ft": Recipe(pulled, ("learning_rate", "head_learning_rate"), before=PROBED),
-    "lp_l2_sp": Recipe(pulled, ("learning_rate", "head_learning_rate", "pull/source", "pull/new"), before=PROBED),
-    "joint": Recipe(joint, ("learning_rate", "source_weight"), start=with_source_head),
-    "untuned": Recipe(untuned, ()),
+    "scratch": Recipe(
+        pulled,
+        ("learning_rate", "pull"),
+        "from random parameters, pulled towards 0; nothing of the source is used",
+        start=fresh,
+        transfers=False,
+    ),
+    "features": Recipe(
+        head,
+        ("learning_rate", "pull/new"),
+        "the head alone is trained, pulled towards 0, on features of the source model, which stays as it is",
+    ),
+    "fine_tune": Recipe(pulled, means="all parameters are trained from the source model on, pulled nowhere"),
+    "l2": Recipe(pulled, ("learning_rate", "pull"), "fine-tuning with one pull towards 0 for all kernels"),
+    "l2_differential": Recipe(
+        pulled,
+        ("learning_rate", "pull/transferred", "pull/new"),
+        "fine-tuning with a pull towards 0 of its own for transferred and for new kernels",
+    ),
+    "l2_sp": Recipe(
+        pulled,
+        ("learning_rate", "pull/source", "pull/new"),
+        "fine-tuning; transferred parameters are pulled towards the source model, new kernels towards 0",
+    ),
+    "lr_ratio": Recipe(
+        pulled,
+        ("learning_rate", "ratio"),
+        "fine-tuning in which the trunk learns more slowly than the head, pulled nowhere",
+    ),
+    "lp_ft": Recipe(
+        pulled,
+        ("learning_rate", "head_learning_rate"),
+        "the head alone first, on features of the source model, then fine-tuning of everything",
+        before=PROBED,
+    ),
+    "lp_l2_sp": Recipe(
+        pulled,
+        ("learning_rate", "head_learning_rate", "pull/source", "pull/new"),
+        "the head alone first, as in lp_ft, then l2_sp",
+        before=PROBED,
+    ),
+    "joint": Recipe(
+        joint,
+        ("learning_rate", "source_weight"),
+        "source and target are learned together by one trunk with two heads; the source's loss has a weight",
+        start=with_source_head,
+    ),
+    "untuned": Recipe(
+        untuned,
+        (),
+        "fine-tuning by Adam at 1e-3 with decay 1e-5 on the trunk and 1e-4 on the head; nothing is chosen",
+    ),
 }

@@ -133,15 +133,18 @@ def cagrad_weights(gram: jax.Array, rng: jax.Array | None = None, *, c: float = 
 
 
 def imtl_g_weights(gram: jax.Array, rng: jax.Array | None = None) -> jax.Array:
-    """Equal projections on all gradients' directions: d·gᵢ/‖gᵢ‖ is the same for every task, Σ w = 1.
+    """Equal projections on all gradients' directions: d·gᵢ/‖gᵢ‖ is the same for every task, |Σ w| = 1.
 
-    Weights may be negative. Where they cancel there is no such combination, and they grow without bound close by.
+    Some weights may be negative. The paper asks for Σ w = 1; where those that give equal projections add up to a
+    negative number, that would turn the direction round and raise every task's loss alike. There they add up to −1: the
+    projections are equal and positive always, and the direction passes from one case to the other without a jump. Where
+    the weights cancel there is no such combination, and they grow without bound close by.
 
     Args:
         gram: [T, T] inner products.
 
     Returns:
-        [T], adding up to 1.
+        [T], adding up to 1 or, see above, to −1.
 
     Example:
         >>> imtl_g_weights(jnp.array([[4.0, 0.0], [0.0, 1.0]])).round(4).tolist()
@@ -152,7 +155,7 @@ def imtl_g_weights(gram: jax.Array, rng: jax.Array | None = None) -> jax.Array:
     present, cosines, norms = _cosines(gram)
     even = jnp.linalg.solve(cosines + RIDGE * jnp.eye(len(norms)), present.astype(gram.dtype))
     weights = jnp.where(present, even / norms, 0.0)
-    total = jnp.sum(weights)
+    total = jnp.abs(jnp.sum(weights))
     return weights / jnp.where(total == 0, 1.0, total)
 
 

@@ -13,7 +13,7 @@ from jaxtl.labels import check_labels
 from jaxtl.methods.multitask.combine import gram_of
 from jaxtl.methods.multitask.tasks import check_tasks, losses_of
 from jaxtl.step import GradFn, Metrics
-from jaxtl.trees import Tree
+from jaxtl.trees import Tree, paired
 
 Combine = Callable[[jax.Array, jax.Array], jax.Array]  # (gram [T, T], rng) -> weights [T]
 COMBINE_STREAM = 0x7A5C  # folded into the step's key, which the forward pass uses as well
@@ -52,6 +52,7 @@ def surgery(loss_fn: Callable, combine: Combine, tasks: Iterable[str], shared: T
 
     def grad_fn(params, model_state, batch, ctx):
         check_labels(params, shared, where="surgery shared")
+        trunk = paired(params, shared)
 
         def losses(params):
             weighted, aux = loss_fn(params, model_state, batch, ctx)
@@ -60,7 +61,7 @@ def surgery(loss_fn: Callable, combine: Combine, tasks: Iterable[str], shared: T
 
         values, change, (metrics, after) = jax.linearize(losses, params, has_aux=True)
         *rows, rest = (_gradient(change, params, *place) for place in enumerate(values))
-        gram = _gram(rows, shared)
+        gram = _gram(rows, trunk)
         weights = combine(gram, jax.random.fold_in(ctx.rng, COMBINE_STREAM))
         if jnp.shape(weights) != (len(tasks),):
             what = f"combine gives weights of shape {jnp.shape(weights)} to {len(tasks)} tasks"
@@ -71,7 +72,7 @@ def surgery(loss_fn: Callable, combine: Combine, tasks: Iterable[str], shared: T
             terms = (factor * row for factor, row in zip(factors, of_tasks, strict=True))
             return sum(terms, start=other).astype(other.dtype)
 
-        gradients = jax.tree.map(added_up, shared, rest, *rows)
+        gradients = jax.tree.map(added_up, trunk, rest, *rows)
         return gradients, {"loss": sum(values), **metrics, **_report(tasks, weights, gram, metrics)}, after
 
     return grad_fn

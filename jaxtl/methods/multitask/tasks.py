@@ -32,7 +32,8 @@ def on_task(task: str, term: Callable[..., jax.Array]) -> Callable[..., jax.Arra
     """A loss term, or an eval metric, that sees the outputs and the batch of one task; the other half of `each_task`.
 
     Example:
-        >>> from jaxtl.losses import mean_of, squared_error
+        >>> import jax.numpy as jnp
+        >>> from jaxtl.losses import squared_error
         >>> term = on_task("a", mean_of(squared_error))
         >>> float(term({"a": {"head": jnp.ones(1)}}, {"a": {"label": jnp.zeros(1)}}, None))
         0.5

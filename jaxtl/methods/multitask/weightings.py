@@ -2,6 +2,10 @@
 
 Fixed weights need nothing from here: they are the rates of the loss terms. A loss of exactly 0 is a task without labels
 in this batch; no weight, mean or state is moved by it.
+
+The papers want losses above 0. A likelihood may fall below: then the loss counts by its size, which grows as it falls,
+so that weights stay positive and a task that learns is never taken for one that does not. Near 0 it has a pole there;
+`weigh(..., lowest=)` moves that away, as the authors of FAMO subtract a lower bound of every loss.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxtl.errors import InputError
@@ -28,12 +33,14 @@ WEIGHTING_STREAM = 0x3E16  # folded into the step's key, which the forward pass 
 def uncertainty(losses: jax.Array, log_variances: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Σ Lᵢ / (2 e^{sᵢ}) + sᵢ/2 with learned log-variances s.
 
+    Below 0 there is no variance that fits a loss: sᵢ would fall for ever, so that it is not moved by it.
+
     Args:
         losses: [T].
         log_variances: [T].
 
     Returns:
-        (weights [T] = e^{−s}/2, Σ s/2 over the tasks that are present).
+        (weights [T] = e^{−s}/2, Σ s/2 over the tasks whose loss is above 0).
 
     Example:
         >>> [value.tolist() for value in uncertainty(jnp.array([1.0, 0.0]), jnp.array([0.5, 2.0]))]
@@ -41,11 +48,14 @@ def uncertainty(losses: jax.Array, log_variances: jax.Array) -> tuple[jax.Array,
 
     Source: Kendall, Gal and Cipolla, "Multi-Task Learning Using Uncertainty to Weigh Losses", 2018.
     """
-    return 0.5 * jnp.exp(-log_variances), 0.5 * jnp.sum(jnp.where(losses != 0, log_variances, 0.0))
+    fixed = jnp.where(losses > 0, log_variances, jax.lax.stop_gradient(log_variances))
+    return 0.5 * jnp.exp(-fixed), 0.5 * jnp.sum(jnp.where(losses > 0, log_variances, 0.0))
 
 
 def dwa(last: jax.Array, before: jax.Array, temperature: float = 2.0) -> jax.Array:
     """T · softmax((last / before) / temperature): tasks whose loss falls slowly count more.
+
+    Below 0 the ratio is before / last, which falls with the loss as well; between the two sides of 0 it is 1.
 
     Args:
         last: [T], mean losses of the epoch before this one.
@@ -61,19 +71,22 @@ def dwa(last: jax.Array, before: jax.Array, temperature: float = 2.0) -> jax.Arr
 
     Source: Liu, Johns and Davison, "End-to-End Multi-Task Learning with Attention", 2019 (dynamic weight average).
     """
-    known = (last != 0) & (before != 0)
-    ratio = jnp.where(known, last / jnp.where(known, before, 1.0), 1.0)
+    known = last * before > 0
+    above, below = jnp.where(last > 0, last, before), jnp.where(last > 0, before, last)
+    ratio = jnp.where(known, above / jnp.where(known, below, 1.0), 1.0)
     return len(last) * jax.nn.softmax(ratio / temperature)
 
 
 def gls(losses: jax.Array) -> jax.Array:
     """wᵢ = (Π L)^{1/T} / (T Lᵢ): then Σ wᵢ Lᵢ is the geometric mean of the losses, and its gradient is theirs.
 
+    A loss below 0 counts by its size |Lᵢ|.
+
     Args:
-        losses: [T], positive; 0 for a task that is absent, which gets 0 and does not count in T.
+        losses: [T]; 0 for a task that is absent, which gets 0 and does not count in T.
 
     Returns:
-        [T].
+        [T], not negative.
 
     Example:
         >>> gls(jnp.array([1.0, 4.0])).tolist()
@@ -83,7 +96,7 @@ def gls(losses: jax.Array) -> jax.Array:
     Learning", 2019.
     """
     present = losses != 0
-    safe = jnp.where(present, losses, 1.0)
+    safe = jnp.where(present, jnp.abs(losses), 1.0)
     count = jnp.maximum(jnp.sum(present), 1)
     return jnp.where(present, jnp.exp(jnp.sum(jnp.log(safe)) / count) / (count * safe), 0.0)
 
@@ -99,12 +112,14 @@ def rlw(losses: jax.Array, rng: jax.Array) -> jax.Array:
 def famo(losses: jax.Array, logits: jax.Array) -> jax.Array:
     """wᵢ = zᵢ/Lᵢ / Σ zⱼ/Lⱼ with z = softmax(logits): all losses fall by the same factor when z is 1/T.
 
+    A loss below 0 counts by its size |Lᵢ|, which then grows by that factor.
+
     Args:
-        losses: [T], positive; 0 for a task that is absent, which gets 0.
+        losses: [T]; 0 for a task that is absent, which gets 0.
         logits: [T], moved down `famo_slope` after every step.
 
     Returns:
-        [T], adding up to 1.
+        [T], not negative, adding up to 1.
 
     Example:
         >>> famo(jnp.array([1.0, 3.0]), jnp.zeros(2)).tolist()
@@ -113,7 +128,7 @@ def famo(losses: jax.Array, logits: jax.Array) -> jax.Array:
     Source: Liu et al., "FAMO: Fast Adaptive Multitask Optimization", 2023.
     """
     present = losses != 0
-    parts = jnp.where(present, jax.nn.softmax(logits) / jnp.where(present, losses, 1.0), 0.0)
+    parts = jnp.where(present, jax.nn.softmax(logits) / jnp.where(present, jnp.abs(losses), 1.0), 0.0)
     total = jnp.sum(parts)
     return parts / jnp.where(total == 0, 1.0, total)
 
@@ -121,15 +136,19 @@ def famo(losses: jax.Array, logits: jax.Array) -> jax.Array:
 def famo_slope(logits: jax.Array, before: jax.Array, after: jax.Array) -> jax.Array:
     """Jᵀ(log L_before − log L_after), J that of softmax(logits): down it, tasks whose loss fell less gain weight.
 
+    Below 0 the fall is log |L_after| − log |L_before|.
+
     Args:
         logits: [T].
-        before, after: [T] losses around a step; a task that is absent in either counts as unchanged.
+        before, after: [T] losses around a step; a task that is absent in either, or whose loss went through 0, counts
+            as unchanged.
 
     Returns:
         [T].
     """
-    known = (before != 0) & (after != 0)
-    fall = jnp.log(jnp.where(known, before, 1.0)) - jnp.log(jnp.where(known, after, 1.0))
+    known = before * after > 0
+    fall = jnp.log(jnp.where(known, jnp.abs(before), 1.0)) - jnp.log(jnp.where(known, jnp.abs(after), 1.0))
+    fall = jnp.where(before < 0, -fall, fall)
     shares = jax.nn.softmax(logits)
     return shares * (fall - jnp.sum(shares * fall))
 
@@ -149,7 +168,7 @@ class Weighting(NamedTuple):
     init: Callable[[int], Any] = lambda count: None
 
 
-def weigh(loss_fn: Callable, weighting: Weighting, tasks: Iterable[str]) -> Callable:
+def weigh(loss_fn: Callable, weighting: Weighting, tasks: Iterable[str], lowest: Any = 0.0) -> Callable:
     """A loss function in which the tasks' losses, already times their rates, count by a weighting.
 
     What the weighting carries lies in `model_state["weighting"]`: pass `weighting.init(T)` there to `init_state`.
@@ -158,6 +177,7 @@ def weigh(loss_fn: Callable, weighting: Weighting, tasks: Iterable[str]) -> Call
         loss_fn: as `losses.make_loss_fn` returns it.
         weighting: `by_uncertainty()`, `by_dwa(...)`, `by_gls()`, `by_rlw()`, `by_famo()`.
         tasks: names of loss terms; other terms and penalties stay as they are.
+        lowest: bound that the tasks' losses do not fall below, a number or [T]; what counts is the loss above it.
 
     Returns:
         loss_fn for `step.total_gradient` or `surgery`, with "weight/TASK" among its metrics.
@@ -168,6 +188,10 @@ def weigh(loss_fn: Callable, weighting: Weighting, tasks: Iterable[str]) -> Call
     """
     tasks = check_tasks(tasks, "weigh tasks")
     carries = weighting.init(len(tasks)) is not None
+    bound = jnp.asarray(lowest, jnp.float32)
+    if bound.shape not in ((), (len(tasks),)) or not np.all(np.isfinite(bound)):
+        what = f"{lowest!r} for {len(tasks)} tasks"
+        raise InputError(what, where="weigh lowest", todo="give a number, or one for each task")
 
     def weighed(params, model_state, batch, ctx):
         carried = None
@@ -181,7 +205,9 @@ def weigh(loss_fn: Callable, weighting: Weighting, tasks: Iterable[str]) -> Call
         if WEIGHTING in weighted:
             raise InputError("taken: rename the loss term, or weigh once only", where=f"loss term '{WEIGHTING}'")
         losses = jax.lax.stop_gradient(jnp.stack(losses_of(tasks, weighted, "weigh tasks")))
-        weights, gained, carried = weighting.weights(losses, params, carried, ctx)
+        below = jnp.where(losses == 0, 0.0, bound)  # a task that is absent stays so
+        weights, gained, carried = weighting.weights(losses - below, params, carried, ctx)
+        gained = gained - jnp.sum(weights * below)
         weighted |= {task: weights[i] * weighted[task] for i, task in enumerate(tasks)} | {WEIGHTING: gained}
         metrics |= {f"weight/{task}": weights[i] for i, task in enumerate(tasks)}
         return weighted, (metrics, {**model_state, WEIGHTING: carried} if carries else model_state)

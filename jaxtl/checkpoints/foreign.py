@@ -1,0 +1,128 @@
+"""Files that strangers made, before a reader of their kind meets them.
+
+Only regular files are opened, their first bytes tell what they are, and an archive must not grow in the memory.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Any, cast
+
+from jaxtl.errors import InputError
+
+MOST_CONTENTS = 8 * 2**20  # bytes in which a file says what it holds: about 100 000 arrays
+LONGEST = 500  # letters of a name
+MOST_GROWTH = 100  # times the file, when it is unpacked; dense weights shrink to a half at best, zeros to a thousandth
+UNPACKED = 64 * 2**20  # bytes that a small file may always grow to
+
+KINDS = {
+    **{stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a directory"},
+    **{stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"},
+}
+STARTS = {
+    b"PK\x03\x04": "a zip archive",
+    b"\x93NUMPY": "a single array of NumPy (.npy)",
+    b"\x89HDF\r\n": "an HDF5 file, as Keras writes them",
+    b"GGUF": "a GGUF file",
+    b"\x1f\x8b": "packed by gzip",
+    b"BZh": "packed by bzip2",
+    b"\xfd7zXZ": "packed by xz",
+    b"\x28\xb5\x2f\xfd": "packed by zstd",
+    b"version https://git-lfs": "a pointer of Git LFS (`git lfs pull` fetches what it points to)",
+    b"<": "a web page or XML",
+    b"{": "JSON",
+    b"\xff\xd8\xff": "a picture",
+    b"\x89PNG": "a picture",
+}
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a file for reading; never a pipe, a device or a socket, where reading may wait or go on for ever.
+
+    Raises:
+        InputError: there is none, it is of another kind, or it cannot be read.
+    """
+    try:
+        found = path.stat()
+        if stat.S_ISREG(found.st_mode):
+            file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 (the caller's)
+            found = os.fstat(file.fileno())  # in between it may have been replaced
+            if stat.S_ISREG(found.st_mode):
+                return file
+            file.close()
+    except FileNotFoundError:
+        what = f"a link to {os.readlink(path)}, which is not there" if path.is_symlink() else "there is no such file"
+        raise InputError(what, where=path, todo="check the path") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        what = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        raise InputError(what, where=path, todo="check the path and its permissions") from error
+    kind = KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+    raise InputError(f"this is {kind}, not a file", where=path, todo="give a regular file")
+
+
+def _without_waiting(name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_NONBLOCK)
+
+
+def size_of(file: IO[bytes]) -> int:
+    return os.fstat(file.fileno()).st_size
+
+
+def content_of(start: bytes) -> str:
+    """What the first bytes of a file say that it is; "" when they say nothing."""
+    if start[8:9] == b"{":
+        return "a safetensors file"
+    return next((kind for magic, kind in STARTS.items() if start.startswith(magic)), "")
+
+
+def check_names(names: Iterable[str], where: object) -> None:
+    """Refuse names that no message could repeat."""
+    longest = max(map(len, names), default=0)
+    if longest > LONGEST:
+        todo = f"at most {LONGEST} are read: rename its arrays"
+        raise InputError(f"the longest name in it has {longest} letters", where=where, todo=todo)
+
+
+class _Sparing:
+    """A file that gives at most a table of contents at once: `zipfile` reads one of any length, and needs far more."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file = file
+
+    def read(self, size: int = -1) -> bytes:
+        if size > MOST_CONTENTS:
+            what = f"its table of contents has {size} bytes, more than {MOST_CONTENTS}"
+            raise InputError(what, where=self.file.name, todo="no reader of weights needs so many names")
+        return self.file.read(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+def open_zip(file: IO[bytes]) -> zipfile.ZipFile:
+    """An archive whose members, all of them unpacked, stay in proportion to its size.
+
+    Raises:
+        InputError: a table of contents without end, members that lie upon each other, are packed in unusual ways or
+            would fill the memory.
+        zipfile.BadZipFile, ...: it is damaged.
+    """
+    archive = zipfile.ZipFile(cast(IO[bytes], _Sparing(file)))
+    archive.fp = file
+    members, size = archive.infolist(), size_of(file)
+    check_names(archive.namelist(), file.name)
+    unpacked = sum(member.file_size for member in members)
+    what = ""
+    if sum(member.compress_size for member in members) > size:
+        what = "its members lie upon each other"
+    elif any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+        what = "it is packed in a way that no writer of weights uses"
+    elif unpacked > max(UNPACKED, MOST_GROWTH * size):
+        what = f"its {size} bytes would become {unpacked} when they are unpacked"
+    if what:
+        raise InputError(what, where=file.name, todo="get weights that are stored as they are (numpy.savez)")
+    return archive

@@ -1,0 +1,165 @@
+"""NumPy archives: arrays of images and labels, or mosaics of encoded images."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from jaxtl.data import decode
+from jaxtl.data.dataset import DataSet, assembled
+from jaxtl.data.files import AGAIN, kind_of, listed, regular, reported, start_of
+from jaxtl.errors import InputError, suggest
+
+PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # all that NumPy writes
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}  # by version
+INDEX = 2**20  # bytes of the index: ten thousand arrays
+WRITTEN = "the archive was written so: write it again"
+
+
+def read_npz(path: Path, name: str, prefix: str = "", memory: float = math.inf) -> DataSet:
+    """A NumPy archive: `train_images`, `train_labels`, `test_images`, `test_labels`, or mosaics of encoded images.
+
+    Args:
+        path: of the archive. Mosaics are `train_blob` (encoded images of many tiles, one after another),
+            `train_offsets`, `train_labels`, the same for test, and `columns` (tiles in a row). `label_names` is
+            optional.
+        name: of the data set.
+        prefix: for keys like `usps_train_images`; without it such an archive must hold only one.
+        memory: bytes that an archive may unpack to.
+
+    Raises:
+        InputError: no archive, one that does not fit into the memory, keys missing or ambiguous, or contents that do
+            not fit together.
+    """
+    _check_archive(path, memory)
+    with reported(path, RuntimeError), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        if "train_blob" in archive and not prefix:
+            arrays, coding = [], []
+            for part in ("train", "test"):
+                images, how = _decoded_mosaics(archive, path, part, memory)
+                arrays += [images, *_entries(archive, path, f"{part}_labels")]
+                coding.append(f"{part} images {how}")
+            names, origin = "label_names", f"{path} ({'; '.join(coding)})"
+        else:
+            stem = _key_stem(archive, path, prefix)
+            keys = (f"{stem}{part}_{what}" for part in ("train", "test") for what in ("images", "labels"))
+            arrays = _entries(archive, path, *keys)
+            name = stem.rstrip("_") or name
+            names, origin = f"{stem}label_names", f"{path}#{prefix}" if prefix else str(path)
+        classes = archive[names].tolist() if names in archive else None
+    return assembled(*arrays, classes=classes, name=name, origin=origin, where=path)
+
+
+def _check_archive(path: Path, memory: float) -> None:
+    """Whether it is one, and every array in it as large as it says and bearable."""
+    if not zipfile.is_zipfile(regular(path)):
+        kind = kind_of(start_of(path))
+        what = f"is {kind}, no npz archive" if kind and kind != "a zip archive" else "is no complete npz archive"
+        raise InputError(what, where=path, todo=AGAIN)
+    if (size := _index_size(path)) > INDEX:
+        raise InputError(f"has an index of {size / 1e6:.0f} MB", where=path, todo="an npz of images holds a few arrays")
+    with reported(path, RuntimeError), zipfile.ZipFile(path) as archive:  # of a flag or a password it cannot use
+        members = archive.infolist()
+        _check_memory(sum(member.file_size for member in members), memory, path)
+        for member in members:
+            if member.compress_type not in PACKED:
+                what = f"{member.filename} is packed in a way that NumPy does not write"
+                raise InputError(what, where=path, todo="write it with numpy.savez_compressed")
+            if member.filename.endswith(".npy"):
+                with archive.open(member) as file:
+                    _check_header(file, member, path)
+
+
+def _index_size(path: Path) -> int:
+    """Bytes of the index of a zip, by the record at its end: half a million names take 30 MB and half a minute."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 2**16 - 98))  # the records below with the longest comment
+        tail = file.read()
+    end = tail.rfind(b"PK\5\6")
+    wide = tail[end - 36 : end - 28] if tail[max(0, end - 20) :].startswith(b"PK\6\7") else b""  # of zip64
+    return int.from_bytes(wide or tail[end + 12 : end + 16], "little")
+
+
+def _check_header(file: IO[bytes], member: zipfile.ZipInfo, path: Path) -> None:
+    """NumPy allocates what a header announces, before it reads."""
+    version = np.lib.format.read_magic(file)
+    if version not in HEADERS:
+        raise InputError(f"{member.filename} is of npy version {version}", where=path, todo=WRITTEN)
+    shape, _, dtype = HEADERS[version](file)
+    announced = math.prod(shape) * dtype.itemsize
+    if not dtype.hasobject and announced != member.file_size - file.tell():
+        what = f"{member.filename} announces {announced} bytes {list(shape)} and has {member.file_size - file.tell()}"
+        raise InputError(what, where=path, todo=AGAIN)
+
+
+def _check_memory(needed: int, memory: float, path: Path) -> None:
+    if needed > memory:
+        what = f"unpacks to {needed / 1e9:.3g} GB, but images may take {memory / 1e9:.3g} GB"
+        todo = "an npz is not read in parts: allow more memory, or write it as one folder of images for each class"
+        raise InputError(what, where=path, todo=todo)
+
+
+def _entries(archive: Mapping[str, np.ndarray], path: Path, *keys: str) -> list[np.ndarray]:
+    missing = [key for key in keys if key not in archive]
+    if missing:
+        raise InputError(f"has no {', '.join(missing)}", where=path, todo=f"it holds {listed(sorted(archive))}")
+    return [archive[key] for key in keys]
+
+
+def _key_stem(archive: Mapping[str, np.ndarray], path: Path, prefix: str) -> str:
+    """What stands before `train_images` in the keys: "" or "usps_"."""
+    stems = [key.removesuffix("train_images") for key in archive if f"_{key}".endswith("_train_images")]
+    known = [stem.rstrip("_") for stem in stems]
+    if prefix:
+        if prefix not in known:
+            raise InputError(f"has no {prefix}_train_images", where=path, todo=suggest(prefix, known))
+        return f"{prefix}_"
+    if len(stems) > 1 and "" not in stems:
+        which = listed(f"{path.name}#{stem}" for stem in sorted(known))
+        raise InputError(f"holds {len(stems)} data sets", where=path, todo=f"say which: {which}")
+    if not stems:
+        _entries(archive, path, "train_images")
+    return "" if "" in stems else stems[0]
+
+
+def _decoded_mosaics(archive: Mapping[str, np.ndarray], path: Path, part: str, memory: float) -> tuple[np.ndarray, str]:
+    """Images uint8 [N, tile, tile, 3], and how they were encoded, in words."""
+    keys = (f"{part}_blob", f"{part}_offsets", f"{part}_labels", "columns")
+    blob, offsets, labels, columns = _entries(archive, path, *keys)
+    where, cuts = f"{path}, {part}", offsets.ravel().tolist()
+    if offsets.dtype.kind not in "ui" or cuts != sorted(cuts) or cuts[:1] != [0] or cuts[-1] != blob.size:
+        raise InputError("the offsets do not cut the blob into mosaics", where=where, todo=WRITTEN)
+    if columns.shape != () or columns.dtype.kind not in "ui" or columns < 1:
+        raise InputError(f"columns is {columns}, not the number of tiles in a row", where=where, todo=WRITTEN)
+    coded = [blob[start:end].tobytes() for start, end in itertools.pairwise(cuts)]
+    size, how = 0, "encoded without loss"
+    for mosaic in coded:  # all sizes before the first pixel
+        with decode.opened(mosaic, where) as image:
+            size += image.width * image.height * 3
+            if image.format != "PNG" and mosaic[12:16] != b"VP8L":  # VP8L is WebP without loss
+                how = f"re-encoded as {image.format}, not the original pixels"
+        _check_memory(size, memory, path)
+    tiles = [_tiles(mosaic, int(columns), where) for mosaic in coded]
+    with reported(path):
+        images = np.concatenate(tiles)
+    if not 0 <= len(images) - len(labels) < len(tiles[-1]):
+        raise InputError(f"{len(labels)} labels for {len(images)} tiles", where=where, todo=WRITTEN)
+    return images[: len(labels)], how
+
+
+def _tiles(coded: bytes, across: int, where: str) -> np.ndarray:
+    """The square tiles [N, tile, tile, 3] of one mosaic, row by row."""
+    with decode.opened(coded, where) as image:
+        mosaic = decode.pixels(image, False, {}, where)
+    tile = mosaic.shape[1] // across
+    if not tile or mosaic.shape[0] % tile or mosaic.shape[1] % across:
+        what = f"a mosaic of {mosaic.shape[1]}x{mosaic.shape[0]} pixels has no {across} square tiles in a row"
+        raise InputError(what, where=where, todo=WRITTEN)
+    grid = mosaic.reshape(-1, tile, across, tile, 3)
+    return grid.swapaxes(1, 2).reshape(-1, tile, tile, 3)

@@ -1,0 +1,177 @@
+"""What is refused before the first model is trained: tasks, examples and sizes that do not go together."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Collection
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxtl.bounds import refuse_beyond_memory, refuse_too_many_runs
+from jaxtl.data import DataSet, hold_out, source_and_target, stratified_folds
+from jaxtl.errors import InputError, suggest
+from jaxtl.labels import some
+from jaxtl.models import initialise
+from jaxtl.placement import make_mesh
+from jaxtl.problems.few_shot import held_out, labelled_examples, seed_of
+from jaxtl.problems.source import make_model
+
+
+def choose_tasks(split: str, flag: str, source: DataSet, target: DataSet) -> tuple[DataSet, DataSet]:
+    """The source and the target task of a split.
+
+    Args:
+        split: "0-4:5-9", see `source_and_target`.
+        flag: of the command line, for messages.
+        source, target: the data sets on both sides.
+
+    Raises:
+        InputError: a task of one class, or what `source_and_target` refuses.
+    """
+    where = f"--config.{flag}={split if len(split) <= 60 else f'{split[:60]}…'}"
+    tasks = source_and_target(split, source, target, where=where)
+    for role, task in zip(("source", "target"), tasks, strict=True):
+        if len(task.classes) == 1:
+            what = f"the {role} has one class, '{task.classes[0]}', and nothing to tell it from"
+            raise InputError(what, where=where, todo="name two classes or more on both sides")
+    return tasks
+
+
+def check_examples(config: Any, task: DataSet, n: int, folds: bool) -> None:
+    """Refuse more labelled examples than there are, on any draw.
+
+    Args:
+        config: has the fields of `FewShotConfig` and `Budget`.
+        task: the target task.
+        n: labelled examples of each class.
+        folds: whether any method also chooses by folds.
+
+    Raises:
+        InputError: naming `--config.n_per_class` or `--config.validation`.
+    """
+    try:
+        pool = held_out(config, task)[1]
+    except InputError as error:
+        raise InputError(error.what, where=f"--config.validation={config.validation}", todo=error.todo) from None
+    for draw in range(config.tuning_draws + config.report_draws):  # a long tail is not the same in all of them
+        seed = seed_of(config, draw)
+        try:
+            subset, given = labelled_examples(config, task, pool, n, seed)
+            if folds:
+                stratified_folds(given[subset], config.folds, seed, classes=task.classes)
+        except InputError as error:
+            raise InputError(error.what, where=f"--config.n_per_class={n}", todo=error.todo) from None
+
+
+def check_plan(config: Any, names: Collection[str]) -> None:
+    """Refuse fields of a config that do not go together, whatever the data are.
+
+    Args:
+        config: has the fields of `SourceConfig` and `Budget`.
+        names: of all methods there are.
+
+    Raises:
+        InputError: a name in `honest` that is no method's, a chunk that does not divide the steps, more runs than can
+            be kept, a mesh that cannot be made.
+    """
+    if config.mesh:
+        make_mesh(config.mesh)
+    for name in set(config.honest) - {*names, "all"}:
+        raise InputError(f"no method '{name}'", where="--config.honest", todo=suggest(name, names))
+    for flag in ("source_steps", "steps"):
+        if config.chunk and getattr(config, flag) % config.chunk:
+            what = f"{getattr(config, flag)} is no multiple of {config.chunk}"
+            todo = "give a --config.chunk that divides it, or leave it out"
+            raise InputError(what, where=f"--config.{flag}", todo=todo)
+    methods = len(config.methods or names)
+    draws = config.tuning_draws + len(config.honest) * config.folds * config.report_draws
+    what = f"{methods} methods × {config.trials} trials × {draws} draws and folds"
+    refuse_too_many_runs(methods * config.trials * draws, what, where="--config.trials")
+
+
+def check_tasks(
+    config: Any, source: DataSet, task: DataSet, sizes: Collection[int], *, folds: bool, models: int
+) -> None:
+    """Refuse tasks, examples and sizes that do not go together, before the first model is trained.
+
+    Args:
+        config: has the fields of `SourceConfig`, `FewShotConfig` and `Budget`.
+        source, task: the two tasks.
+        sizes: labelled examples of each class.
+        folds: whether any method also chooses by folds.
+        models: as many are trained side by side.
+    """
+    _check_transfer(config, source, task)
+    for n in sizes:
+        check_examples(config, task, n, folds)
+    check_memory(config, task, models)
+
+
+def _check_transfer(config: Any, source: DataSet, task: DataSet) -> None:
+    """Whether a model can be carried over."""
+    if config.head == "shared" and not set(source.classes) & set(task.classes):
+        what = f"{some(source.classes)} and {some(task.classes)} have no class in common"
+        todo = "use --config.head=fresh, or name a class on both sides of the split"
+        raise InputError(what, where="--config.head=shared", todo=todo)
+    for examples in filter(None, getattr(config, "source_examples", ())):
+        try:
+            hold_out(source.train.labels, examples, config.seed)
+        except InputError:
+            what = f"{examples} of {len(source.train)} training images, and each class keeps one"
+            raise InputError(what, where="--config.source_examples", todo="give fewer; 0 is all") from None
+    theirs, ours = source.train.images.shape[1:], task.train.images.shape[1:]
+    for shape in (theirs, ours):
+        make_model(config, shape, head=1)
+    if config.corruptions:
+        _check_corruptions(task.test.images)
+    if theirs == ours:
+        if getattr(config, "source", ""):
+            _check_units(source.train.images, task.train.images)
+    elif {len(theirs), len(ours)} != {3} or not (theirs[-1] == ours[-1] or {theirs[-1], ours[-1]} == {1, 3}):
+        what = f"source examples are {_by_x(theirs)}, the target's {_by_x(ours)}"
+        raise InputError(what, where="--config.source", todo="give grey or colour images for both")
+    elif config.model == "mlp" and theirs[:2] != ours[:2]:
+        what = f"an mlp for source images of {_by_x(theirs[:2])} cannot see the target's of {_by_x(ours[:2])}"
+        raise InputError(what, where="--config.model=mlp", todo="use --config.model=cnn, or bring both to one size")
+
+
+def _by_x(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _levels(images: Any) -> tuple[float, float]:
+    """(lowest, highest) value of a thousand images; all that 8 bits hold where they are of them."""
+    some_of_them = np.asarray(images[:: -(-len(images) // 1000)])
+    return (0, 255) if images.dtype == np.uint8 else (float(some_of_them.min()), float(some_of_them.max()))
+
+
+def _check_units(theirs: Any, ours: Any) -> None:
+    """The trunk sees the target's images with the statistics of the source's: both must be in one unit."""
+    (low, high), (own_low, own_high) = _levels(theirs), _levels(ours)
+    small, large = sorted([max(-low, high), max(-own_low, own_high)])
+    if large > 10 * small > 0:
+        what = f"source images are from {low:g} to {high:g}, the target's from {own_low:g} to {own_high:g}"
+        raise InputError(what, where="--config.source", todo="bring both to one unit, such as grey levels 0 to 255")
+
+
+def _check_corruptions(images: Any) -> None:
+    low, high = _levels(images)
+    if images.ndim != 4 or images.shape[1] % 2 or images.shape[2] % 2:
+        what = f"coarse pixels are blocks of 2x2, and test images are {_by_x(images.shape[1:])}"
+        raise InputError(what, where="--config.corruptions", todo="leave it out, or give images of even edges")
+    if low < 0 or not 1 < high <= 255:
+        what = f"they are made for grey levels 0 to 255, and test images are from {low:g} to {high:g}"
+        raise InputError(what, where="--config.corruptions", todo="leave it out, or give images as uint8")
+
+
+def check_memory(config: Any, task: DataSet, models: int) -> None:
+    """Refuse a network of which so many do not fit into memory, each with its gradient and momentum."""
+    model = make_model(config, task.train.images.shape[1:], head=len(task.classes))
+    start = functools.partial(initialise, model, shape=task.train.images.shape[1:])
+    size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(start, jax.random.key(0))))
+    what = f"{models:,} models of {size:,} parameters side by side"
+    todo = "use smaller ones, or fewer settings at a time"
+    refuse_beyond_memory(12.0 * size * (models + 1), what, where="--config.widths", todo=todo)

@@ -1,0 +1,49 @@
+"""Text that leaves the program: names of classes, files and flags hold anything, and a page or a terminal obeys some.
+
+Escaped once, at the exit: `printable` for a terminal or a line of a file, `markdown` and `code` for a page.
+"""
+
+from __future__ import annotations
+
+import re
+
+MARKDOWN = str.maketrans({**{c: f"\\{c}" for c in "\\`*|"}, "&": "&amp;", "<": "&lt;", ">": "&gt;"})
+LINK = re.compile(r"\](?=[(\[:])")  # without it no link, picture, reference or footnote; [0.1, 0.2] is none
+
+
+def printable(text: str) -> str:
+    r"""What can be seen of a text on one line: control and format characters, line ends and surrogates as escapes.
+
+    Args:
+        text: anything; what is printable already comes back as it is, so twice is as good as once.
+
+    Example:
+        >>> print(printable("a\x1b[31m\nλ\u202e"))
+        a\x1b[31m\nλ\u202e
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def markdown(text: str) -> str:
+    r"""A text that Markdown shows as it is: no HTML, link, picture, emphasis or column begins in it.
+
+    Args:
+        text: anything. Underscores are left: within a word they mean nothing, and a name stays a name.
+
+    Example:
+        >>> print(markdown("l2_sp ![x](y) <b>|"))
+        l2_sp ![x\](y) &lt;b&gt;\|
+    """
+    return LINK.sub(r"\\]", printable(text).translate(MARKDOWN))
+
+
+def code(text: str) -> str:
+    """A text as code in Markdown, with a fence longer than any that it holds.
+
+    Example:
+        >>> print(code("python -m x"), code("a`b"))
+        `python -m x` `` a`b ``
+    """
+    text = printable(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"

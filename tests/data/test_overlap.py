@@ -1,0 +1,124 @@
+"""What two tasks have in common: known by its pixels, and in one of them only."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxtl.data import Stored, by_class, from_arrays, load, source_and_target
+from jaxtl.data.overlap import apart
+from jaxtl.errors import InputError
+
+
+def made(numbers, labels, test_numbers=(1000, 1001), dtype=np.uint8):
+    """A set whose images are numbers in two bytes, so that equal numbers are copies."""
+
+    def images(values):
+        return np.array([divmod(value, 256) for value in values], dtype).reshape(-1, 1, 2, 1)
+
+    return from_arrays(images(numbers), labels, images(test_numbers), [0, 0])
+
+
+def numbers(part):
+    images = np.asarray(part.images).astype(int)
+    return (256 * images[:, 0, 0, 0] + images[:, 0, 1, 0]).tolist()
+
+
+def test_tasks_without_a_class_in_common_stay_as_they_are():
+    digits = load("digits")
+    for split in ("0-4:5-9", "0:1"):
+        source, target = source_and_target(split, digits, digits)
+        for task in (source, target):
+            whole = by_class(digits, task.classes)
+            np.testing.assert_array_equal(task.train.images, whole.train.images)
+            assert (task.origin, task.notice) == (whole.origin, "")
+
+
+def test_each_class_of_both_is_divided_in_halves_and_the_others_are_whole():
+    digits = load("digits")
+    source, target = source_and_target("0-4:3-7", digits, digits)
+    sizes = np.bincount(digits.train.labels)
+    theirs, ours = np.bincount(source.train.labels), np.bincount(target.train.labels)
+    np.testing.assert_array_equal(theirs[:3], sizes[:3])
+    np.testing.assert_array_equal(ours[2:], sizes[5:8])
+    np.testing.assert_array_equal(theirs[3:] + ours[:2], sizes[3:5])
+    assert np.all(np.abs(theirs[3:] - ours[:2]) <= 1)
+    seen = {image.tobytes() for image in source.train.images}
+    assert not seen & {image.tobytes() for part in (target.train, target.test) for image in part.images}
+    for task in (source, target):
+        np.testing.assert_array_equal(task.test.images, by_class(digits, task.classes).test.images)
+        assert task.notice in task.origin
+    assert f"without {sizes[3:5].sum() - theirs[3:].sum()} of its" in source.notice
+
+
+def test_two_names_of_one_set_are_divided_as_it_is():
+    """In another order, and as floats: what counts are the pixels."""
+    one = load("digits")
+    order = np.random.default_rng(0).permutation(len(one.train))
+    shuffled = dataclasses.replace(one.train, images=one.train.images[order], labels=one.train.labels[order])
+    other = dataclasses.replace(one, name="copy", train=shuffled)
+    expected, found = source_and_target("0-4:3-7", one, one), source_and_target("0-4:3-7", one, other)
+    for a, b in zip(expected, found, strict=True):
+        assert sorted(map(bytes, a.train.images)) == sorted(map(bytes, b.train.images))
+    assert not source_and_target("0-4:5-9", one, other)[0].notice
+    parts = (dataclasses.replace(part, images=part.images.astype(np.float32)) for part in (one.train, one.test))
+    in_floats = dataclasses.replace(one, **dict(zip(("train", "test"), parts, strict=True)))
+    source, target = source_and_target("0-4:3-7", one, in_floats)
+    assert len(source.train) + len(target.train) == len(expected[0].train) + len(expected[1].train)
+    assert not set(map(bytes, source.train.images)) & set(map(bytes, target.train.images.astype(np.uint8)))
+
+
+def test_what_the_target_is_tested_on_is_no_source_example():
+    source = made(range(8), [0, 1] * 4)
+    target = made(range(100, 106), [0, 1] * 3, test_numbers=(6, 7))
+    cut, same = apart(source, target)
+    assert numbers(cut.train) == list(range(6))
+    assert numbers(same.train) == numbers(target.train)
+
+
+def test_images_of_another_shape_have_nothing_in_common():
+    source, target = made(range(4), [0, 1] * 2), from_arrays(np.zeros((8, 2, 2), np.uint8), [0, 1] * 4)
+    assert apart(source, target) == (source, target)
+
+
+def test_images_on_disk_are_divided_like_those_in_memory():
+    digits = load("digits")
+
+    def on_disk(part):
+        read = lambda rows: part.images[rows]  # noqa: E731
+        return dataclasses.replace(part, images=Stored(read, np.arange(len(part)), part.images.shape[1:]))
+
+    stored = dataclasses.replace(digits, train=on_disk(digits.train), test=on_disk(digits.test))
+    for a, b in zip(
+        source_and_target("0-2:2", digits, digits), source_and_target("0-2:2", stored, stored), strict=True
+    ):
+        np.testing.assert_array_equal(a.train.images, np.asarray(b.train.images))
+        np.testing.assert_array_equal(a.train.labels, b.train.labels)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 2)), min_size=1, max_size=40), st.integers(0, 2**32))
+def test_whatever_they_have_in_common_nothing_serves_both_and_nothing_is_lost(extra, seed):
+    """Copies, also under other labels."""
+    random = np.random.default_rng(seed)
+    whole = [(200 + i, i % 3) for i in range(30)] + extra  # enough that each class keeps some
+    parts = [random.permutation(whole), random.permutation(whole)]
+    source, target = (made(part[:, 0], part[:, 1]) for part in parts)
+    cut = apart(source, target)
+    theirs, ours = (numbers(task.train) for task in cut)
+    assert not set(theirs) & set(ours)
+    assert {*theirs, *ours} == {number for number, _ in whole}
+    for task, before in zip(cut, (source, target), strict=True):  # who stays keeps label and copies
+        pairs = list(zip(numbers(before.train), before.train.labels, strict=True))
+        assert list(zip(numbers(task.train), task.train.labels, strict=True)) == [
+            pair for pair in pairs if pair[0] in set(numbers(task.train))
+        ]
+        assert set(task.train.labels) == {0, 1, 2}
+
+
+def test_a_class_that_cannot_be_divided_is_named():
+    data = made([0, 1, 2, 3, 7], [0, 0, 0, 0, 1])
+    with pytest.raises(InputError, match="class '1' is left for the source"):
+        apart(data, data)

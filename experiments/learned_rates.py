@@ -55,6 +55,7 @@ from jaxtl.protocol import Draw, Draws, Training, each_draw
 from jaxtl.report import Plot, Section
 from jaxtl.report.rates import rates_section
 from jaxtl.report.searches import Ground, ways
+from jaxtl.selection import Implicit
 from jaxtl.terminal import Terminal
 
 PARTS = ("head_rates", "all_rates")
@@ -122,7 +123,7 @@ def each_rate(names: Sequence[str], learning_rate: Any, penalty: Any) -> dict[st
     return {name: learning_rate if name.startswith("learning_rate/") else penalty for name in names}
 
 
-def choose_for_head(config: Config, tuning: Tuning, draw: Draw) -> tuple[dict[str, Found], Any]:
+def choose_for_head(implicit: Implicit, config: Config, tuning: Tuning, draw: Draw) -> tuple[dict[str, Found], Any]:
     """Every way on one draw, and what the picture shows."""
     climb = functools.partial(tuning.climb, draw, longest=config.longest)
     columns = tuning.grid(each_rate(HEAD_RATES, config.learning_rate, config.penalty), config.points)
@@ -134,7 +135,7 @@ def choose_for_head(config: Config, tuning: Tuning, draw: Draw) -> tuple[dict[st
         went[name] = np.stack([learned.points[PENALTY], learned.points[LEARNING_RATE]], axis=1)
     only, middle = {PENALTY: config.strong[1]}, {LEARNING_RATE: float(np.sqrt(np.prod(config.learning_rate)))}
     found["λ alone, forward"], _ = climb(only, "forward", **middle)
-    found["λ alone, implicit"], _ = climb(only, tuning.implicit({NEW: TOWARDS["zero"]}), **middle)
+    found["λ alone, implicit"], _ = climb(only, implicit, **middle)
     shape = (config.points, config.points)  # [learning rates, λ]
     up, across = columns[PENALTY].reshape(shape)[0], columns[LEARNING_RATE].reshape(shape)[:, 0]
     return found, (Ground("λ of the head", "learning rate of the head", up, across, losses.reshape(shape).T), went)
@@ -160,7 +161,8 @@ def judge(config: Config, heading: str, tuning: Tuning, choose: Callable) -> tup
 
 def head_rates(config: Config, problem: FewShot) -> tuple[Section, dict[str, Any]]:
     tuning = Tuning(problem, head(problem), HEAD_RATES)
-    section, figures, shown = judge(config, "Rates of the head on frozen features", tuning, choose_for_head)
+    choose = functools.partial(choose_for_head, tuning.implicit({NEW: TOWARDS["zero"]}))
+    section, figures, shown = judge(config, "Rates of the head on frozen features", tuning, choose)
     title = "One draw: log-loss over both rates of the head, and the ways of two searches"
     plot = Plot("rates", title, functools.partial(ways, title, *shown))
     return section._replace(plots=[plot]), {"rates_of_head": figures}

@@ -89,7 +89,10 @@ class Tuning:
         return jax.jit(jax.vmap(one, (0, None)))
 
     def implicit(self, penalties: LabelTerms) -> Implicit:
-        """The mode of `learn_rates` that needs the end of training only, for a program with these penalties."""
+        """The mode of `learn_rates` that needs the end of training only, for a program with these penalties.
+
+        Make it once: another one compiles anew.
+        """
         penalty = labelled(self.program.labels, penalties)
         loss_fn = make_loss_fn(self.forward, {"task": CLASSIFY}, penalty)
 

@@ -35,7 +35,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 
 from jaxtl import cli, report
-from jaxtl.data import keep_to_data, load
+from jaxtl.data import DataSet, keep_to_data, load
 from jaxtl.labels import NEW, some
 from jaxtl.loop import Stoppable
 from jaxtl.methods.finetuning import TOWARDS, head, pulled
@@ -134,8 +134,8 @@ def choose_for_head(implicit: Implicit, config: Config, tuning: Tuning, draw: Dr
         found[name], learned = climb(each_rate(HEAD_RATES, *at), "forward")
         went[name] = np.stack([learned.points[PENALTY], learned.points[LEARNING_RATE]], axis=1)
     only, middle = {PENALTY: config.strong[1]}, {LEARNING_RATE: float(np.sqrt(np.prod(config.learning_rate)))}
-    found["λ alone, forward"], _ = climb(only, "forward", **middle)
-    found["λ alone, implicit"], _ = climb(only, implicit, **middle)
+    found["λ alone, forward"], _ = climb(only, "forward", middle)
+    found["λ alone, implicit"], _ = climb(only, implicit, middle)
     shape = (config.points, config.points)  # [learning rates, λ]
     up, across = columns[PENALTY].reshape(shape)[0], columns[LEARNING_RATE].reshape(shape)[:, 0]
     return found, (Ground("λ of the head", "learning rate of the head", up, across, losses.reshape(shape).T), went)
@@ -185,14 +185,17 @@ def main(config: Config, workdir: Path) -> None:
     report.print_data(console, source=data, target=data)
     source_task, task = choose_tasks(config.split, "split", data, data)
     report.print_notice(console, task, since=data)
-    asked = {"head_rates": (head_rates, config, source_task, task), "all_rates": (all_rates, config, source_task, task)}
+    asked: dict[str, tuple[Callable, Config, DataSet, DataSet]] = {
+        "head_rates": (head_rates, config, source_task, task),
+        "all_rates": (all_rates, config, source_task, task),
+    }
     if "all_rates" in config.parts and config.five_rates_of == "small":
         small = dataclasses.replace(config, model="mlp", widths=config.small_widths, source_checkpoint="")
-        shrunk = (averaged_down(one, config.small_edge, "--config.small_edge") for one in (source_task, task))
-        asked["all_rates"] = (all_rates, small, *shrunk)
+        shrink = functools.partial(averaged_down, edge=config.small_edge, where="--config.small_edge")
+        asked["all_rates"] = (all_rates, small, shrink(source_task), shrink(task))
     for part in config.parts:
-        _, own, *tasks = asked[part]
-        check_tasks(own, *tasks, [n], folds=False, models=1 if part == "head_rates" else config.random)
+        _, own, from_task, to_task = asked[part]
+        check_tasks(own, from_task, to_task, [n], folds=False, models=1 if part == "head_rates" else config.random)
     what = f"{config.points}² heads on {config.widths[-1]} features"
     needed = 12.0 * config.points**2 * (1 + config.widths[-1]) * len(task.classes)
     cli.refuse_beyond_memory(needed, what, where="--config.points", todo="use fewer points")

@@ -78,12 +78,24 @@ def test_finished_runs_are_kept(problem, tmp_path, monkeypatch):
     np.testing.assert_array_equal(again.test, searched.test)
 
 
-def test_a_labelling_that_diverges_is_not_chosen_and_counts_as_nothing_right(problem, tmp_path):
-    searched = experiment.search(dataclasses.replace(TINY, learning_rates=(1e12,)), problem, RunStore(tmp_path))
-    assert searched.scores[0] > -np.inf or np.all(searched.test[0] == 0)
-    diverged = ~np.isfinite(searched.scores)
-    assert diverged.any()
-    assert np.all(searched.test[diverged] == 0)
+def test_a_labelling_that_diverges_is_not_chosen_and_counts_as_nothing_right(problem, tmp_path, monkeypatch):
+    away, train_all = [" ".join(row.values()) for row in labellings(problem)][0], Trainer.train_all
+
+    def diverging(self, name, settings, draw):
+        return [None] * len(settings) if name == away else train_all(self, name, settings, draw)
+
+    monkeypatch.setattr(Trainer, "train_all", diverging)
+    searched = experiment.search(TINY, problem, RunStore(tmp_path))
+    assert searched.chosen != 0
+    assert searched.scores[0] == -np.inf
+    assert np.all(searched.test[0] == 0)
+    assert np.all(np.isfinite(searched.scores[1:]))
+
+
+def test_learning_rates_at_which_everything_diverges_are_refused(problem, tmp_path):
+    config = dataclasses.replace(TINY, learning_rates=(1e38,))
+    with pytest.raises(InputError, match=r"--config.learning_rates: all 6 labellings diverge"):
+        experiment.search(config, problem, RunStore(tmp_path))
 
 
 def test_labelling_and_learning_rate_are_chosen_by_validation_on_the_tuning_draws_alone(summary, finished):

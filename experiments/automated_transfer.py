@@ -64,29 +64,24 @@ from jaxtl.losses import make_loss_fn, softmax_cross_entropy
 from jaxtl.models import Classifier, Mlp, as_forward
 from jaxtl.optimizers import Group, per_label
 from jaxtl.penalties import Term, l2, labelled
+from jaxtl.protocol import Draw, Run, RunStore, paired, verdict_sentence
+from jaxtl.protocol.results import compact, number, points
 from jaxtl.report import Plot, Section, Table
-from jaxtl.report.results import compact, number, points
 from jaxtl.report.searches import Ground, labellings, ways
 from jaxtl.report.tables import counted
 from jaxtl.selection import (
     FROZEN,
-    Draw,
     Implicit,
     LearnedRates,
-    Run,
-    RunStore,
-    Sweep,
     assignment_grid,
     assignment_start,
     assignments,
     imaml,
     learn_rates,
-    paired,
     reptile,
-    sweep,
-    verdict_sentence,
 )
 from jaxtl.step import Context, Fixed, init_state, make_epoch, make_train_step, total_gradient
+from jaxtl.sweep import Sweep, sweep
 from jaxtl.terminal import Terminal
 from jaxtl.trees import Tree
 from jaxtl.writers import Progress

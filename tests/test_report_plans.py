@@ -8,7 +8,7 @@ from experiments import automated_transfer, cifar_transfer, lambda_selection, mu
 from jaxtl.report import print_plan
 from jaxtl.terminal import Terminal
 
-LOADS = {automated_transfer: "load", cifar_transfer: "load", lambda_selection: "load", multitask: "make_tasks"}
+LOADS = {automated_transfer: "load", cifar_transfer: "load", lambda_selection: "load", multitask: "load_tasks"}
 
 
 class Loading(Exception):

@@ -9,7 +9,7 @@ raw images on their way          images
 from jaxtl.problems.checks import check_examples, check_memory, check_plan, check_tasks, choose_tasks
 from jaxtl.problems.few_shot import FewShot, FewShotConfig
 from jaxtl.problems.images import Images, accuracy, outputs, predict
-from jaxtl.problems.many_tasks import ManyTasks, ManyTasksConfig
+from jaxtl.problems.many_tasks import ManyTasks, ManyTasksConfig, check_many_tasks
 from jaxtl.problems.new_task import NewTask
 from jaxtl.problems.source import CLASSIFY, Source, SourceConfig, make_model, make_source
 
@@ -25,6 +25,7 @@ __all__ = [
     "SourceConfig",
     "accuracy",
     "check_examples",
+    "check_many_tasks",
     "check_memory",
     "check_plan",
     "check_tasks",

@@ -1,5 +1,5 @@
 """Ways to carry a source model to a few labelled examples: rows of a table, and the programs they run in."""
 
-from jaxtl.methods.finetuning.recipes import RECIPES, TOWARDS, head, joint, options, pulled, untuned
+from jaxtl.methods.finetuning.recipes import RECIPES, TOWARDS, head, joint, options, pulled, pulls, untuned
 
-__all__ = ["RECIPES", "TOWARDS", "head", "joint", "options", "pulled", "untuned"]
+__all__ = ["RECIPES", "TOWARDS", "head", "joint", "options", "pulled", "pulls", "untuned"]

@@ -2,33 +2,50 @@
 
 a source model and few labels    source, few_shot
 what is refused beforehand       checks
+rates, starts that are learned   tuning, meta
 several tasks                    many_tasks, new_task
 raw images on their way          images
 """
 
-from jaxtl.problems.checks import check_examples, check_memory, check_plan, check_tasks, choose_tasks
-from jaxtl.problems.few_shot import FewShot, FewShotConfig
-from jaxtl.problems.images import Images, accuracy, outputs, predict
+from jaxtl.problems.checks import (
+    check_examples,
+    check_memory,
+    check_plan,
+    check_tasks,
+    check_training,
+    choose_tasks,
+)
+from jaxtl.problems.few_shot import FewShot, FewShotConfig, LabelledConfig
+from jaxtl.problems.images import Images, accuracy, averaged_down, outputs, predict
 from jaxtl.problems.many_tasks import ManyTasks, ManyTasksConfig, check_many_tasks
+from jaxtl.problems.meta import MetaConfig, SmallTasks
 from jaxtl.problems.new_task import NewTask
 from jaxtl.problems.source import CLASSIFY, Source, SourceConfig, make_model, make_source
+from jaxtl.problems.tuning import Found, Tuning
 
 __all__ = [
     "CLASSIFY",
     "FewShot",
     "FewShotConfig",
+    "Found",
     "Images",
+    "LabelledConfig",
     "ManyTasks",
     "ManyTasksConfig",
+    "MetaConfig",
     "NewTask",
+    "SmallTasks",
     "Source",
     "SourceConfig",
+    "Tuning",
     "accuracy",
+    "averaged_down",
     "check_examples",
     "check_many_tasks",
     "check_memory",
     "check_plan",
     "check_tasks",
+    "check_training",
     "choose_tasks",
     "make_model",
     "make_source",

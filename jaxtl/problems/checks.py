@@ -66,6 +66,24 @@ def check_examples(config: Any, task: DataSet, n: int, folds: bool) -> None:
             raise InputError(error.what, where=f"--config.n_per_class={n}", todo=error.todo) from None
 
 
+def check_training(config: Any) -> None:
+    """Refuse a mesh that cannot be made, and a chunk that does not divide the steps.
+
+    Args:
+        config: has the fields of `SourceConfig` and `Training`.
+
+    Raises:
+        InputError: naming the field.
+    """
+    if config.mesh:
+        make_mesh(config.mesh)
+    for flag in ("source_steps", "steps"):
+        if config.chunk and getattr(config, flag) % config.chunk:
+            what = f"{getattr(config, flag)} is no multiple of {config.chunk}"
+            todo = "give a --config.chunk that divides it, or leave it out"
+            raise InputError(what, where=f"--config.{flag}", todo=todo)
+
+
 def check_plan(config: Any, names: Collection[str]) -> None:
     """Refuse fields of a config that do not go together, whatever the data are.
 
@@ -77,13 +95,7 @@ def check_plan(config: Any, names: Collection[str]) -> None:
         InputError: a chunk that does not divide the steps, more runs than can
             be kept, a mesh that cannot be made.
     """
-    if config.mesh:
-        make_mesh(config.mesh)
-    for flag in ("source_steps", "steps"):
-        if config.chunk and getattr(config, flag) % config.chunk:
-            what = f"{getattr(config, flag)} is no multiple of {config.chunk}"
-            todo = "give a --config.chunk that divides it, or leave it out"
-            raise InputError(what, where=f"--config.{flag}", todo=todo)
+    check_training(config)
     refuse_too_many_runs(*config.planned_runs(len(names)), where="--config.trials")
 
 

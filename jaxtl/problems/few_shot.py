@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,16 +48,28 @@ SOURCE_HEAD = "source_head"  # what joint training adds to the model
 
 
 @dataclasses.dataclass(frozen=True)
-class FewShotConfig:
-    """The labelled examples and what is asked of them: fields of an experiment's Config."""
+class LabelledConfig:
+    """The labelled examples: fields of an experiment's Config that leaves all else of a `FewShot` as it is."""
 
     # how many times more examples the first class has than the last
     imbalance: Annotated[float, bounds.Within(1, 1e6)] = 1.0
     label_noise: bounds.Share = 0.0  # the part of the labelled examples whose label is wrong
-    corruptions: bool = False  # also test on images with noise, blur, little contrast, coarse pixels
-    decay: Literal["loss", "coupled", "decoupled"] = "loss"  # how parameters are pulled towards 0
-    head: Literal["fresh", "shared"] = "fresh"  # shared: copy the head's columns of classes both tasks name
     validation: bounds.Count = 1000  # target training images outside every subset that choose the "tuned" settings
+    corruptions: ClassVar[bool] = False
+    decay: ClassVar[str] = "loss"
+    head: ClassVar[str] = "fresh"
+
+
+@dataclasses.dataclass(frozen=True)
+class FewShotConfig(LabelledConfig):
+    """The labelled examples and what is asked of them: fields of an experiment's Config."""
+
+    # also test on images with noise, blur, little contrast, coarse pixels
+    corruptions: bool = False  # type: ignore[misc]
+    # how parameters are pulled towards 0
+    decay: Literal["loss", "coupled", "decoupled"] = "loss"  # type: ignore[misc]
+    # shared: copy the head's columns of classes both tasks name
+    head: Literal["fresh", "shared"] = "fresh"  # type: ignore[misc]
 
 
 class Examples(NamedTuple):

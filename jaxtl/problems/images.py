@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl.data import DataSet, Split, channel_statistics, image_batches, normalise
+from jaxtl.errors import InputError
 from jaxtl.models import as_forward
 from jaxtl.program import Weights
 from jaxtl.step import Context
@@ -85,3 +86,37 @@ def in_channels(task: DataSet, channels: int) -> DataSet:
         return Split(images.mean(axis=-1, keepdims=True).astype(images.dtype), part.labels)
 
     return dataclasses.replace(task, train=adapted(task.train), test=adapted(task.test))
+
+
+def averaged_down(task: DataSet, edge: int, where: str = "averaged_down edge") -> DataSet:
+    """Images of which each pixel is the mean of a square block, so that the longer edge is at most `edge`.
+
+    Args:
+        task: images [N, H, W, C]; what is left over at the lower and the right edge is cut off.
+        edge: in pixels.
+        where: what to name in an error.
+
+    Returns:
+        The task with images of the same dtype.
+
+    Raises:
+        InputError: examples that are no images, or so narrow that nothing is left.
+
+    Example:
+        >>> from jaxtl.data import load
+        >>> averaged_down(load("digits"), 4).train.images.shape[1:]
+        (4, 4, 1)
+    """
+    shape = task.train.images.shape[1:]
+    factor = -(-max(shape[:2]) // edge)
+    height, width = (size // factor for size in shape[:2]) if len(shape) == 3 else (0, 0)
+    if not (height and width):
+        what = f"examples of {'x'.join(map(str, shape))} cannot be averaged down to images of edge {edge}"
+        raise InputError(what, where=where, todo="give a larger one, or images that are not so narrow")
+
+    def small(part: Split) -> Split:
+        kept = part.images[:, : height * factor, : width * factor]
+        blocks = kept.reshape(len(kept), height, factor, width, factor, -1)
+        return Split(blocks.mean(axis=(2, 4)).astype(part.images.dtype), part.labels)
+
+    return dataclasses.replace(task, train=small(task.train), test=small(task.test))

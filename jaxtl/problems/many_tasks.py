@@ -28,6 +28,7 @@ from jaxtl.protocol.results import PREDICTION
 from jaxtl.step import Context
 from jaxtl.trees import Tree
 
+WATCHED = "watched/"  # before figures of a curve that a step may have measured as well, of its batch
 USES = ("net", "order", "run", "new net", "new order")  # of a draw's keys
 
 
@@ -240,7 +241,7 @@ class ManyTasks:
         found = {"validation": self._validation(weights, draw)}
         if self.watched and not self.is_apart(weights.params):
             own = {part: weights.params[part] for part in ("trunk", *self.names)}
-            found |= self.watched(own, self.labelled(draw))
+            found |= {f"{WATCHED}{name}": value for name, value in self.watched(own, self.labelled(draw)).items()}
         return found
 
     def _validation(self, weights: Weights, draw: Draw) -> float:
@@ -322,7 +323,7 @@ def curves_of(curve: Sequence[Mapping[str, float]], tasks: Sequence[str]) -> dic
     if not curve:
         return {}
     columns = {name: np.array([row[name] for row in curve]) for name in curve[0]}
-    kept = {name: column for name, column in columns.items() if name.startswith("cosine/")}
+    kept = {name.removeprefix(WATCHED): column for name, column in columns.items() if name.startswith(WATCHED)}
     kept |= {"step": columns["step"], "validation": columns["validation"]}
     kept["loss"] = np.mean([columns[task] for task in tasks], axis=0)  # not weighted, without penalties
     if f"weight/{tasks[0]}" in columns:

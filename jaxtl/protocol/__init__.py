@@ -30,7 +30,7 @@ from jaxtl.protocol.statistics import (
     summarise,
     verdict_sentence,
 )
-from jaxtl.protocol.study import Budget, Draws, Training, study
+from jaxtl.protocol.study import Budget, Draws, Training, each_draw, study
 from jaxtl.protocol.training import Trainer
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "contrast",
     "contrast_family",
     "detectable_difference",
+    "each_draw",
     "holm",
     "identity",
     "paired",

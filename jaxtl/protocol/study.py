@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from jaxtl import bounds
 from jaxtl.data import keep_to_data
 from jaxtl.loop import refuse_stop
 from jaxtl.protocol.compare import compare
-from jaxtl.protocol.design import planned_runs
+from jaxtl.protocol.design import Draw, planned_runs
 from jaxtl.protocol.recipes import Problem, Recipe
 from jaxtl.protocol.results import Axes, Result
 from jaxtl.protocol.runs import RunStore, identity
@@ -33,16 +33,26 @@ class Training:
 class Draws:
     """How often: fields of an experiment's Config."""
 
-    trials: bounds.Trials = 8  # settings tried for every tuned method
     tuning_draws: bounds.Draws = 2  # choose the settings
     report_draws: bounds.Draws = 10  # are reported
-    folds: bounds.Folds = 5
+
+    @property
+    def tuning_seeds(self) -> range:
+        """Of the draws that choose."""
+        return range(self.tuning_draws)
+
+    @property
+    def report_seeds(self) -> range:
+        """Of the draws that are reported, none of which chooses."""
+        return range(self.tuning_draws, self.tuning_draws + self.report_draws)
 
 
 @dataclasses.dataclass(frozen=True)
 class Budget(Draws, Training):
     """What every method is given: fields of an experiment's Config."""
 
+    trials: bounds.Trials = 8  # settings tried for every tuned method
+    folds: bounds.Folds = 5
     methods: bounds.Words = ()  # some of them; all when empty
     honest: bounds.Words = ()  # methods that also choose from their labelled examples alone; or all
     learning_rate: bounds.Span = (0.008, 0.25)  # ranges, searched log-uniformly
@@ -54,6 +64,20 @@ class Budget(Draws, Training):
         draws = self.tuning_draws + folds
         what = f"{methods} methods × {self.trials} trials × {draws} draws and folds"
         return methods * self.trials * draws, what
+
+
+def each_draw(seeds: Iterable[int], title: str) -> Iterator[Draw]:
+    """Draws one after another, told as progress under a title; a stop that is requested ends before the next.
+
+    Raises:
+        Interrupted: a stop was requested.
+    """
+    seeds = list(seeds)
+    with Progress(len(seeds), title) as progress:
+        for seed in seeds:
+            refuse_stop(f"before draw {seed} of {title}")
+            yield Draw(seed)
+            progress.advance()
 
 
 def study(
@@ -88,8 +112,7 @@ def study(
     names = [method.name for method in tried]
     asked = config.honest if honest is None else honest
     chosen = [name for name in names if ("all" in asked or name in asked) and recipes[name].search]
-    tuning = range(config.tuning_draws)
-    reporting = range(config.tuning_draws, config.tuning_draws + config.report_draws)
+    tuning, reporting = config.tuning_seeds, config.report_seeds
     keep_to_data(workdir, problem.origin)
     store = RunStore(workdir, of=identity(config, problem.title, axes))
     total = planned_runs(tried, config.trials, tuning, reporting, chosen, config.folds)

@@ -1,5 +1,18 @@
 """Ways to carry a source model to a few labelled examples: rows of a table, and the programs they run in."""
 
+from jaxtl.methods.finetuning.label_trees import label_trees, labellings, moving
 from jaxtl.methods.finetuning.recipes import RECIPES, TOWARDS, head, joint, options, pulled, pulls, untuned
 
-__all__ = ["RECIPES", "TOWARDS", "head", "joint", "options", "pulled", "pulls", "untuned"]
+__all__ = [
+    "RECIPES",
+    "TOWARDS",
+    "head",
+    "joint",
+    "label_trees",
+    "labellings",
+    "moving",
+    "options",
+    "pulled",
+    "pulls",
+    "untuned",
+]

@@ -31,6 +31,9 @@ from jaxtl.problems import FewShot, FewShotConfig, SourceConfig, check_plan, che
 from jaxtl.protocol import Budget, study
 from jaxtl.terminal import Terminal
 
+Methods = Annotated[tuple[Annotated[str, cli.OneOf("method", RECIPES)], ...], cli.Items(0, distinct=True)]
+Honest = Annotated[tuple[Annotated[str, cli.OneOf("method", (*RECIPES, "all"))], ...], cli.Items(0, distinct=True)]
+
 
 @dataclasses.dataclass(frozen=True)
 class Config(SourceConfig, FewShotConfig, Budget):
@@ -41,8 +44,8 @@ class Config(SourceConfig, FewShotConfig, Budget):
     splits: cli.Names = ("0-4:5-9",)  # source classes : target classes; "cat+dog:0-2+5"; an empty side is all
     n_per_class: cli.Counts = (20,)  # labelled target examples
     source_examples: cli.Sizes = (0,)  # examples the source model is trained on; 0 is all
-    methods: Annotated[tuple[Annotated[str, cli.OneOf("method", RECIPES)], ...], cli.Items(0, distinct=True)] = ()
-    honest: cli.Words = ("features",)  # methods that also choose from their n labelled examples alone; or all
+    methods: Methods = ()  # some of the eleven; all when empty
+    honest: Honest = ("features",)  # methods that also choose from their n labelled examples alone; or all
     ratio: cli.Span = (0.01, 1.0)  # learning rate of the trunk / of the head
     source_weight: cli.Span = (0.03, 3.0)  # of the source task in joint training
 

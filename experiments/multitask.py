@@ -37,52 +37,28 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-<<<<<<< HEAD
-=======
-from experiments.multitask_problem import (
-    GLOSSARY,
-    METHODS,
-    PULLED,
-    ROWS,
-    Problem,
-    Program,
-    Trained,
-    fraction,
-    make_net,
-    quality,
-)
->>>>>>> joined
 from jaxtl import cli, report
-from jaxtl.data import keep_to_data, load
-from jaxtl.data.composed import TaskSet, class_and_group, linnerud, low_rank, two_digits
-from jaxtl.errors import InputError, NotFinite, suggest
+from jaxtl.data.task_sets import load_tasks
+from jaxtl.errors import NotFinite
 from jaxtl.labels import count_by_label, label_params
 from jaxtl.loop import refuse_stop
-from jaxtl.losses import squared_error
 from jaxtl.methods.multitask.recipes import PULLED, cosines, recipes
-from jaxtl.penalties import Term, l2, labelled
-from jaxtl.problems import ManyTasks, ManyTasksConfig, NewTask
+from jaxtl.problems import ManyTasks, ManyTasksConfig, NewTask, check_many_tasks
 from jaxtl.problems.many_tasks import fraction
-from jaxtl.protocol import Budget, Draw, Setting, Trained, Trainer, paired, study, to_csv
+from jaxtl.problems.trunk_pulls import along
+from jaxtl.protocol import Budget, Draw, Setting, Trainer, paired, study, to_csv
 from jaxtl.protocol.results import Result, compact, number, points
 from jaxtl.report import Plot, Section, Table
-<<<<<<< HEAD
-from jaxtl.report.tables import setting_table
-=======
 from jaxtl.report.classes import confusion_maps
-from jaxtl.protocol.results import Result, compact, number, points
 from jaxtl.report.tables import counted, setting_table
->>>>>>> joined
 from jaxtl.report.tasks import (
     classes_in_words,
     contrasts,
@@ -97,19 +73,12 @@ from jaxtl.report.tasks import (
     weights_and_cosines,
     with_gains,
 )
-<<<<<<< HEAD
-from jaxtl.selection import net_criteria, regret
-from jaxtl.step import Fixed
-=======
-from jaxtl.protocol import Draw, Method, Range, RunStore, Setting, compare, paired, planned_runs, to_csv
-from jaxtl.selection import net_criteria, regret
-from jaxtl.step import Context, Fixed, total_gradient
+from jaxtl.selection import regret
 from jaxtl.terminal import Terminal
-from jaxtl.transfer import transfer
->>>>>>> joined
 from jaxtl.trees import Tree
 from jaxtl.writers import Progress
 
+METHODS = {name: recipe.means for name, recipe in recipes(()).items()}
 Methods = Annotated[tuple[Annotated[str, cli.OneOf("method", METHODS)], ...], cli.Items(0, distinct=True)]
 Honest = Annotated[tuple[Annotated[str, cli.OneOf("method", (*METHODS, "all"))], ...], cli.Items(0, distinct=True)]
 
@@ -118,42 +87,13 @@ Honest = Annotated[tuple[Annotated[str, cli.OneOf("method", (*METHODS, "all"))],
 class Config(ManyTasksConfig, Budget):
     preset: str = ""  # smoke, cifar, low_rank, linnerud: fills what is not given
     data: Literal["two_digits", "cifar", "low_rank", "linnerud"] = "two_digits"
-<<<<<<< HEAD
-    images: str = "auto"  # a name or a path; auto: MNIST for two_digits, CIFAR-10 for cifar; digits if it is not found
-    data_dir: str = ""  # where named data sets are looked for
-    new_task: str = "sum"  # what the trunks are moved to afterwards; none when empty
-    steps: int = 300
-    trials: int = 20  # settings tried for every method
-    honest: tuple[str, ...] = ("equal_l2",)  # methods that also choose from their labelled images alone; or all
-    learning_rate: tuple[float, ...] = (0.005, 0.5)  # ranges, searched log-uniformly
-    pull: tuple[float, ...] = (0.03, 100.0)  # λ · Σ learning rates / (1 − momentum), without unit
-    weight: tuple[float, ...] = (0.33, 3.0)  # of a task against another, for fixed weights
-    path_points: int = 9  # pulls on the shared trunk, from a tenth of the range's low end, that criteria choose among
-    path_draws: int = 4  # on so many report draws; 0 leaves the criteria out
-    n_new: int = 200  # labelled images of the new task
-    noise: float = 1.0  # of the low-rank tasks, whose signal has variance 1
-    rank: int = 1
-=======
     images: cli.Place = "auto"  # a name or a path; auto: MNIST, for cifar CIFAR-10; digits if it is not found
     data_dir: cli.Place = ""  # where named data sets are looked for
-    tasks: cli.Names = ("left", "right", "larger")
     new_task: cli.Text = "sum"  # what the trunks are moved to afterwards; none when empty
-    n: cli.Count = 500  # labelled images
-    missing: cli.Share = 0.0  # the share of the labels of each task that are not there
     methods: Methods = ()  # some of them, as in the table; all when empty
-    model: Literal["mlp", "cnn"] = "mlp"
-    widths: cli.Widths = (128,)  # of the shared trunk
-    head_widths: Annotated[tuple[cli.Width, ...], cli.Items(0, 100)] = ()  # hidden layers of each head
-    input_size: cli.Count = 14  # images with a longer shorter edge are averaged down towards it
     steps: cli.Steps = 300
-    batch_size: cli.Count = 50
-    momentum: cli.Share = 0.9
     trials: cli.Trials = 20  # settings tried for every method
-    tuning_draws: cli.Draws = 2
-    report_draws: cli.Draws = 10
-    validation: cli.Count = 1000  # training images outside every labelled set, which choose the settings
     honest: Honest = ("equal_l2",)  # methods that also choose from their labelled images alone; or all
-    folds: cli.Folds = 5
     learning_rate: cli.Span = (0.005, 0.5)  # ranges, searched log-uniformly
     pull: cli.Span = (0.03, 100.0)  # λ · Σ learning rates / (1 − momentum), without unit
     weight: cli.Span = (0.33, 3.0)  # of a task against another, for fixed weights
@@ -162,11 +102,9 @@ class Config(ManyTasksConfig, Budget):
     n_new: cli.Count = 200  # labelled images of the new task
     noise: Annotated[float, cli.Within(0, 1e6)] = 1.0  # of the low-rank tasks, whose signal has variance 1
     rank: cli.Count = 1
-    seed: cli.Seed = 0
->>>>>>> joined
 
     may_change: ClassVar = ("methods", "honest")  # they only add runs
-    glossary: ClassVar = GLOSSARY | {
+    glossary: ClassVar = METHODS | {
         "scratch": "of a new task: its trunk starts from random parameters",
         "from_TASK": "of a new task: its trunk is the one that single_l2 has learned for that task",
         "from_all": "of a new task: its trunk is the one that equal_l2 has learned for all tasks",
@@ -228,7 +166,6 @@ class Config(ManyTasksConfig, Budget):
     }
 
 
-VEHICLES = ("airplane", "automobile", "ship", "truck")
 BASELINE, SINGLE = "equal_l2", "single_l2"
 CONTRASTS = (
     ("equal_l2", "equal"),
@@ -242,40 +179,8 @@ CONTRASTS = (
 )
 FROM_ALL = "from_all"
 CRITERIA = {"validation": 1, "folds": 1, "aic": -1, "bic": -1, "log_evidence": 1}  # 1: larger is better
-EXACT, PROBES = 1000, 8  # numbers observed, above which degrees of freedom are estimated, by so many probes
 COSINES = f"Cosines between the tasks' gradients on the trunk, {BASELINE}"
 WEIGHTS = "How much each task counts, and how gradients agree"
-TEN_CLASSES = {"two_digits": "mnist", "cifar": "cifar10"}
-
-
-# ---------------------------------------------------------------- data
-
-
-def make_tasks(config: Config) -> TaskSet:
-    if config.data == "low_rank":
-        return low_rank(4, config.rank, noise=config.noise, seed=config.seed)
-    if config.data == "linnerud":
-        return linnerud(seed=config.seed)
-    name, notice = config.images, ""
-    if name == "auto":
-        name = TEN_CLASSES[config.data]
-        try:
-            found = load(name, config.data_dir or None, progress=Progress)
-        except InputError as error:
-            found, notice = load("digits"), f"{name} was not found, so this is digits ({error.what})"
-    else:
-        found = load(name, config.data_dir or None, progress=Progress)
-    found = dataclasses.replace(found, notice=notice or found.notice)
-    if config.data == "two_digits":
-        return two_digits(found, config.seed)
-    if set(VEHICLES) <= set(found.classes):
-        groups = {"vehicle": VEHICLES, "animal": [name for name in found.classes if name not in VEHICLES]}
-    else:  # digits, where CIFAR-10 was not found
-        groups = {"even": found.classes[::2], "odd": found.classes[1::2]}
-    return class_and_group(found, groups)
-
-
-# ---------------------------------------------------------------- a new task
 
 
 def trunks_of(trainer: Trainer, settings: Mapping[str, Setting], seed: int) -> dict[str, Tree]:
@@ -289,29 +194,7 @@ def trunks_of(trainer: Trainer, settings: Mapping[str, Setting], seed: int) -> d
     return {f"from_{task}": trunk for task, trunk in trunks[SINGLE].items()} | {FROM_ALL: trunks[BASELINE]}
 
 
-# ---------------------------------------------------------------- the pull on the trunk
-
-
-def price(problem: ManyTasks, trained: Trained, draw: Draw) -> dict[str, float]:
-    """What a net of numbers says of itself: all tasks are one output of as many numbers, their losses its loss."""
-    seen, part = problem.examples(draw).seen, problem.tasks.train
-    batch = {"image": jnp.asarray(part.inputs[seen])}
-    batch["label"] = jnp.concatenate([part.targets[task][seen] for task in problem.names], axis=1)
-
-    def forward(params, model_state, batch, ctx):
-        found, model_state = problem.net.forward(params, model_state, batch, ctx)
-        return {"head": jnp.concatenate([found[task] for task in problem.names], axis=1)}, model_state
-
-    params = trained.weights.params
-    labels = label_params(params, problem.net.rules)
-    penalty = labelled(labels, {label: Term(0.0, l2) for label in problem.labels})
-    fixed = Fixed({name: rate for name, rate in trained.rates.items() if name.startswith("penalty/")})
-    probes = 0 if batch["label"].size <= EXACT else PROBES
-    found = net_criteria(forward, params, batch, penalty, fixed, loss=squared_error, probes=probes)
-    return {name: getattr(found, name) for name in ("df", "aic", "bic", "log_evidence")}
-
-
-def path(config: Config, trainer: Trainer, setting: Setting) -> tuple[Section, dict[str, Any]]:
+def path(config: Config, problem: ManyTasks, trainer: Trainer, setting: Setting) -> tuple[Section, dict[str, Any]]:
     """Pulls on the shared trunk beside the chosen learning rate and pull on the heads: what each criterion chooses."""
     pulls = np.geomspace(config.pull[0] / 10, config.pull[-1], config.path_points)
     settings = [setting | {"pull/shared": float(pull)} for pull in pulls]
@@ -320,7 +203,7 @@ def path(config: Config, trainer: Trainer, setting: Setting) -> tuple[Section, d
     with Progress(len(draws), "pulls on the trunk") as progress:
         for draw in draws:
             refuse_stop(f"before the pulls on draw {draw.seed}")
-            for name, column in along(config, trainer, settings, draw).items():
+            for name, column in along(problem, trainer, BASELINE, settings, draw).items():
                 found[name].append(column)
             progress.advance()
     columns = {name: np.array(rows) for name, rows in found.items() if rows}
@@ -350,49 +233,16 @@ def path(config: Config, trainer: Trainer, setting: Setting) -> tuple[Section, d
     }
 
 
-def along(config: Config, trainer: Trainer, settings: list[Setting], draw: Draw) -> dict[str, np.ndarray]:
-    """Every column of `path` on one draw, [P]; where a net diverged its test score is 0 and the others are NaN."""
-    problem: Any = trainer.problem
-    priced = problem.numbers and not config.missing  # of classes it would take minutes
-    rows = []
-    for one in trainer.train_all(BASELINE, settings, draw):
-        row = {"test": 0.0} if one is None else {"test": problem.test(one, draw)[0]["test"]}
-        if one is not None:
-            row |= {"validation": problem.validate(one, draw)} | (price(problem, one, draw) if priced else {})
-        rows.append(row)
-    names = dict.fromkeys(name for row in rows for name in row)
-    columns = {name: np.array([row.get(name, math.nan) for row in rows]) for name in names}
-    parts = []
-    for fold in range(config.folds):
-        part = Draw(draw.seed, fold, config.folds)
-        trained = trainer.train_all(BASELINE, settings, part)
-        parts.append([math.nan if one is None else problem.validate(one, part) for one in trained])
-    return columns | {"folds": np.mean(parts, axis=0)}
-
-
 # ---------------------------------------------------------------- what is shown
 
 
-<<<<<<< HEAD
-def together(problem: ManyTasks, result: Result) -> Section:
-    config, names = problem.config, problem.names
-=======
-def floors_of(problem: Problem) -> dict[str, float]:
+def floors_of(problem: ManyTasks) -> dict[str, float]:
     """What guessing reaches on each task: the most frequent class always, or R² 0 for the mean of numbers."""
-    tasks = problem.tasks
-    return {
-        task: 0.0 if task in problem.numbers else guessed(tasks.test.targets[task], tasks.classes[task]).majority
-        for task in problem.names
-    }
+    return {task: 0.0 if task in problem.numbers else problem.truth(task).majority for task in problem.names}
 
 
-def guessed(labels: np.ndarray, classes: int) -> report.Truth:
-    return report.Truth(labels, [str(name) for name in range(classes)])
-
-
-def together(problem: Problem, result: Result) -> Section:
+def together(problem: ManyTasks, result: Result) -> Section:
     config, names, floors = problem.config, problem.names, floors_of(problem)
->>>>>>> joined
     unit = "R² on test data, %" if problem.numbers else "test accuracy, %"
     lines = [
         *sentences(result, BASELINE),
@@ -423,7 +273,7 @@ def together(problem: Problem, result: Result) -> Section:
     for task in names:
         if task in problem.numbers:
             continue
-        truth = guessed(problem.tasks.test.targets[task], problem.tasks.classes[task])
+        truth = problem.truth(task)
         if confusions := on_task(result, task, truth).looked_into(BASELINE):
             lines.append(classes_in_words(task, confusions, truth.names))
             seen = f"Which classes of {task} are taken for which"
@@ -445,10 +295,10 @@ def moved(problem: ManyTasks, result: Result) -> Section:
         gap = number(100 * result.gap(method, "tuned"), "+.1f")
         rows.append([method, percent(summary.accuracies), points(difference) if difference else "baseline", gap])
     table = Table(["trunk", config.new_task, f"− {FROM_ALL}", "train − test"], rows)
-    classes, targets = problem.tasks.classes[config.new_task], problem.tasks.test.targets[config.new_task]
+    known = config.new_task not in problem.numbers
     lines = [
         *sentences(result, FROM_ALL),
-        guessed(targets, classes).sentence if classes else "50 %: predicting the mean.",
+        problem.truth(config.new_task).sentence if known else "50 %: predicting the mean.",
         f"Every trunk has learned from the same {config.n} examples, at the setting chosen for {SINGLE} or {BASELINE}; "
         f"then trunk and head are trained on {config.n_new} other examples of the new task.",
     ]
@@ -460,89 +310,49 @@ def moved(problem: ManyTasks, result: Result) -> Section:
 # ---------------------------------------------------------------- the experiment
 
 
-<<<<<<< HEAD
 def main(config: Config, workdir: Path) -> None:
-    started = time.perf_counter()
-    console = Console(highlight=False)
-=======
-def compared(config: Config, task, title: str, workdir: Path, honest: Sequence[str], contrasts) -> Result:
-    """All methods of a problem under the protocol of `compare`."""
-    methods = task.methods()
-    names = [method.name for method in methods]
-    chosen = [name for name in (names if "all" in honest else honest) if name in names]
-    tuning = range(config.tuning_draws)
-    reporting = range(config.tuning_draws, config.tuning_draws + config.report_draws)
-    store = RunStore(workdir, of=cli.identity(config, title))
-    total = planned_runs(methods, config.trials, tuning, reporting, chosen, config.folds)
-    with Progress(total, title) as progress:
-
-        def tell(description: str) -> None:
-            refuse_stop(f"before {description}")
-            progress.describe(description)
-            progress.advance(1)
-
-        runs, verdicts = compare(
-            methods,
-            config.trials,
-            tuning,
-            reporting,
-            validate=task.validate,
-            test=task.test,
-            honest=chosen,
-            folds=config.folds,
-            contrasts=[pair for pair in contrasts if set(pair) <= set(names)],
-            store=store,
-            progress=tell,
-        )
-    return Result(title, {}, runs, verdicts, store.arrays)
-
-
-def main(config: Config, workdir: Path) -> None:
-    started = time.perf_counter()
-    check(config)
-    console = Terminal()
+    started, console = time.perf_counter(), Terminal()
+    cli.check(config)
     planned = [pair for pair in CONTRASTS if set(pair) <= set(config.methods or METHODS)]
-    moves = len(config.tasks) + 1 if config.new_task else 0  # `NewTask.contrasts`
+    moves = len(config.tasks) + 1 if config.new_task else 0  # a trunk for each task, and none
     report.print_plan(console, config.report_draws, max(len(planned), moves))
->>>>>>> joined
-    tasks = make_tasks(config)
-    check_tasks(config, tasks)
-    problem = Problem(config, tasks)
-    check_memory(config, problem)
-    keep_to_data(workdir, tasks.origin)
-    console.print(
-        f"data      {len(tasks.train)} training and {len(tasks.test)} test examples, {tasks.origin}", soft_wrap=True
+    cli.refuse_too_many_runs(*config.planned_runs(len(METHODS)), where="--config.trials")
+    tasks = load_tasks(
+        config.data,
+        config.images,
+        config.data_dir or None,
+        rank=config.rank,
+        noise=config.noise,
+        seed=config.seed,
+        progress=Progress,
     )
+    folds, models = bool(config.honest or config.path_draws), max(config.trials, config.path_points)
+    check_many_tasks(config, tasks, folds=folds, models=models)
+    size = f"{len(tasks.train)} training and {len(tasks.test)} test examples"
+    console.print(f"data      {size}, {tasks.origin}", soft_wrap=True)
     if tasks.notice:
         console.print(f"NOTE: {tasks.notice}", style="bold yellow", soft_wrap=True)
-<<<<<<< HEAD
     problem = ManyTasks(config, tasks, watch=cosines)
     params = problem.net.init(jax.random.key(0))
     for label, count in count_by_label(params, label_params(params, problem.net.rules)).items():
         console.print(f"label     {label}: {count.leaves} leaves, {count.parameters:,} parameters")
-    methods = recipes(config.tasks)
-    result = study(problem, methods, workdir / "together", CONTRASTS)
-=======
-    params = problem.net.init(jax.random.key(0))
-    for label, count in count_by_label(params, label_params(params, problem.net.rules)).items():
-        console.print(f"label     {label}: {count.leaves} leaves, {count.parameters:,} parameters")
     report.print_batches(console, config.batch_size, config.n)
-    title = f"{', '.join(config.tasks)}; {config.n} labelled examples"
-    result = compared(config, problem, title, workdir / "together", config.honest, CONTRASTS)
->>>>>>> joined
+    methods = recipes(config.tasks)
+    result = study(problem, methods, workdir / "together", planned)
     result = dataclasses.replace(result, runs=with_gains(result.runs, SINGLE, problem.numbers))
     sections, results = [together(problem, result)], {"together": result}
     figures: dict[str, Any] = {}
     chosen = {method: result.reported(method, "tuned")[0].setting for method in result.methods}
     trainer = Trainer(problem, methods)
     if config.path_draws and BASELINE in chosen:
-        section, figures = path(config, trainer, chosen[BASELINE])
+        section, figures = path(config, problem, trainer, chosen[BASELINE])
         sections.append(section)
     if config.new_task and {SINGLE, BASELINE} <= chosen.keys():
         task = NewTask(problem, functools.partial(trunks_of, trainer, chosen))
-        moving = task.recipes({name: "" for name in (*(f"from_{task}" for task in config.tasks), FROM_ALL)})
-        contrasts = [(FROM_ALL, other) for other in moving if other != FROM_ALL]
-        results["new_task"] = study(task, moving, workdir / "new_task", contrasts, methods=(), honest=())
+        trunks = {f"from_{name}": config.glossary["from_TASK"] for name in config.tasks}
+        moving = task.recipes(trunks | {FROM_ALL: config.glossary[FROM_ALL]})
+        others = [(FROM_ALL, other) for other in moving if other != FROM_ALL]
+        results["new_task"] = study(task, moving, workdir / "new_task", others, methods=(), honest=())
         sections.append(moved(problem, results["new_task"]))
     for section in sections:
         report.print_section(console, section, config.preset)
@@ -564,52 +374,6 @@ def numbers_of(result: Result) -> dict[str, Any]:
         "methods": [dataclasses.asdict(summary) for summary in result.summaries.values()],
         "contrasts": [dataclasses.asdict(contrast) for contrast in result.contrasts],
     }
-
-
-<<<<<<< HEAD
-=======
-def check(config: Config) -> None:
-    cli.check(config)
-    methods = len(config.methods or METHODS)
-    draws = config.tuning_draws + len(config.honest) * config.folds * config.report_draws
-    what = f"{methods} methods × {config.trials} trials × {draws} draws and folds"
-    cli.refuse_too_many_runs(methods * config.trials * draws, what, where="--config.trials")
-    if config.n < config.folds and (config.honest or config.path_draws):
-        what = f"{config.folds} folds of {config.n} labelled examples"
-        raise InputError(
-            what, where="--config.folds", todo="use fewer folds, or --config.honest= --config.path_draws=0"
-        )
-    if config.steps % ROWS:
-        what, todo = f"{config.steps} is no multiple of {ROWS}", "curves have so many points"
-        raise InputError(what, where="--config.steps", todo=todo)
-
-
-def check_memory(config: Config, problem: Problem) -> None:
-    """Refuse networks of which those of all trials do not fit into memory, each with its gradient and momentum."""
-    shapes = jax.eval_shape(problem.apart.init, jax.random.key(0))
-    size, models = (
-        sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)),
-        max(config.trials, config.path_points),
-    )
-    what = f"{models:,} times {len(config.tasks)} models, together of {size:,} parameters, side by side"
-    todo = "use smaller ones, or fewer trials"
-    cli.refuse_beyond_memory(12.0 * size * (models + 1), what, where="--config.widths", todo=todo)
-
-
->>>>>>> joined
-def check_tasks(config: Config, tasks: TaskSet) -> None:
-    for flag, names in (("tasks", config.tasks), ("new_task", [config.new_task] if config.new_task else [])):
-        for name in names:
-            if name not in tasks.classes:
-                raise InputError(f"no task '{name}'", where=f"--config.{flag}", todo=suggest(name, tasks.classes))
-    if not config.tasks or len(set(config.tasks)) < len(config.tasks) or config.new_task in config.tasks:
-        what = f"tasks are {', '.join(config.tasks) or 'none'}, the new one {config.new_task or 'none'}"
-        raise InputError(what, where="--config.tasks", todo="name each task once")
-    held = min(config.validation, len(tasks.train) // 3)
-    needed = config.n + (config.n_new if config.new_task else 0)
-    if needed > len(tasks.train) - held:
-        what = f"{needed} labelled examples of {len(tasks.train) - held}, {held} validate"
-        raise InputError(what, where="--config.n", todo="use fewer")
 
 
 if __name__ == "__main__":

@@ -37,14 +37,14 @@ from jaxtl.loop import fit, refuse_stop
 from jaxtl.losses import make_loss_fn, mean_of, squared_error
 from jaxtl.optimizers import Group, per_label
 from jaxtl.penalties import Term, l1, l2, labelled
+from jaxtl.protocol import paired
+from jaxtl.protocol.results import compact, number, points
 from jaxtl.proximal import Prox, count_zeros, prox_elastic_net, prox_group_lasso, prox_l1
 from jaxtl.report import Plot, Section, Table
 from jaxtl.report.paths import coefficient_paths, criteria_along
-from jaxtl.protocol.results import compact, number, points
-from jaxtl.protocol import paired
 from jaxtl.selection import RidgePath, ridge_path
-from jaxtl.sweep import sweep
 from jaxtl.step import Fixed, init_state, make_epoch, make_train_step, total_gradient
+from jaxtl.sweep import sweep
 from jaxtl.terminal import Terminal
 from jaxtl.trees import Tree
 from jaxtl.writers import Progress, Writer

@@ -79,7 +79,7 @@ def test_finished_runs_are_kept(problem, tmp_path, monkeypatch):
 
 
 def test_a_labelling_that_diverges_is_not_chosen_and_counts_as_nothing_right(problem, tmp_path, monkeypatch):
-    away, train_all = [" ".join(row.values()) for row in labellings(problem)][0], Trainer.train_all
+    away, train_all = next(iter(label_trees(problem))), Trainer.train_all
 
     def diverging(self, name, settings, draw):
         return [None] * len(settings) if name == away else train_all(self, name, settings, draw)

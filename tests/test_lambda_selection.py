@@ -9,11 +9,10 @@ import pytest
 from sklearn.datasets import load_digits
 
 from experiments import lambda_selection as experiment
-from experiments.cifar_transfer import Problem
 from experiments.lambda_selection import CRITERIA, Config, Mapped
 from jaxtl import loop
 from jaxtl.errors import InputError, Interrupted
-from jaxtl.protocol import Run
+from jaxtl.protocol import Run, Trainer
 
 
 @pytest.fixture(scope="module")
@@ -81,15 +80,15 @@ def test_a_strong_pull_leaves_fewer_degrees_of_freedom(finished):
 
 
 def test_an_interrupted_map_goes_on_and_ends_with_the_same_figures(finished, config, tmp_path, monkeypatch):
-    sweeps, run = [], Problem.sweep
+    sweeps, train_all = [], Trainer.train_all
 
     def stop_in_the_fifth(self, *args):
         sweeps.append(args)
         if len(sweeps) == 5:
             loop.request_stop(signal.SIGTERM)
-        return run(self, *args)
+        return train_all(self, *args)
 
-    monkeypatch.setattr(Problem, "sweep", stop_in_the_fifth)
+    monkeypatch.setattr(Trainer, "train_all", stop_in_the_fifth)
     with pytest.raises(Interrupted):
         experiment.main(config, tmp_path)
     loop.stop_request.signal_number = None

@@ -7,14 +7,21 @@ import json
 import jax
 import numpy as np
 import pytest
-from experiments.multitask_problem import METHODS, PROGRAM, Problem, fraction, quality
 from sklearn.metrics import accuracy_score, r2_score
 
 from experiments import multitask as experiment
-from experiments.multitask import Config, NewTask, make_tasks, price
+from experiments.multitask import METHODS, Config
+from jaxtl.data.task_sets import load_tasks
 from jaxtl.errors import InputError
-from jaxtl.protocol import Draw, Run
+from jaxtl.methods.multitask.recipes import SURGERIES, WEIGHTINGS, cosines, recipes, start_apart, summed
+from jaxtl.problems import ManyTasks, NewTask
+from jaxtl.problems.many_tasks import fraction, quality
+from jaxtl.problems.trunk_pulls import price
+from jaxtl.program import Weights
+from jaxtl.protocol import Draw, Run, Trainer
 from jaxtl.report.tasks import with_gains
+from jaxtl.sweep import run_all
+from jaxtl.writers import Progress
 
 TINY = Config(
     images="digits",
@@ -39,6 +46,12 @@ NUMBERS = dataclasses.replace(
 SETTING = {"learning_rate": 0.01, "pull/shared": 1.0, "pull/task": 0.5}
 
 
+def make_tasks(config):
+    return load_tasks(
+        config.data, config.images, rank=config.rank, noise=config.noise, seed=config.seed, progress=Progress
+    )
+
+
 @pytest.fixture(scope="module")
 def tasks():
     return make_tasks(TINY)
@@ -46,12 +59,12 @@ def tasks():
 
 @pytest.fixture(scope="module")
 def problem(tasks):
-    return Problem(TINY, tasks)
+    return ManyTasks(TINY, tasks, watch=cosines)
 
 
 @pytest.fixture(scope="module")
 def gappy(tasks):
-    return Problem(dataclasses.replace(TINY, missing=0.4), tasks)
+    return ManyTasks(dataclasses.replace(TINY, missing=0.4), tasks)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +76,7 @@ def finished(tmp_path_factory):
 
 def trained(problem, method, settings, draw):
     """The nets of all settings, none of which diverged."""
-    found = problem.train_all(method, settings, draw)
+    found = Trainer(problem, recipes(problem.names)).train_all(method, settings, draw)
     assert all(one is not None for one in found)
     return found
 
@@ -77,27 +90,29 @@ def same(a, b):
 
 def test_single_task_models_side_by_side_are_those_trained_by_themselves(problem, tasks):
     (together,) = trained(problem, "single_l2", [SETTING], Draw(0))
-    alone = Problem(dataclasses.replace(TINY, tasks=("right",)), tasks)
-    start = problem.start("single", Draw(0))
-    start = {"trunk": start["trunk"]["right"], "right": start["right"]}
-    program, rates = alone.program("sum"), alone.rates("sum", SETTING)
-    (params,) = program.run_all([start], alone.data(Draw(0)), [rates], alone.key(Draw(0), "run"))
-    theirs = {"trunk": together.params["trunk"]["right"], "right": together.params["right"]}
+    alone = ManyTasks(dataclasses.replace(TINY, tasks=("right",)), tasks)
+    start = start_apart(problem, Draw(0)).params
+    start = Weights({"trunk": start["trunk"]["right"], "right": start["right"]})
+    program = summed(alone)
+    data, key = alone.data(program, start, Draw(0)), alone.key(Draw(0), "run")
+    (ended,) = run_all(program, [start], data, [alone.rates(program, SETTING)], key, steps=TINY.steps)
+    params, of = ended.weights.params, together.weights.params
+    theirs = {"trunk": of["trunk"]["right"], "right": of["right"]}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), params, theirs)
 
 
 def test_equal_weights_are_fixed_weights_that_are_equal(problem):
     even = dict.fromkeys(("weight/left", "weight/right", "weight/larger"), 3.0)
-    assert problem.rates("sum", SETTING | even) == problem.rates("sum", SETTING)
-    uneven = problem.rates("sum", SETTING | even | {"weight/left": 6.0})
+    assert problem.rates(summed(problem), SETTING | even) == problem.rates(summed(problem), SETTING)
+    uneven = problem.rates(summed(problem), SETTING | even | {"weight/left": 6.0})
     assert [uneven[task] for task in problem.names] == [1.5, 0.75, 0.75]
 
 
 def test_the_pull_on_the_trunk_and_the_one_on_the_heads_reach_their_own(problem):
     strong = {"pull/shared": 30.0, "pull/task": 0.0}, {"pull/shared": 0.0, "pull/task": 30.0}
     found = trained(problem, "equal_l2", [SETTING | pulls for pulls in strong], Draw(0))
-    trunk = [np.linalg.norm(one.params["trunk"]["dense_0"]["kernel"]) for one in found]
-    heads = [np.linalg.norm(one.params["left"]["out"]["kernel"]) for one in found]
+    trunk = [np.linalg.norm(one.weights.params["trunk"]["dense_0"]["kernel"]) for one in found]
+    heads = [np.linalg.norm(one.weights.params["left"]["out"]["kernel"]) for one in found]
     assert trunk[0] < 0.3 * trunk[1]
     assert heads[1] < 0.3 * heads[0]
 
@@ -106,19 +121,24 @@ def test_the_pull_on_the_trunk_and_the_one_on_the_heads_reach_their_own(problem)
 @pytest.mark.parametrize("method", [name for name in METHODS if not name.endswith("_l2")])
 def test_every_method_learns_and_is_followed(problem, method):
     setting = {"learning_rate": 0.01} | dict.fromkeys([f"weight/{task}" for task in problem.names], 1.0)
-    followed = problem.train(method, setting, Draw(0))
+    setting = {name: value for name, value in setting.items() if name in recipes(problem.names)[method].search}
+    followed = Trainer(problem, recipes(problem.names)).train(method, setting, Draw(0))
     metrics, arrays = problem.test(followed, Draw(0))
     assert arrays["curve/loss"][-1] < arrays["curve/loss"][0]
     assert metrics["test"] == pytest.approx(np.mean([metrics[f"test/{task}"] for task in problem.names]))
     assert len(arrays["curve/step"]) == 10
     assert ("curve/cosine/left/right" in arrays) == (method != "single")
-    weighs = PROGRAM[method] not in ("single", "sum")
+    weighs = method in (*WEIGHTINGS, *SURGERIES)
     assert ("curve/weight/left" in arrays) == weighs
     if weighs:
         weights = [arrays[f"curve/weight/{task}"] for task in problem.names]
         np.testing.assert_allclose(np.mean(weights, axis=0), 1.0, atol=1e-5)
     (swept,) = trained(problem, method, [setting], Draw(0))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), swept.params, followed.params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+        swept.weights.params,
+        followed.weights.params,
+    )
 
 
 # ---------------------------------------------------------------- labels that are missing
@@ -137,15 +157,15 @@ def test_what_stands_where_a_label_is_missing_changes_nothing(gappy, tasks, draw
         targets[task][gone] = poison
     assert changed > 20
     poisoned = dataclasses.replace(tasks, train=dataclasses.replace(tasks.train, targets=targets))
-    other = Problem(gappy.config, poisoned)
+    other = ManyTasks(gappy.config, poisoned)
     (ours,), (theirs,) = (trained(one, "equal_l2", [SETTING], draw) for one in (gappy, other))
-    same(ours.params, theirs.params)
+    same(ours.weights.params, theirs.weights.params)
     assert gappy.validate(ours, draw) == other.validate(theirs, draw)
     assert gappy.test(ours, draw)[0] == other.test(theirs, draw)[0]
 
 
 def test_a_missing_label_does_not_reach_the_step(gappy):
-    examples, data = gappy.examples(Draw(0)), gappy.data(Draw(0))
+    examples, data = gappy.examples(Draw(0)), gappy.labelled(Draw(0))
     for task in gappy.names:
         assert 0.4 < examples.known[task].mean() < 0.8
         assert np.array_equal(data[task] == -1, ~examples.known[task])
@@ -185,12 +205,12 @@ def test_gains_are_relative_to_the_single_task_models_of_the_draw():
 
 
 def test_criteria_of_numbers_are_those_of_their_likelihood_and_fall_in_df_with_the_pull():
-    numbers = Problem(NUMBERS, make_tasks(NUMBERS))
+    numbers = ManyTasks(NUMBERS, make_tasks(NUMBERS))
     found = trained(numbers, "equal_l2", [SETTING | {"pull/shared": pull} for pull in (0.1, 10.0)], Draw(0))
-    weak, strong = (price(numbers, one) for one in found)
+    weak, strong = (price(numbers, one, Draw(0)) for one in found)
     assert 0 < strong["df"] < weak["df"] < 80  # 40 examples of two tasks
-    examples, part = found[0].examples, numbers.tasks.train
-    r2 = numbers.measure(found[0].params, part, examples.seen, examples.known)
+    examples, part = numbers.examples(Draw(0)), numbers.tasks.train
+    r2 = numbers.measure(found[0].weights.params, part, examples.seen, examples.known)
     targets = {task: part.targets[task][examples.seen] for task in numbers.names}
     residual = sum((1 - r2[task]) * np.var(target) * 40 for task, target in targets.items())
     assert weak["aic"] == pytest.approx(80 * np.log(residual / 80) + 2 * weak["df"], rel=1e-4)
@@ -200,13 +220,17 @@ def test_criteria_of_numbers_are_those_of_their_likelihood_and_fall_in_df_with_t
 
 
 def test_a_trunk_comes_whole_from_its_source_and_labels_are_of_other_examples(problem):
-    new = NewTask(problem, {"single_l2": SETTING, "equal_l2": SETTING})
-    assert new.starts == ["scratch", "from_left", "from_right", "from_larger", "from_all"]
-    (single,), (equal,) = (trained(problem, name, [SETTING], Draw(3)) for name in ("single_l2", "equal_l2"))
-    starts = {name: new.start(name, Draw(3)) for name in new.starts}
-    same(starts["from_all"]["trunk"], equal.params["trunk"])
+    trainer = Trainer(problem, recipes(problem.names))
+    chosen = {"single_l2": SETTING, "equal_l2": SETTING}
+    new = NewTask(problem, lambda seed: experiment.trunks_of(trainer, chosen, seed))
+    moving = new.recipes(dict.fromkeys(("from_left", "from_right", "from_larger", "from_all"), ""))
+    assert list(moving) == ["scratch", "from_left", "from_right", "from_larger", "from_all"]
+    (single_ones,), (equal,) = (trained(problem, name, [SETTING], Draw(3)) for name in ("single_l2", "equal_l2"))
+    begin = {name: recipe.start or type(new).start for name, recipe in moving.items()}
+    starts = {name: start(new, Draw(3)).params for name, start in begin.items()}
+    same(starts["from_all"]["trunk"], equal.weights.params["trunk"])
     for task in problem.names:
-        same(starts[f"from_{task}"]["trunk"], single.params["trunk"][task])
+        same(starts[f"from_{task}"]["trunk"], single_ones.weights.params["trunk"][task])
     for start in starts.values():
         same(start["sum"], starts["scratch"]["sum"])
     parts = [set(part) for part in (new.seen(Draw(3)), problem.examples(Draw(3)).seen, problem.held)]

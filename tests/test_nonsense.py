@@ -11,10 +11,11 @@ from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 import pytest
 from rich.console import Console
 
-from experiments import cifar_transfer, lambda_selection, learned_starts, multitask_problem
+from experiments import cifar_transfer, lambda_selection, learned_starts, multitask
 from jaxtl import cli, data, report
 from jaxtl.cli import flags, page
 from jaxtl.errors import InputError
+from jaxtl.problems import check_plan
 
 EXPERIMENTS = [
     *("cifar_transfer", "lambda_selection", "learned_rates", "label_trees", "learned_starts"),
@@ -163,7 +164,8 @@ def test_one_value_fixes_what_would_be_searched(tmp_path):
     asked = ["--config.pull=1.0", "--config.learning_rate=0.05"]
     config = flags.parse(cifar_transfer.Config, asked, "runs/x").config
     assert (config.pull, config.learning_rate) == ((1.0,), (0.05,))
-    cifar_transfer.check(config)
+    cli.check(config)
+    check_plan(config, cifar_transfer.RECIPES)
     assert cli.command("cifar_transfer", config).split()[3:] == ["--config.learning_rate=0.05", "--config.pull=1.0"]
 
 
@@ -193,7 +195,7 @@ def test_a_directory_that_no_system_can_make_is_refused(workdir):
 
 @pytest.mark.parametrize("split", ["0-4:5-9", "cat+dog:0-2+5", "a/../../..:b", "a" * 300 + ":b", "a b:c", "a_b:c"])
 def test_every_split_has_a_directory_of_its_own_inside_the_run(split, tmp_path):
-    room = cifar_transfer.room_of(split)
+    room = cli.directory_of(split)
     (tmp_path / f"{room}-source_all").mkdir()
     assert "/" not in room
     assert room == split.replace(":", "_to_") or re.search(r"-[0-9a-f]{8}$", room)
@@ -233,7 +235,7 @@ def test_a_page_that_is_no_page_of_ours_is_shown_as_it_is(text, capsys):
 
 GLOSSARIES = {
     "cifar_transfer": cifar_transfer.RECIPES,
-    "multitask": multitask_problem.METHODS,
+    "multitask": multitask.METHODS,
     "lambda_selection": (*lambda_selection.MAPS, *lambda_selection.CRITERIA),
     "learned_rates": ("grid", "random", "gradient from weak", "λ alone, implicit"),
     "label_trees": ("frozen", "transferred", "new"),
@@ -250,7 +252,3 @@ def test_help_says_in_a_line_what_every_method_is(name, monkeypatch):
     rows = dict(line.strip().split("  ", 1) for line in text.splitlines() if line.startswith("  ") and "  " in line[2:])
     for method in GLOSSARIES[name]:
         assert len(rows[method].split()) > 2
-
-
-def test_every_program_of_the_weightings_is_explained():
-    assert multitask_problem.MEANS.keys() == multitask_problem.PROGRAM.keys()

@@ -1,7 +1,7 @@
 """What README shows runs: its Python, its fork of the main job, its commands and its links."""
 
-import dataclasses
-import importlib.util
+import json
+import os
 import re
 import subprocess
 import sys
@@ -30,31 +30,26 @@ def test_the_python_of_the_readme_runs_in_order(tmp_path, monkeypatch, capsys):
 
 
 def test_the_fork_of_the_readme_is_a_new_method_in_the_comparison(tmp_path):
-    (patch,) = blocks("diff")
-    source = (ROOT / "experiments/cifar_transfer.py").read_text(encoding="utf-8")
-    for hunk in re.split(r"^@@.*\n", patch, flags=re.MULTILINE)[1:]:
-        lines = hunk.splitlines()
-        before = "\n".join(line[1:] for line in lines if line[:1] != "+")
-        after = "\n".join(line[1:] for line in lines if line[:1] != "-")
-        assert source.count(before) == 1, f"README's fork no longer fits:\n{before}"
-        source = source.replace(before, after)
-    assert sum(line.startswith("+") for line in patch.splitlines()) <= 20
-    path = tmp_path / "fork.py"
+    (source,) = blocks("python fork")
+    assert len(source.splitlines()) <= 50
+    path = tmp_path / "delta.py"
     path.write_text(source, encoding="utf-8")
-    spec = importlib.util.spec_from_file_location("fork", path)
-    fork = importlib.util.module_from_spec(spec)
-    sys.modules["fork"] = fork
-    spec.loader.exec_module(fork)
     images, labels = load_digits(return_X_y=True)
     images = (images.reshape(-1, 8, 8) * 15).astype(np.uint8)
     np.savez(tmp_path / "digits.npz", train_images=images[:200], train_labels=labels[:200],
              test_images=images[200:300], test_labels=labels[200:300])  # fmt: skip
-    config = dataclasses.replace(
-        fork.Config(), data=str(tmp_path / "digits.npz"), methods=("l2", "huber_sp"), widths=(4, 8), source_steps=5,
-        steps=5, trials=2, tuning_draws=1, report_draws=2, n_per_class=(4,), validation=20,
-    )  # fmt: skip
-    fork.main(config, tmp_path / "run")
-    assert "huber_sp" in (tmp_path / "run/summary.md").read_text(encoding="utf-8")
+    asked = {"data": tmp_path / "digits.npz", "methods": "l2,delta", "widths": "4,8", "source_steps": 5, "steps": 5}
+    asked |= {"trials": 2, "tuning_draws": 1, "report_draws": 2, "n_per_class": 4, "validation": 20, "honest": ""}
+    command = [sys.executable, str(path), f"--workdir={tmp_path / 'run'}"]
+    command += [f"--config.{name}={value}" for name, value in asked.items()]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in next(tmp_path.rglob("runs.jsonl")).read_text().splitlines()]
+    weights = {row["setting"]["delta_weight"] for row in rows if row["method"] == "delta"}
+    assert len(weights) == 2
+    assert all(0.001 <= weight <= 1 for weight in weights)
+    assert "| delta " in (tmp_path / "run/summary.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\bmake ([a-z-]+)", README))))

@@ -9,7 +9,7 @@ from jaxtl.report import print_plan
 from jaxtl.terminal import Terminal
 
 LOADS = dict.fromkeys((cifar_transfer, label_trees, lambda_selection, learned_rates, learned_starts), "load")
-LOADS[multitask] = "make_tasks"
+LOADS[multitask] = "load_tasks"
 
 
 class Loading(Exception):

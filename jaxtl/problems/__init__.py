@@ -17,7 +17,7 @@ from jaxtl.problems.checks import (
 )
 from jaxtl.problems.few_shot import FewShot, FewShotConfig, LabelledConfig
 from jaxtl.problems.images import Images, accuracy, averaged_down, outputs, predict
-from jaxtl.problems.many_tasks import ManyTasks, ManyTasksConfig
+from jaxtl.problems.many_tasks import ManyTasks, ManyTasksConfig, check_many_tasks
 from jaxtl.problems.meta import MetaConfig, SmallTasks
 from jaxtl.problems.new_task import NewTask
 from jaxtl.problems.source import CLASSIFY, Source, SourceConfig, make_model, make_source
@@ -41,6 +41,7 @@ __all__ = [
     "accuracy",
     "averaged_down",
     "check_examples",
+    "check_many_tasks",
     "check_memory",
     "check_plan",
     "check_tasks",

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxtl.bounds import refuse_beyond_memory, refuse_too_many_runs
 from jaxtl.data import DataSet, hold_out, source_and_target, stratified_folds
-from jaxtl.errors import InputError, suggest
+from jaxtl.errors import InputError
 from jaxtl.labels import some
 from jaxtl.models import initialise
 from jaxtl.placement import make_mesh
@@ -92,16 +92,11 @@ def check_plan(config: Any, names: Collection[str]) -> None:
         names: of all methods there are.
 
     Raises:
-        InputError: a name in `honest` that is no method's, a chunk that does not divide the steps, more runs than can
+        InputError: a chunk that does not divide the steps, more runs than can
             be kept, a mesh that cannot be made.
     """
     check_training(config)
-    for name in set(config.honest) - {*names, "all"}:
-        raise InputError(f"no method '{name}'", where="--config.honest", todo=suggest(name, names))
-    methods = len(config.methods or names)
-    draws = config.tuning_draws + len(config.honest) * config.folds * config.report_draws
-    what = f"{methods} methods × {config.trials} trials × {draws} draws and folds"
-    refuse_too_many_runs(methods * config.trials * draws, what, where="--config.trials")
+    refuse_too_many_runs(*config.planned_runs(len(names)), where="--config.trials")
 
 
 def check_tasks(

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxtl import bounds
 from jaxtl.data import epoch_batch
 from jaxtl.data.composed import TaskSet, TaskSplit, standardised
+from jaxtl.errors import InputError, suggest
 from jaxtl.labels import SHARED
 from jaxtl.losses import mean_of_present, softmax_cross_entropy, squared_error
 from jaxtl.models import Classifier, Cnn, Mlp, initialise
 from jaxtl.optimizers import pull_per_rate
 from jaxtl.penalties import Term
 from jaxtl.program import Program, Weights
-from jaxtl.protocol import Draw, Setting, Trained, rates_of
+from jaxtl.protocol import Draw, Setting, Trained, Truth, rates_of
+from jaxtl.protocol.results import PREDICTION
 from jaxtl.step import Context
 from jaxtl.trees import Tree
 
+WATCHED = "watched/"  # before figures of a curve that a step may have measured as well, of its batch
 USES = ("net", "order", "run", "new net", "new order")  # of a draw's keys
 
 
@@ -31,14 +36,14 @@ USES = ("net", "order", "run", "new net", "new order")  # of a draw's keys
 class ManyTasksConfig:
     """The tasks and the network: fields of an experiment's Config."""
 
-    tasks: tuple[str, ...] = ("left", "right", "larger")
-    n: int = 500  # labelled images
-    missing: float = 0.0  # the share of the labels of each task that are not there
+    tasks: bounds.Names = ("left", "right", "larger")
+    n: bounds.Count = 500  # labelled images
+    missing: bounds.Share = 0.0  # the share of the labels of each task that are not there
     model: Literal["mlp", "cnn"] = "mlp"
-    widths: tuple[int, ...] = (128,)  # of the shared trunk
-    head_widths: tuple[int, ...] = ()  # hidden layers of each head
-    input_size: int = 14  # images of larger height are averaged down towards it
-    validation: int = 1000  # training images outside every labelled set, which choose the settings
+    widths: bounds.Widths = (128,)  # of the shared trunk
+    head_widths: Annotated[tuple[bounds.Width, ...], bounds.Items(0, 100)] = ()  # hidden layers of each head
+    input_size: bounds.Count = 14  # images with a longer shorter edge are averaged down towards it
+    validation: bounds.Count = 1000  # training images outside every labelled set, which choose the settings
 
 
 class Examples(NamedTuple):
@@ -208,11 +213,19 @@ class ManyTasks:
         """Whether each task has a trunk of its own."""
         return set(params["trunk"]) == set(self.names)
 
+    def outputs(self, params: Tree, inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """By task what its head says."""
+        return jax.device_get(self._outputs(params, inputs, self.is_apart(params)))
+
+    def truth(self, task: str) -> Truth:
+        """The test examples of a task with classes."""
+        return Truth(self.tasks.test.targets[task], [str(name) for name in range(self.tasks.classes[task])])
+
     def measure(
         self, params: Tree, part: TaskSplit, index: np.ndarray, known: Mapping[str, np.ndarray]
     ) -> dict[str, float]:
         """By task the accuracy, or R² of numbers, over the labels that are there; a task without any is left out."""
-        found = jax.device_get(self._outputs(params, part.inputs[index], self.is_apart(params)))
+        found = self.outputs(params, part.inputs[index])
         return {
             task: quality(found[task][there], part.targets[task][index][there])
             for task, there in known.items()
@@ -228,7 +241,7 @@ class ManyTasks:
         found = {"validation": self._validation(weights, draw)}
         if self.watched and not self.is_apart(weights.params):
             own = {part: weights.params[part] for part in ("trunk", *self.names)}
-            found |= self.watched(own, self.labelled(draw))
+            found |= {f"{WATCHED}{name}": value for name, value in self.watched(own, self.labelled(draw)).items()}
         return found
 
     def _validation(self, weights: Weights, draw: Draw) -> float:
@@ -249,7 +262,48 @@ class ManyTasks:
         metrics |= {f"test/{task}": value for task, value in by_task.items()}
         lams = {label.partition(":")[0]: trained.rates[f"penalty/{label}"] for label in self.labels}
         metrics |= {f"lambda/{name}": lam for name, lam in lams.items() if lam}
-        return metrics, curves_of(trained.curve, self.names)
+        said = self.outputs(params, self.tasks.test.inputs)
+        classes = [task for task in self.names if task not in self.numbers]
+        predicted = {f"{PREDICTION}/{task}": said[task].argmax(axis=1).astype(np.uint8) for task in classes}
+        return metrics, curves_of(trained.curve, self.names) | predicted
+
+
+def check_many_tasks(config: Any, tasks: TaskSet, *, folds: bool, models: int) -> None:
+    """Refuse tasks, examples and sizes that do not go together, before the first model is trained.
+
+    Args:
+        config: has the fields of `ManyTasksConfig` and `Budget`, and may have `new_task` and `n_new`.
+        tasks: the examples.
+        folds: whether anything is chosen by folds.
+        models: as many are trained side by side.
+
+    Raises:
+        InputError: naming the flag.
+    """
+    new = getattr(config, "new_task", "")
+    for flag, names in (("tasks", config.tasks), ("new_task", [new] if new else [])):
+        for name in names:
+            if name not in tasks.classes:
+                raise InputError(f"no task '{name}'", where=f"--config.{flag}", todo=suggest(name, tasks.classes))
+    if not config.tasks or len(set(config.tasks)) < len(config.tasks) or new in config.tasks:
+        what = f"tasks are {', '.join(config.tasks) or 'none'}, the new one {new or 'none'}"
+        raise InputError(what, where="--config.tasks", todo="name each task once")
+    held = min(config.validation, len(tasks.train) // 3)
+    needed = config.n + (config.n_new if new else 0)
+    if needed > len(tasks.train) - held:
+        what = f"{needed} labelled examples of {len(tasks.train) - held}, {held} validate"
+        raise InputError(what, where="--config.n", todo="use fewer")
+    if folds and config.n < config.folds:
+        what = f"{config.folds} folds of {config.n} labelled examples"
+        raise InputError(what, where="--config.folds", todo="use fewer folds, or choose nothing by them")
+    if config.steps % ManyTasks.points:
+        what, todo = f"{config.steps} is no multiple of {ManyTasks.points}", "curves have so many points"
+        raise InputError(what, where="--config.steps", todo=todo)
+    shapes = jax.eval_shape(ManyTasks(config, tasks).apart.init, jax.random.key(0))
+    size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    what = f"{models:,} times {len(config.tasks)} models, together of {size:,} parameters, side by side"
+    todo = "use smaller ones, or fewer trials"
+    bounds.refuse_beyond_memory(12.0 * size * (models + 1), what, where="--config.widths", todo=todo)
 
 
 def quality(found: np.ndarray, target: np.ndarray) -> float:
@@ -269,7 +323,7 @@ def curves_of(curve: Sequence[Mapping[str, float]], tasks: Sequence[str]) -> dic
     if not curve:
         return {}
     columns = {name: np.array([row[name] for row in curve]) for name in curve[0]}
-    kept = {name: column for name, column in columns.items() if name.startswith("cosine/")}
+    kept = {name.removeprefix(WATCHED): column for name, column in columns.items() if name.startswith(WATCHED)}
     kept |= {"step": columns["step"], "validation": columns["validation"]}
     kept["loss"] = np.mean([columns[task] for task in tasks], axis=0)  # not weighted, without penalties
     if f"weight/{tasks[0]}" in columns:

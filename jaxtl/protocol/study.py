@@ -58,6 +58,13 @@ class Budget(Draws, Training):
     learning_rate: bounds.Span = (0.008, 0.25)  # ranges, searched log-uniformly
     pull: bounds.Span = (0.03, 30.0)  # λ · Σ learning rates / (1 − momentum), without unit
 
+    def planned_runs(self, methods: int) -> tuple[int, str]:
+        """(the runs that choose, their factors in words), of so many methods if none are named."""
+        methods, folds = len(self.methods or range(methods)), len(self.honest) * self.folds * self.report_draws
+        draws = self.tuning_draws + folds
+        what = f"{methods} methods × {self.trials} trials × {draws} draws and folds"
+        return methods * self.trials * draws, what
+
 
 def each_draw(seeds: Iterable[int], title: str) -> Iterator[Draw]:
     """Draws one after another, told as progress under a title; a stop that is requested ends before the next.

@@ -51,6 +51,22 @@ SURGERIES = {  # from gradients, a backward pass for each task
     "imtl_g": imtl_g_weights,
     "nash": nash_weights,
 }
+MEANS = {  # what the methods are, one line each
+    "single": "a model for each task; nothing is shared",
+    "equal": "the plain sum of the tasks' losses on a shared trunk",
+    "fixed": "a sum with a weight for each task, chosen by validation",
+    "uncertainty": "a loss counts by 1/(2σ²), with a σ for each task that is learned beside the network",
+    "dwa": "dynamic weight average: a task whose loss fell slowly in the last epochs counts more",
+    "gls": "the geometric mean of the losses instead of their sum",
+    "rlw": "random weights, drawn anew in every step",
+    "famo": "weights that are learned so that all losses fall by the same factor",
+    "pcgrad": "each gradient is projected off those that it conflicts with, then all are added up",
+    "mgda": "the shortest vector among all averages of the gradients",
+    "cagrad": "near the mean gradient, the direction that is best for the worst task",
+    "imtl_g": "the combination with equal projections on all gradients' directions",
+    "nash": "the Nash bargaining solution: no other direction raises the product of the tasks' gains",
+}
+WITH_PULLS = "with a tuned pull towards 0 on the trunk and another on the heads"
 PULLED = "_l2"  # after the name of a method: with a tuned pull towards 0 on the trunk, and another on the heads
 MANY = 500  # labelled examples, enough for the cosines of their gradients
 
@@ -157,7 +173,8 @@ def recipes(tasks: tuple[str, ...]) -> dict[str, Recipe]:
     makers |= {name: (operated(combine), (), None) for name, combine in SURGERIES.items()}
     pulls = {"": (), PULLED: ("pull/shared", "pull/task")}
     return {
-        f"{name}{after}": Recipe(make, ("learning_rate", *search, *own), start=start, transfers=False)
+        f"{name}{after}": Recipe(make, ("learning_rate", *search, *own), means, start=start, transfers=False)
         for name, (make, search, start) in makers.items()
         for after, own in pulls.items()
+        for means in [f"{name}, {WITH_PULLS}" if after else MEANS[name]]
     }

@@ -91,6 +91,7 @@ GLOSSARY = {
 METHODS = tuple(GLOSSARY)
 PULLS = ("pull/shared", "pull/task")
 ROWS = 10  # points of the curves
+WATCHED = "watched/"  # before figures of a curve that a step may have measured as well, of its batch
 MANY = 500  # labelled examples, enough for the cosines of their gradients
 
 
@@ -339,7 +340,8 @@ class Problem:
         def point(state) -> dict[str, float]:
             found = {"validation": self.validation(state.params, examples)}
             if name != "single":
-                found |= self.cosines({part: state.params[part] for part in ("trunk", *self.names)}, data)
+                watched = self.cosines({part: state.params[part] for part in ("trunk", *self.names)}, data)
+                found |= {f"{WATCHED}{pair}": value for pair, value in watched.items()}
             return found
 
         params, curve = self.program(name).follow(start, data, rates, self.key(draw, "run"), point)
@@ -424,7 +426,7 @@ def curves_of(curve: list[dict[str, float]], tasks: Sequence[str]) -> dict[str, 
     if not curve:
         return {}
     columns = {name: np.array([row[name] for row in curve]) for name in curve[0]}
-    kept = {name: column for name, column in columns.items() if name.startswith("cosine/")}
+    kept = {name.removeprefix(WATCHED): column for name, column in columns.items() if name.startswith(WATCHED)}
     kept |= {"step": columns["step"], "validation": columns["validation"]}
     kept["loss"] = np.mean([columns[task] for task in tasks], axis=0)  # not weighted, without penalties
     if f"weight/{tasks[0]}" in columns:

@@ -28,6 +28,7 @@ import numpy as np
 
 from jaxtl import cli, report
 from jaxtl.data import keep_to_data, load
+from jaxtl.errors import InputError
 from jaxtl.labels import TRANSFERRED, some
 from jaxtl.loop import Stoppable
 from jaxtl.methods.finetuning import label_trees, labellings, moving
@@ -134,6 +135,9 @@ def search(config: Config, problem: FewShot, store: RunStore) -> Searched:
     tried = [[moving(row, rate) for rate in config.learning_rates] for row in rows]
     tuning = [on(draw, "tuning", tried) for draw in each_draw(config.tuning_seeds, "choosing label trees")]
     scores = np.mean([[[run.validation for run in runs] for runs in by_row] for by_row in tuning], axis=0)
+    if not np.isfinite(scores).any():
+        what = f"all {len(rows)} labellings diverge with all learning rates on a tuning draw"
+        raise InputError(what, where="--config.learning_rates", todo="give smaller ones")
     best = [settings[int(k)] for settings, k in zip(tried, scores.argmax(axis=1), strict=True)]
     reported = [
         on(draw, "report", [[setting] for setting in best], measure=tested)

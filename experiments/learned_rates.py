@@ -35,7 +35,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 
 from jaxtl import cli, report
-from jaxtl.data import keep_to_data, load
+from jaxtl.data import DataSet, keep_to_data, load
 from jaxtl.labels import NEW, some
 from jaxtl.loop import Stoppable
 from jaxtl.methods.finetuning import TOWARDS, head, pulled
@@ -55,6 +55,7 @@ from jaxtl.protocol import Draw, Draws, Training, each_draw
 from jaxtl.report import Plot, Section
 from jaxtl.report.rates import rates_section
 from jaxtl.report.searches import Ground, ways
+from jaxtl.selection import Implicit
 from jaxtl.terminal import Terminal
 
 PARTS = ("head_rates", "all_rates")
@@ -122,7 +123,7 @@ def each_rate(names: Sequence[str], learning_rate: Any, penalty: Any) -> dict[st
     return {name: learning_rate if name.startswith("learning_rate/") else penalty for name in names}
 
 
-def choose_for_head(config: Config, tuning: Tuning, draw: Draw) -> tuple[dict[str, Found], Any]:
+def choose_for_head(implicit: Implicit, config: Config, tuning: Tuning, draw: Draw) -> tuple[dict[str, Found], Any]:
     """Every way on one draw, and what the picture shows."""
     climb = functools.partial(tuning.climb, draw, longest=config.longest)
     columns = tuning.grid(each_rate(HEAD_RATES, config.learning_rate, config.penalty), config.points)
@@ -133,8 +134,8 @@ def choose_for_head(config: Config, tuning: Tuning, draw: Draw) -> tuple[dict[st
         found[name], learned = climb(each_rate(HEAD_RATES, *at), "forward")
         went[name] = np.stack([learned.points[PENALTY], learned.points[LEARNING_RATE]], axis=1)
     only, middle = {PENALTY: config.strong[1]}, {LEARNING_RATE: float(np.sqrt(np.prod(config.learning_rate)))}
-    found["λ alone, forward"], _ = climb(only, "forward", **middle)
-    found["λ alone, implicit"], _ = climb(only, tuning.implicit({NEW: TOWARDS["zero"]}), **middle)
+    found["λ alone, forward"], _ = climb(only, "forward", middle)
+    found["λ alone, implicit"], _ = climb(only, implicit, middle)
     shape = (config.points, config.points)  # [learning rates, λ]
     up, across = columns[PENALTY].reshape(shape)[0], columns[LEARNING_RATE].reshape(shape)[:, 0]
     return found, (Ground("λ of the head", "learning rate of the head", up, across, losses.reshape(shape).T), went)
@@ -160,7 +161,8 @@ def judge(config: Config, heading: str, tuning: Tuning, choose: Callable) -> tup
 
 def head_rates(config: Config, problem: FewShot) -> tuple[Section, dict[str, Any]]:
     tuning = Tuning(problem, head(problem), HEAD_RATES)
-    section, figures, shown = judge(config, "Rates of the head on frozen features", tuning, choose_for_head)
+    choose = functools.partial(choose_for_head, tuning.implicit({NEW: TOWARDS["zero"]}))
+    section, figures, shown = judge(config, "Rates of the head on frozen features", tuning, choose)
     title = "One draw: log-loss over both rates of the head, and the ways of two searches"
     plot = Plot("rates", title, functools.partial(ways, title, *shown))
     return section._replace(plots=[plot]), {"rates_of_head": figures}
@@ -183,32 +185,33 @@ def main(config: Config, workdir: Path) -> None:
     report.print_data(console, source=data, target=data)
     source_task, task = choose_tasks(config.split, "split", data, data)
     report.print_notice(console, task, since=data)
-    asked = {"head_rates": (head_rates, config, source_task, task), "all_rates": (all_rates, config, source_task, task)}
+    asked: dict[str, tuple[Callable, Config, DataSet, DataSet]] = {
+        "head_rates": (head_rates, config, source_task, task),
+        "all_rates": (all_rates, config, source_task, task),
+    }
     if "all_rates" in config.parts and config.five_rates_of == "small":
         small = dataclasses.replace(config, model="mlp", widths=config.small_widths, source_checkpoint="")
-        shrunk = (averaged_down(one, config.small_edge, "--config.small_edge") for one in (source_task, task))
-        asked["all_rates"] = (all_rates, small, *shrunk)
+        shrink = functools.partial(averaged_down, edge=config.small_edge, where="--config.small_edge")
+        asked["all_rates"] = (all_rates, small, shrink(source_task), shrink(task))
     for part in config.parts:
-        _, own, *tasks = asked[part]
-        check_tasks(own, *tasks, [n], folds=False, models=1 if part == "head_rates" else config.random)
+        _, own, from_task, to_task = asked[part]
+        check_tasks(own, from_task, to_task, [n], folds=False, models=1 if part == "head_rates" else config.random)
     what = f"{config.points}² heads on {config.widths[-1]} features"
     needed = 12.0 * config.points**2 * (1 + config.widths[-1]) * len(task.classes)
     cli.refuse_beyond_memory(needed, what, where="--config.points", todo="use fewer points")
     keep_to_data(workdir, task.origin)
-    sections: list[Section] = []
-    figures: dict[str, Any] = {}
+    made: list[tuple[Section, dict[str, Any]]] = []
     for answer, own, from_task, to_task in (asked[part] for part in config.parts):
         source = make_source(own, from_task, workdir / ("source" if own is config else "small_source"))
         console.print(f"source model: {source.accuracy:.1%} of its {len(from_task.test)} test images are right")
         console.print(f"target: {some(task.classes)}; {n} labelled examples of each")
         report.print_batches(console, config.batch_size, n * len(task.classes))
-        section, found = answer(config, FewShot(own, source, to_task, n))
-        report.print_section(console, section, config.preset)
-        sections.append(section)
-        figures |= found
+        made.append(answer(config, FewShot(own, source, to_task, n)))
+        report.print_section(console, made[-1][0], config.preset)
+    figures = {name: found for _, by_name in made for name, found in by_name.items()}
     header = cli.header("learned_rates", config, started, data=data.origin, notice=task.notice)
     console.line()
-    for path in report.write_sections(workdir, header, figures, sections):
+    for path in report.write_sections(workdir, header, figures, [section for section, _ in made]):
         console.print(f"wrote {path}", soft_wrap=True)
 
 

@@ -11,14 +11,15 @@ from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 import pytest
 from rich.console import Console
 
-from experiments import automated_transfer, cifar_transfer, lambda_selection, multitask
+from experiments import cifar_transfer, lambda_selection, learned_starts, multitask
 from jaxtl import cli, data, report
 from jaxtl.cli import flags, page
 from jaxtl.errors import InputError
 from jaxtl.problems import check_plan
 
 EXPERIMENTS = [
-    *("cifar_transfer", "lambda_selection", "automated_transfer", "multitask", "ridge_regression"),
+    *("cifar_transfer", "lambda_selection", "learned_rates", "label_trees", "learned_starts"),
+    *("multitask", "ridge_regression"),
     *(f"benchmarks.{part}" for part in ("accuracy", "machine", "step", "multitask", "selection", "benchmarks")),
 ]
 WORK = ("keep_to_data", "make_source", "keep", "textbook", "train")  # where each of them begins to work
@@ -130,10 +131,16 @@ def test_every_field_has_a_bound_in_its_type_that_holds_its_default_and_every_pr
         ("cifar_transfer", ["learning_rate=1,2,3"], "is no range\n  give low,high with low < high, or one value"),
         ("lambda_selection", ["pull=1"], "pull: (1.0,) is no range\n  give low,high with low < high"),
         ("lambda_selection", ["points=1000", "widths=4096"], "1,000,000 models of"),
-        ("automated_transfer", ["parts="], "parts: nothing is given"),
-        ("automated_transfer", ["weak=1"], "weak: 1 values\n  give 2"),
-        ("automated_transfer", ["tasks=2000000000"], "tasks: 2,000,000,000 tasks of 50 images take"),
-        ("automated_transfer", ["random=10000", "small_widths=65536,65536"], "10,000 models of"),
+        ("learned_rates", ["parts="], "parts: nothing is given"),
+        ("learned_rates", ["weak=1"], "weak: 1 values\n  give 2"),
+        ("learned_rates", ["random=10000", "small_widths=65536,65536"], "10,000 models of"),
+        ("learned_rates", ["points=1000", "widths=65536", "model=mlp"], "1000² heads on 65536 features take"),
+        ("learned_rates", ["chunk=7"], "source_steps: 2 is no multiple of 7"),
+        ("label_trees", ["learning_rates="], "learning_rates: nothing is given"),
+        ("label_trees", ["widths=4,4,4,4,4,4"], "widths: 6 blocks halve images of 8x8 to less than a pixel"),
+        ("learned_starts", ["tasks=2000000000"], "tasks: 2,000,000,000 tasks of 50 images take"),
+        ("learned_starts", ["edge=1"], "edge: 1 is less than 2"),
+        ("learned_starts", ["normalisation=batch"], "normalisation"),
         ("multitask", ["widths=65536,65536"], "20 times 3 models"),
         ("multitask", ["n=3"], "folds: 5 folds of 3 labelled examples"),
         ("ridge_regression", ["train_sizes=500"], "train_sizes: 500 is more than 432"),
@@ -230,7 +237,9 @@ GLOSSARIES = {
     "cifar_transfer": cifar_transfer.RECIPES,
     "multitask": multitask.METHODS,
     "lambda_selection": (*lambda_selection.MAPS, *lambda_selection.CRITERIA),
-    "automated_transfer": ("grid", "random", "source", "fresh", *automated_transfer.META),
+    "learned_rates": ("grid", "random", "gradient from weak", "λ alone, implicit"),
+    "label_trees": ("frozen", "transferred", "new"),
+    "learned_starts": ("source", "fresh", *learned_starts.META),
     "ridge_regression": ("L2", "L1", "elastic net", "group lasso", "LOO", "GCV", "AIC", "AICc", "BIC", "evidence"),
 }
 

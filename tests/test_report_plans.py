@@ -4,11 +4,12 @@ import dataclasses
 
 import pytest
 
-from experiments import automated_transfer, cifar_transfer, lambda_selection, multitask
+from experiments import cifar_transfer, label_trees, lambda_selection, learned_rates, learned_starts, multitask
 from jaxtl.report import print_plan
 from jaxtl.terminal import Terminal
 
-LOADS = {automated_transfer: "load", cifar_transfer: "load", lambda_selection: "load", multitask: "load_tasks"}
+LOADS = dict.fromkeys((cifar_transfer, label_trees, lambda_selection, learned_rates, learned_starts), "load")
+LOADS[multitask] = "load_tasks"
 
 
 class Loading(Exception):

@@ -89,7 +89,10 @@ class Tuning:
         return jax.jit(jax.vmap(one, (0, None)))
 
     def implicit(self, penalties: LabelTerms) -> Implicit:
-        """The mode of `learn_rates` that needs the end of training only, for a program with these penalties."""
+        """The mode of `learn_rates` that needs the end of training only, for a program with these penalties.
+
+        Make it once: another one compiles anew.
+        """
         penalty = labelled(self.program.labels, penalties)
         loss_fn = make_loss_fn(self.forward, {"task": CLASSIFY}, penalty)
 
@@ -102,7 +105,7 @@ class Tuning:
 
     def grid(self, ranges: Mapping[str, Sequence[float]], points: int) -> dict[str, np.ndarray]:
         """{rate: [points ** rates]}, all that is in (low, high) of each by the others', the last rate the fastest."""
-        axes = [np.geomspace(*ranges[name], num=points) for name in self.learned]
+        axes = [np.geomspace(low, high, points) for low, high in (ranges[name] for name in self.learned)]
         meshes = np.meshgrid(*axes, indexing="ij")
         return {name: mesh.ravel() for name, mesh in zip(self.learned, meshes, strict=True)}
 
@@ -146,7 +149,13 @@ class Tuning:
         return best, -swept.scores
 
     def climb(
-        self, draw: Draw, start: Mapping[str, float], mode: Any, *, longest: int, **held: float
+        self,
+        draw: Draw,
+        start: Mapping[str, float],
+        mode: Any,
+        held: Mapping[str, float] | None = None,
+        *,
+        longest: int,
     ) -> tuple[Found, LearnedRates]:
         """Learn rates by gradient on a draw.
 
@@ -154,8 +163,8 @@ class Tuning:
             draw: on what.
             start: {rate: where it begins}.
             mode: as for `learn_rates`.
-            longest: runs at most.
             held: rates that stay as they are.
+            longest: runs at most.
 
         Returns:
             (what it came to, the whole search).
@@ -170,12 +179,12 @@ class Tuning:
             data,
             self.given,
             steps=longest,
-            held={"draw": draw.seed, **held},
+            held={"draw": draw.seed, **(held or {})},
             mode=mode,
         )
         seconds = time.perf_counter() - began
         test = float(self.accuracies(Weights(learned.states.params, learned.states.model_state), self.test)[0])
-        rates = {**learned.point, **held}
+        rates = {**learned.point, **(held or {})}
         score, runs = float(learned.scores[learned.best]), len(learned.scores)
         return Found(rates, -score, test, runs, seconds, learned.settled), learned
 

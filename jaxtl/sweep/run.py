@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl import backend
-from jaxtl.errors import InputError
+from jaxtl.errors import InputError, NotFinite
 from jaxtl.loop import fit
 from jaxtl.loop.finite import not_finite
 from jaxtl.program import Program, Weights
@@ -71,7 +71,10 @@ def run_all(
     init, train, calls = _plan(program, steps, chunk)
     batching = "vmap" if program.dense else backend.batching()
     grid = {name: column for name, column in columns.items() if jax.tree.leaves(column)}
-    swept = sweep(init, train, _unscored, grid, data, fixed[0].given, calls=calls, batching=batching)
+    try:
+        swept = sweep(init, train, _unscored, grid, data, fixed[0].given, calls=calls, batching=batching)
+    except NotFinite:  # not one of them is
+        return [None] * len(starts)
     states = jax.device_get(swept.states)  # on the host, or what starts from them is bound to a device
     return [_ended(program, start, jax.tree.map(itemgetter(k), states)) for k, start in enumerate(starts)]
 

@@ -60,6 +60,7 @@ def test_what_diverges_is_none_in_a_sweep_and_an_error_alone():
     bad = {"learning_rate/new": 1e20}
     swept = run_all(program(), [START, START], DATA, [bad, RATES[0]], jax.random.key(1), steps=4)
     assert [one is None for one in swept] == [True, False]
+    assert run_all(program(), [START, START], DATA, [bad, bad], jax.random.key(1), steps=4) == [None, None]
     with pytest.raises(NotFinite):
         run(program(), START, DATA, bad, jax.random.key(1), steps=4)
 

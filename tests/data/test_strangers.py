@@ -468,7 +468,7 @@ def test_a_picture_in_a_record_that_is_not_of_the_shape(prepared):
         np.asarray(load(prepared, memory=0).train.images[:1])
 
 
-@pytest.mark.parametrize("record", [b"", b"\xff" * 9, example(b"", 0)[:-3]])
+@pytest.mark.parametrize("record", [b"", b"\xff" * 9, example(b"", 0)[:-3]], ids=["empty", "no message", "cut off"])
 def test_records_that_are_no_examples(prepared, record):
     write_records(prepared / SHARD, [record] * 6)
     refused(prepared, "cannot be read")

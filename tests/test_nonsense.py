@@ -249,6 +249,7 @@ def test_help_says_in_a_line_what_every_method_is(name, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
     experiment = importlib.import_module(f"experiments.{name}")
     text = flags.help_text(experiment.main, experiment.Config, f"runs/{name}")
-    rows = dict(line.strip().split("  ", 1) for line in text.splitlines() if line.startswith("  ") and "  " in line[2:])
+    table = (line.strip() for line in text.splitlines() if line.startswith("  "))
+    rows = dict(line.split("  ", 1) for line in table if "  " in line)
     for method in GLOSSARIES[name]:
         assert len(rows[method].split()) > 2

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,21 +55,16 @@ class LabelledConfig:
     imbalance: Annotated[float, bounds.Within(1, 1e6)] = 1.0
     label_noise: bounds.Share = 0.0  # the part of the labelled examples whose label is wrong
     validation: bounds.Count = 1000  # target training images outside every subset that choose the "tuned" settings
-    corruptions: ClassVar[bool] = False
-    decay: ClassVar[str] = "loss"
-    head: ClassVar[str] = "fresh"
+    corruptions, decay, head = False, "loss", "fresh"  # no fields here
 
 
 @dataclasses.dataclass(frozen=True)
 class FewShotConfig(LabelledConfig):
     """The labelled examples and what is asked of them: fields of an experiment's Config."""
 
-    # also test on images with noise, blur, little contrast, coarse pixels
-    corruptions: bool = False  # type: ignore[misc]
-    # how parameters are pulled towards 0
-    decay: Literal["loss", "coupled", "decoupled"] = "loss"  # type: ignore[misc]
-    # shared: copy the head's columns of classes both tasks name
-    head: Literal["fresh", "shared"] = "fresh"  # type: ignore[misc]
+    corruptions: bool = False  # also test on images with noise, blur, little contrast, coarse pixels
+    decay: Literal["loss", "coupled", "decoupled"] = "loss"  # how parameters are pulled towards 0
+    head: Literal["fresh", "shared"] = "fresh"  # shared: copy the head's columns of classes both tasks name
 
 
 class Examples(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import logging
 import os
 import shutil
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtl.checkpoints.disk import Damaged, as_json, check_space, one_line, read, to_host, verify, write
+from jaxtl.checkpoints.disk import Damaged, announced, as_json, check_space, one_line, read, to_host, verify, write
 from jaxtl.errors import InputError
 from jaxtl.files import expanded, to_disk
 from jaxtl.placement import put
@@ -135,11 +136,17 @@ def restore(workdir: str | Path, like: Tree) -> Tree:
     """
     _put_back(_root(workdir))
     directory, manifest = newest_intact(workdir, set_aside=True)
-    leaves = read(directory, manifest)
-    for path, kind in manifest["keys"].items():
-        leaves[path] = jax.random.wrap_key_data(leaves[path], impl=kind)
+    stored: dict[str, Any] = announced(manifest)
+    wrapped = {path: functools.partial(jax.random.wrap_key_data, impl=kind) for path, kind in manifest["keys"].items()}
     todo = "go on with the model it was saved with, or transfer(load_weights(...), params, rename=..., reinit=...)"
-    check_same(like, leaves, where=f"this run against {directory}", todo=todo)
+    try:
+        keys = {path: jax.eval_shape(wrap, stored[path]) for path, wrap in wrapped.items()}
+    except (ValueError, TypeError, KeyError) as error:
+        todo = "register the kind of random keys that it was saved with"
+        raise InputError(f"holds keys of no known kind: {one_line(error)}", where=directory, todo=todo) from error
+    check_same(like, stored | keys, where=f"this run against {directory}", todo=todo)  # nothing larger is read
+    leaves = read(directory, manifest)
+    leaves |= {path: wrap(leaves[path]) for path, wrap in wrapped.items()}
     return map_named(lambda path, leaf: _place(leaves[path], leaf), like)
 
 

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from jaxtl.data.files import kind_of, regular, reported, start_of
+from jaxtl.data.files import kind_of, reported, start_of
 from jaxtl.errors import InputError
+from jaxtl.files import open_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -84,7 +85,7 @@ def opened(source: Path | bytes, where: object = "") -> Iterator[Image]:
         contextlib.ExitStack() as stack,
     ):
         # Not by its path: Pillow would map it into memory, and maps turned TIFF files wrongly.
-        file = io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(regular(source).open("rb"))
+        file = io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(open_regular(source))
         if (size := file.seek(0, io.SEEK_END)) > BYTES:
             raise InputError(
                 f"has {size / 1e6:.0f} MB", where=where, todo=f"pictures have {BYTES / 1e6:.0f} MB at most"

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxtl.data.decode import PIXELS
-from jaxtl.data.files import content, listed, regular, reported
+from jaxtl.data.files import listed, reported
 from jaxtl.errors import InputError
+from jaxtl.files import content
 
 BUILT_IN = "tensorflow_datasets.core.features."
 DICTIONARY = f"{BUILT_IN}features_dict.FeaturesDict"
@@ -148,7 +149,7 @@ def _class_names(kind: dict[str, Any], label: str, directory: Path, most: int) -
     """From LABEL.labels.txt, or numbers; every class has an example, so there are at most as many as records."""
     file = directory / f"{label}.labels.txt"
     if re.fullmatch(r"\w[\w .-]*", label) and (file.exists() or file.is_symlink()):
-        names = content(regular(file), MOST).decode("utf-8").split("\n")
+        names = content(file, MOST).decode("utf-8").split("\n")
         return tuple(name.strip() for name in names if name.strip())
     count = int(kind["classLabel"].get("numClasses", 0))
     if not 0 < count <= most:

@@ -12,7 +12,6 @@ from pathlib import Path
 from jaxtl.data.catalogue import OFFICIAL
 from jaxtl.data.dataset import DataSet, from_arrays
 from jaxtl.data.fetch import Progress, Silent
-from jaxtl.data.files import regular
 from jaxtl.data.folders import holds_folders, read_folders
 from jaxtl.data.npz import read_npz
 from jaxtl.data.places import default_directory, tfds_roots
@@ -21,7 +20,7 @@ from jaxtl.data.prepared import newest_version, read_prepared, refuse_tfrecord
 from jaxtl.data.readers import holds_cifar, holds_idx, read_cifar, read_idx, refuse_pickle
 from jaxtl.data.stored import memory_budget
 from jaxtl.errors import InputError, suggest
-from jaxtl.files import expanded
+from jaxtl.files import expanded, open_regular
 
 FILES = {  # what a name may lie in, below the data directory, in the order of looking
     "cifar10": ("cifar10.npz", "cifar-10-binary.tar.gz", "cifar-10-batches-bin"),
@@ -141,7 +140,7 @@ def _elsewhere(text: str, directory: Path, memory: int) -> DataSet:
         todo = f"check the path, or use a name ({suggest(text, ['auto', 'digits', *FILES])})"
         raise InputError("no such file or directory, and no data set of this name", where=text, todo=todo)
     if not path.is_dir():
-        regular(path)
+        open_regular(path).close()
     refuse_pickle(path)
     refuse_tfrecord(path)
     if prefix and path.suffix != ".npz":

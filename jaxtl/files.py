@@ -39,7 +39,7 @@ def open_regular(path: Path) -> IO[bytes]:
         what = "is a link that leads nowhere" if path.is_symlink() else "there is no such file"
         raise InputError(what, where=path, todo="check the path") from None
     except IsNoFile as error:
-        raise InputError(error.strerror, where=path, todo="move it away, or give a regular file") from None
+        raise InputError(str(error.strerror), where=path, todo="move it away, or give a regular file") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         what = f"cannot be read: {getattr(error, 'strerror', None) or error}"
         raise InputError(what, where=path, todo="check the path and its permissions") from error

@@ -737,7 +737,7 @@ def main(config: Config, workdir: Path) -> None:
     cifar_transfer.check_examples(shared, task)
     cifar_transfer.check_examples(small, task)
     check_memory(config, task)
-    keep_to_data(workdir, task.origin)
+    keep_to_data(workdir, task.origin, *task.content)
     source = make_source(shared, source_task, 0, workdir / "source")
     console.print(f"source model: {source.accuracy:.1%} of its {len(source_task.test)} test images are right")
     console.print(f"target: {some(task.classes)}; {config.n_per_class} labelled examples of each")

@@ -325,6 +325,7 @@ def make_source(config: Config, task: DataSet, examples: int, workdir: Path) -> 
         loaded = checkpoints.load_weights(config.source_checkpoint)
         todo = "model, widths, normalisation and source classes must be those it was trained with"
         check_same(loaded, params, where=config.source_checkpoint, todo=todo)
+        keep_to_data(workdir, config.source_checkpoint, *jax.tree.leaves(loaded))
         params = jax.tree.map(jnp.asarray, loaded)
     else:
         params = train_source(config, task, images, model, params, examples, workdir)
@@ -348,7 +349,7 @@ def train_source(
     chunk = backend.steps_per_dispatch(config.chunk, config.source_steps)
     mesh = make_mesh(config.mesh) if config.mesh else None
     sharding = by_example(mesh) if mesh else None
-    keep_to_data(workdir, task.origin)
+    keep_to_data(workdir, task.origin, *task.content)
     with Writer(workdir) as writer:
         state, _ = fit(
             step,
@@ -812,7 +813,7 @@ def run(config: Config, problem: Problem, split: str, examples: int, workdir: Pa
     honest = [name for name in honest if RECIPES[name].search]
     tuning = range(config.tuning_draws)
     reporting = range(config.tuning_draws, config.tuning_draws + config.report_draws)
-    keep_to_data(workdir, problem.task.origin)
+    keep_to_data(workdir, problem.task.origin, *problem.task.content)
     store = RunStore(workdir, of=cli.identity(config, split, examples, problem.n))
     total = planned_runs(methods, config.trials, tuning, reporting, honest, config.folds)
     with Progress(total, "comparing") as progress:

@@ -427,7 +427,7 @@ def main(config: Config, workdir: Path) -> None:
     cifar_transfer.check_tasks(shared, source_task, task)
     cifar_transfer.check_examples(shared, task)
     cifar_transfer.check_memory(shared, task, max(config.points**2, config.trials))
-    keep_to_data(workdir, task.origin)
+    keep_to_data(workdir, task.origin, *task.content)
     source = make_source(shared, source_task, 0, workdir / "source")
     console.print(f"source model: {source.accuracy:.1%} of its {len(source_task.test)} test images are right")
     sections: list[Section] = []

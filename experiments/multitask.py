@@ -550,7 +550,9 @@ def main(config: Config, workdir: Path) -> None:
     check_tasks(config, tasks)
     problem = Problem(config, tasks)
     check_memory(config, problem)
-    keep_to_data(workdir, tasks.origin)
+    arrays = [array for part in (tasks.train, tasks.test) for array in (part.inputs, *part.targets.values())]
+    # what is drawn here, and is no integer, may differ by rounding on another machine
+    keep_to_data(workdir, tasks.origin, *(array for array in arrays if array.dtype.kind in "iu"))
     console.print(
         f"data      {len(tasks.train)} training and {len(tasks.test)} test examples, {tasks.origin}", soft_wrap=True
     )

@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 
 from experiments import cifar_transfer as experiment
 from experiments.cifar_transfer import RECIPES, Config, Problem, in_channels
-from jaxtl import loop
+from jaxtl import checkpoints, loop
 from jaxtl.data import from_arrays, load, source_and_target
 from jaxtl.errors import InputError, Interrupted
 from jaxtl.labels import NEW, TRANSFERRED
@@ -466,6 +466,20 @@ def test_a_source_checkpoint_takes_the_place_of_training(config, problem, tmp_pa
     read = experiment.make_source(given, source_task, 0, tmp_path / "unused")
     jax.tree.map(np.testing.assert_array_equal, made.params, read.params)
     jax.tree.map(np.testing.assert_array_equal, made.params, problem.source.params)  # and training is reproducible
+    checkpoints.export(jax.tree.map(lambda leaf: leaf + 1, made.params), given.source_checkpoint)
+    with pytest.raises(InputError, match=r"the content of .*source.safetensors has changed since the run began"):
+        experiment.make_source(given, source_task, 0, tmp_path / "unused")
+
+
+def test_a_run_does_not_go_on_with_other_images_of_the_target(config, problem, tmp_path):
+    """The source model knows nothing of them, and the runs that are kept would be taken for theirs."""
+    experiment.keep_to_data(tmp_path, problem.task.origin, *problem.task.content)
+    images = problem.task.test.images.copy()
+    images[0, 0, 0] ^= 1
+    test = dataclasses.replace(problem.task.test, images=images)
+    other = Problem(config, problem.source, dataclasses.replace(problem.task, test=test), problem.n)
+    with pytest.raises(InputError, match="has changed since the run began"):
+        experiment.run(config, other, config.splits[0], 0, tmp_path)
 
 
 def test_a_net_from_nothing_is_shown_without_transferred_parameters(finished):

@@ -34,6 +34,8 @@ FORMATS = (
     "folder of images for each class"
 )
 
+LONGEST = 4096  # letters of a path: what systems take
+
 Reader = Callable[[], DataSet]
 
 
@@ -77,7 +79,10 @@ def load(
         ((1438, 8, 8, 1), dtype('uint8'), 359)
     """
     wanted = os.fspath(name_or_path)
-    if data_dir is not None and not Path(data_dir).is_dir():
+    if len(wanted) > LONGEST:
+        what = f"a name of {len(wanted)} letters"
+        raise InputError(what, where=f"{wanted[:60]}...", todo=f"paths have {LONGEST} at most")
+    if data_dir is not None and not os.path.isdir(data_dir):
         raise InputError("is no directory", where=data_dir, todo="give a directory of data sets as data_dir")
     if wanted == "digits":
         return _digits()
@@ -131,10 +136,10 @@ def where(name: str, directory: Path) -> Path | None:
 def _elsewhere(text: str, directory: Path, memory: int) -> DataSet:
     """By path, or by the name of any other prepared set."""
     path, prefix = expanded(text), ""
-    if not path.exists() and "#" in text:
+    if not os.path.exists(path) and "#" in text:
         before, _, prefix = text.rpartition("#")
         path = expanded(before)
-    if not path.exists():
+    if not os.path.exists(path):
         if re.fullmatch(r"\w+(/[\w.-]+)*", text) and (version := where(text, directory)):
             return read_prepared(version, memory)
         todo = f"check the path, or use a name ({suggest(text, ['auto', 'digits', *FILES])})"

@@ -142,6 +142,8 @@ def lines(path: Path) -> list[bytes]:
     Raises:
         InputError: it is no regular file, or cannot be read or mended.
     """
+    if path.is_symlink():
+        raise InputError("is a link", where=path, todo="remove it, or put the file in its place")
     content = read(path) or b""
     end = content.rfind(b"\n") + 1
     if end < len(content):  # or the next line would be appended to the torn one
@@ -222,6 +224,19 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         raise InputError("this user has no home directory", where=path, todo=todo) from None
 
 
+def resolved(path: str | os.PathLike[str]) -> Path:
+    """An absolute path without links, with ~ as the home directory.
+
+    Raises:
+        InputError: links that lead to one another without end.
+    """
+    try:
+        return expanded(path).resolve()
+    except (RuntimeError, OSError) as error:
+        what = f"leads nowhere: {getattr(error, 'strerror', None) or 'its links lead to one another'}"
+        raise InputError(what, where=path, todo="choose another path") from None
+
+
 def at_home(*parts: str) -> Path:
     """A place in the home directory; of a user who has none, in one that does not exist: there is nothing to be found.
 
@@ -264,8 +279,10 @@ def check_kind(mode: int) -> None:
 def _opened(path: str | Path, how: int) -> int:
     """A descriptor of a regular file, looked at before, since a device may act on being opened, and once it is open,
     since something else may have taken its place. Opening a pipe does not wait."""
-    if how & os.O_CREAT and os.path.islink(path) and not os.path.exists(path):
-        raise IsNoFile(0, "is a link that leads nowhere")
+    if how & os.O_CREAT:
+        if os.path.islink(path):  # what it leads to belongs to somebody else, and would grow or be cut off
+            raise IsNoFile(0, "is a link")
+        how |= os.O_NOFOLLOW
     with contextlib.suppress(FileNotFoundError):
         check_kind(os.stat(path).st_mode)
     opened = os.open(path, how | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)

@@ -5,6 +5,7 @@ Their digests can be forged: whoever writes a manifest writes them too.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -18,9 +19,12 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from jaxtl.checkpoints import disk, load_weights, read_meta, restore, save
+from jaxtl.checkpoints import disk, export, latest_step, load_weights, own, read_meta, restore, save
+from jaxtl.cli import workdir
 from jaxtl.errors import InputError
+from jaxtl.selection import RunStore
 from jaxtl.step import TrainState, init_state
+from jaxtl.writers import Writer
 
 SECONDS = 4  # on a busy machine
 
@@ -208,3 +212,54 @@ def test_zeros_that_take_no_space_are_restored(tmp_path):
     fresh = init_state({"head": {"kernel": jnp.zeros((5000, 2000))}}, optax.adam(1e-3), jax.random.key(0))
     save(tmp_path, fresh, {})
     assert restore(tmp_path, fresh).params["head"]["kernel"].shape == (5000, 2000)
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_lock_that_is_no_file_is_not_opened(tmp_path, kind):
+    OTHERS[kind](tmp_path / ".lock")
+    with pytest.raises(InputError, match="no directory to write in"), own(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("name", [".lock", "runs.jsonl", "metrics.jsonl"])
+def test_a_file_that_a_link_leads_to_is_not_written_over(tmp_path, name):
+    """A run directory of a stranger may name any file of its reader."""
+    run, own_file = tmp_path / "run", tmp_path / "diary"
+    run.mkdir()
+    own_file.write_text("a line\nand half a line")
+    (run / name).symlink_to(own_file)
+    works = {
+        ".lock": lambda: own(run).__enter__(),
+        "runs.jsonl": lambda: RunStore(run),
+        "metrics.jsonl": lambda: write(run),
+    }
+    with contextlib.suppress(InputError):
+        works[name]()
+    assert own_file.read_text() == "a line\nand half a line"
+
+
+def write(run: Path) -> None:
+    with Writer(run) as writer:
+        writer.rewind(0)
+        writer.write(1, {"loss": 1.0})
+
+
+def test_links_without_end_are_no_directory(tmp_path):
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    for work in (
+        lambda path: own(path).__enter__(),
+        latest_step,
+        load_weights,
+        lambda path: export({}, path / "x.safetensors"),
+    ):
+        with pytest.raises(InputError) as error:
+            work(tmp_path / "a")
+        assert len(str(error.value).splitlines()) == 2
+
+
+def test_records_that_are_nested_without_end_are_told(tmp_path):
+    for name, work in {"config.json": workdir.read, "runs.jsonl": RunStore}.items():
+        (tmp_path / name).write_text("[" * 1_000_000 + "\n")
+        with pytest.raises(InputError, match=name):
+            work(tmp_path)

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxtl.checkpoints.disk import Damaged, announced, as_json, check_space, one_line, read, to_host, verify, write
 from jaxtl.errors import InputError
-from jaxtl.files import expanded, to_disk
+from jaxtl.files import check_kind, resolved, to_disk
 from jaxtl.placement import put
 from jaxtl.trees import Tree, check_same, map_named
 
@@ -43,15 +43,13 @@ def own(workdir: str | Path) -> Iterator[Path]:
     Raises:
         InputError: the path is a file, cannot be read or written, or another process owns it.
     """
-    workdir = expanded(workdir).resolve()
+    workdir = resolved(workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         os.listdir(workdir)
         with tempfile.NamedTemporaryFile(dir=workdir, prefix=".probe-") as probe:
             probe.write(bytes(4096))
-        if (workdir / ".lock").is_fifo():
-            raise OSError(0, ".lock is a pipe")
-        lock = open(workdir / ".lock", "a+")  # noqa: SIM115 (closing it would release it)
+        lock = _open_lock(workdir / ".lock")
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         lock.truncate(0)
         lock.write(str(os.getpid()))
@@ -71,9 +69,20 @@ def own(workdir: str | Path) -> Iterator[Path]:
             _owned.discard(workdir)
 
 
+def _open_lock(path: Path) -> IO[str]:
+    """Open a regular file of this directory alone: what a link leads to would be written over."""
+    lock = os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666), "a+")
+    try:
+        check_kind(os.fstat(lock.fileno()).st_mode)
+    except OSError as error:
+        lock.close()
+        raise OSError(0, f".lock {error.strerror}") from None
+    return lock
+
+
 def is_owned(workdir: str | Path) -> bool:
     """Whether this process is within `own` for this very directory."""
-    return expanded(workdir).resolve() in _owned
+    return resolved(workdir) in _owned
 
 
 def save(workdir: str | Path, state: Tree, meta: dict[str, Any]) -> Path:
@@ -184,7 +193,7 @@ def _place(value: Any, like: Any) -> Any:
 
 
 def _root(workdir: str | Path) -> Path:
-    return expanded(workdir).resolve() / "checkpoints"
+    return resolved(workdir) / "checkpoints"
 
 
 def _steps(root: Path) -> list[int]:

@@ -13,7 +13,7 @@ from jaxtl.checkpoints.foreign import MOST_GROWTH, UNPACKED, content_of
 from jaxtl.checkpoints.states import ELSEWHERE, newest_intact
 from jaxtl.checkpoints.torch_files import Refused, read_torch
 from jaxtl.errors import InputError
-from jaxtl.files import expanded, open_regular, whole
+from jaxtl.files import expanded, open_regular, resolved, whole
 from jaxtl.trees import Tree
 
 PICKLES = (".pkl", ".pickle")
@@ -36,7 +36,7 @@ def export(params: Tree, path: str | Path) -> Path:
     from safetensors.numpy import save_file
 
     path = expanded(path)
-    path = path.parent.resolve() / path.name  # a link is replaced, and where it leads to is left alone
+    path = resolved(path.parent) / path.name  # a link is replaced, and where it leads to is left alone
     if path.suffix != ".safetensors":
         raise InputError("weights are written as .safetensors", where=path, todo="choose a name with this ending")
     leaves, keys = to_host(params)

@@ -192,7 +192,7 @@ def main(config: Config, workdir: Path) -> None:
     source_task, task = choose_tasks(config.split, "split", data, data)
     report.print_notice(console, task, since=data)
     check_tasks(config, source_task, task, [n], folds=False, models=len(config.learning_rates))
-    keep_to_data(workdir, task.origin)
+    keep_to_data(workdir, task.origin, *task.content)
     source = make_source(config, source_task, workdir / "source")
     console.print(f"source model: {source.accuracy:.1%} of its {len(source_task.test)} test images are right")
     console.print(f"target: {some(task.classes)}; {n} labelled examples of each")

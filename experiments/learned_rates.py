@@ -199,7 +199,7 @@ def main(config: Config, workdir: Path) -> None:
     what = f"{config.points}² heads on {config.widths[-1]} features"
     needed = 12.0 * config.points**2 * (1 + config.widths[-1]) * len(task.classes)
     cli.refuse_beyond_memory(needed, what, where="--config.points", todo="use fewer points")
-    keep_to_data(workdir, task.origin)
+    keep_to_data(workdir, task.origin, *task.content)
     made: list[tuple[Section, dict[str, Any]]] = []
     for answer, own, from_task, to_task in (asked[part] for part in config.parts):
         source = make_source(own, from_task, workdir / ("source" if own is config else "small_source"))

@@ -183,7 +183,7 @@ def main(config: Config, workdir: Path) -> None:
     settings = list(itertools.product(config.adapted_learning_rates, config.adapted_penalties))
     check_tasks_fit(config, task)
     check_tasks(config, source_task, task, [n], folds=False, models=max(len(settings), config.tasks))
-    keep_to_data(workdir, task.origin)
+    keep_to_data(workdir, task.origin, *task.content)
     source = make_source(config, source_task, workdir / "source")
     console.print(f"source model: {source.accuracy:.1%} of its {len(source_task.test)} test images are right")
     console.print(f"target: {some(task.classes)}; {n} labelled examples of each")

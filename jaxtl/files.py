@@ -12,31 +12,59 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from jaxtl.errors import InputError
 
+MOST = 2**30  # bytes of a file that is read whole: runs, rows and records have thousands
+KINDS = {
+    **{stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"},
+    **{stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"},
+}
 ROOM = "free some space or mend its permissions, then run again: what was written before stays"
 
 
-def read(path: Path) -> bytes | None:
-    """The content of a file; None where nothing is.
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a file for reading; never a pipe, a device or a socket, where reading may wait or go on for ever.
 
     Args:
         path: a regular file, or a link to one.
 
     Raises:
-        InputError: it is a directory, a pipe, a device, a link to nothing, or cannot be read.
+        InputError: something else is there, or nothing, or it cannot be read.
     """
     try:
-        opened = _opened(path, os.O_RDONLY)
+        return open(path, "rb", opener=_opened)
     except FileNotFoundError:
-        if not path.is_symlink():
-            return None
-        raise InputError("is a link to nothing", where=path, todo="remove the link") from None
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", where=path, todo="move it away") from error
-    with open(opened, "rb") as file:
-        return file.read()
+        what = "is a link that leads nowhere" if path.is_symlink() else "there is no such file"
+        raise InputError(what, where=path, todo="check the path") from None
+    except IsNoFile as error:
+        raise InputError(str(error.strerror), where=path, todo="move it away, or give a regular file") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        what = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        raise InputError(what, where=path, todo="check the path and its permissions") from error
+
+
+def read(path: Path, most: int = MOST) -> bytes | None:
+    """The content of a file, as `content`; None where nothing is."""
+    return content(path, most) if os.path.lexists(path) else None
+
+
+def content(path: Path, most: int = MOST) -> bytes:
+    """All of a file.
+
+    Args:
+        path: a regular file, or a link to one.
+        most: bytes that it may have.
+
+    Raises:
+        InputError: it is no regular file, larger, or cannot be read.
+    """
+    with open_regular(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) > most:
+            what = f"has {size} bytes, more than {most}"
+            raise InputError(what, where=path, todo="it is truncated, damaged or not what its name says")
+        return file.read(most)
 
 
 def write(path: Path, content: bytes | str) -> Path:
@@ -114,6 +142,8 @@ def lines(path: Path) -> list[bytes]:
     Raises:
         InputError: it is no regular file, or cannot be read or mended.
     """
+    if path.is_symlink():
+        raise InputError("is a link", where=path, todo="remove it, or put the file in its place")
     content = read(path) or b""
     end = content.rfind(b"\n") + 1
     if end < len(content):  # or the next line would be appended to the torn one
@@ -194,6 +224,19 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         raise InputError("this user has no home directory", where=path, todo=todo) from None
 
 
+def resolved(path: str | os.PathLike[str]) -> Path:
+    """An absolute path without links, with ~ as the home directory.
+
+    Raises:
+        InputError: links that lead to one another without end.
+    """
+    try:
+        return expanded(path).resolve()
+    except (RuntimeError, OSError) as error:
+        what = f"leads nowhere: {getattr(error, 'strerror', None) or 'its links lead to one another'}"
+        raise InputError(what, where=path, todo="choose another path") from None
+
+
 def at_home(*parts: str) -> Path:
     """A place in the home directory; of a user who has none, in one that does not exist: there is nothing to be found.
 
@@ -219,15 +262,35 @@ def _make_room(path: Path) -> None:
         raise cannot_write(path, error) from error
 
 
-def _opened(path: Path, how: int) -> int:
-    """A descriptor of a regular file. Opening a pipe does not wait, and the one that is opened is the one looked at."""
-    if how & os.O_CREAT and path.is_symlink() and not path.exists():
-        raise OSError(0, "is a link to nothing")
+class IsNoFile(OSError):
+    """A pipe, a device, a socket or a directory stands in the place of a file."""
+
+
+def check_kind(mode: int) -> None:
+    """Whether this is the mode of a regular file.
+
+    Raises:
+        IsNoFile: says what else it is.
+    """
+    if not stat.S_ISREG(mode):
+        raise IsNoFile(0, f"is {KINDS.get(stat.S_IFMT(mode), 'something else')}, not a file")
+
+
+def _opened(path: str | Path, how: int) -> int:
+    """A descriptor of a regular file, looked at before, since a device may act on being opened, and once it is open,
+    since something else may have taken its place. Opening a pipe does not wait."""
+    if how & os.O_CREAT:
+        if os.path.islink(path):  # what it leads to belongs to somebody else, and would grow or be cut off
+            raise IsNoFile(0, "is a link")
+        how |= os.O_NOFOLLOW
+    with contextlib.suppress(FileNotFoundError):
+        check_kind(os.stat(path).st_mode)
     opened = os.open(path, how | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-    kind = os.fstat(opened).st_mode
-    if not stat.S_ISREG(kind):
+    try:
+        check_kind(os.fstat(opened).st_mode)
+    except IsNoFile:
         os.close(opened)
-        raise OSError(0, "Is a directory" if stat.S_ISDIR(kind) else "not a regular file")
+        raise
     return opened
 
 

@@ -15,8 +15,8 @@ from sklearn.datasets import load_digits
 
 from experiments import cifar_transfer as experiment
 from experiments.cifar_transfer import Config
-from jaxtl import loop, report
-from jaxtl.data import from_arrays, load, source_and_target
+from jaxtl import checkpoints, loop, report
+from jaxtl.data import from_arrays, keep_to_data, load, source_and_target
 from jaxtl.errors import InputError, Interrupted
 from jaxtl.labels import NEW, TRANSFERRED
 from jaxtl.methods.finetuning import RECIPES, head, pulled
@@ -25,7 +25,7 @@ from jaxtl.problems import FewShot, Images, Source, check_tasks, choose_tasks, m
 from jaxtl.problems.few_shot import CORRUPTIONS
 from jaxtl.problems.images import in_channels
 from jaxtl.program import Weights
-from jaxtl.protocol import Draw, Trainer
+from jaxtl.protocol import Draw, Trainer, study
 from jaxtl.step import program_of
 
 SETTING = {
@@ -491,6 +491,20 @@ def test_a_source_checkpoint_takes_the_place_of_training(config, problem, tmp_pa
     jax.tree.map(
         np.testing.assert_array_equal, made.weights.params, problem.source.weights.params
     )  # and training is reproducible
+    checkpoints.export(jax.tree.map(lambda leaf: leaf + 1, made.weights.params), given.source_checkpoint)
+    with pytest.raises(InputError, match=r"the content of .*source.safetensors has changed since the run began"):
+        make_source(given, source_task, tmp_path / "unused")
+
+
+def test_a_run_does_not_go_on_with_other_images_of_the_target(config, problem, tmp_path):
+    """The source model knows nothing of them, and the runs that are kept would be taken for theirs."""
+    keep_to_data(tmp_path, problem.task.origin, *problem.task.content)
+    images = problem.task.test.images.copy()
+    images[0, 0, 0] ^= 1
+    test = dataclasses.replace(problem.task.test, images=images)
+    other = FewShot(config, problem.source, dataclasses.replace(problem.task, test=test), problem.n)
+    with pytest.raises(InputError, match="has changed since the run began"):
+        study(other, RECIPES, tmp_path)
 
 
 def test_a_net_from_nothing_is_shown_without_transferred_parameters(finished):

@@ -110,6 +110,29 @@ def test_what_may_change_goes_on_to_the_same_end(tmp_path):
     train(tmp_path / "named", fixed=anchored(rates={"penalty/new": 0.0, "learning_rate/new": jnp.float32(0.1)}))
 
 
+SAME = {
+    "a default that is stated": {"fixed": anchored(rates={"learning_rate/new": 0.1, "penalty/new": 0})},
+    "a whole number": {"fixed": anchored(rates={"penalty/new": 0})},
+    "arrays of NumPy": {"data": {name: np.asarray(array) for name, array in DATA.items()}},
+    "arrays of 64 bits": {"data": {name: np.asarray(array, np.float64) for name, array in DATA.items()}},
+    "fields in another order": {"data": dict(reversed(DATA.items()))},
+    "a given tree of 64 bits": {"fixed": Fixed({}, {"anchor": {"head": {"kernel": np.zeros(2)}}})},
+    "a schedule made anew": {"schedule": lambda step: 1.0},
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_same_in_other_words_goes_on(name, turned, tmp_path):
+    plain, stated = {"schedule": lambda step: 1.0} if "schedule" in SAME[name] else {}, SAME[name]
+    first, second = (stated, plain) if turned else (plain, stated)
+    before, _ = train(tmp_path, **first)
+    after, _ = train(tmp_path, steps=8, **second)
+    whole, _ = train(None, steps=8, **second)
+    assert int(before.step) == 4
+    np.testing.assert_array_equal(after.params["head"]["kernel"], whole.params["head"]["kernel"])
+
+
 def test_a_chunk_that_would_run_past_the_end_is_refused(tmp_path):
     train(tmp_path, steps=3)
     with pytest.raises(InputError, match="fit chunk=2: the state is at step 3, which is not a multiple of it"):

@@ -1,15 +1,13 @@
 """Files that strangers made, before a reader of their kind meets them.
 
-Only regular files are opened, their first bytes tell what they are, and an archive must not grow in the memory.
+Their first bytes tell what they are, and an archive must not grow in the memory.
 """
 
 from __future__ import annotations
 
 import os
-import stat
 import zipfile
 from collections.abc import Iterable
-from pathlib import Path
 from typing import IO, Any, cast
 
 from jaxtl.errors import InputError
@@ -19,10 +17,6 @@ LONGEST = 500  # letters of a name
 MOST_GROWTH = 100  # times the file, when it is unpacked; dense weights shrink to a half at best, zeros to a thousandth
 UNPACKED = 64 * 2**20  # bytes that a small file may always grow to
 
-KINDS = {
-    **{stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a directory"},
-    **{stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"},
-}
 STARTS = {
     b"PK\x03\x04": "a zip archive",
     b"\x93NUMPY": "a single array of NumPy (.npy)",
@@ -38,34 +32,6 @@ STARTS = {
     b"\xff\xd8\xff": "a picture",
     b"\x89PNG": "a picture",
 }
-
-
-def open_regular(path: Path) -> IO[bytes]:
-    """Open a file for reading; never a pipe, a device or a socket, where reading may wait or go on for ever.
-
-    Raises:
-        InputError: there is none, it is of another kind, or it cannot be read.
-    """
-    try:
-        found = path.stat()
-        if stat.S_ISREG(found.st_mode):
-            file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 (the caller's)
-            found = os.fstat(file.fileno())  # in between it may have been replaced
-            if stat.S_ISREG(found.st_mode):
-                return file
-            file.close()
-    except FileNotFoundError:
-        what = f"a link to {os.readlink(path)}, which is not there" if path.is_symlink() else "there is no such file"
-        raise InputError(what, where=path, todo="check the path") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        what = f"cannot be read: {getattr(error, 'strerror', None) or error}"
-        raise InputError(what, where=path, todo="check the path and its permissions") from error
-    kind = KINDS.get(stat.S_IFMT(found.st_mode), "something else")
-    raise InputError(f"this is {kind}, not a file", where=path, todo="give a regular file")
-
-
-def _without_waiting(name: str, flags: int) -> int:
-    return os.open(name, flags | os.O_NONBLOCK)
 
 
 def size_of(file: IO[bytes]) -> int:

@@ -123,8 +123,19 @@ def _word(value: Any) -> str:
 
 
 def describe(tree: Tree) -> dict[str, str]:
-    """Every leaf by its path: shape, dtype and digest, computed on the host as every save does."""
-    leaves = to_host(jax.tree.map(lambda leaf: leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf), tree))[0]
+    """Every leaf by its path: shape, dtype and digest, computed on the host as every save does.
+
+    A leaf of NumPy counts as what JAX makes of it.
+    """
+
+    def seen(leaf: Any) -> Any:
+        return (
+            leaf
+            if isinstance(leaf, jax.Array)
+            else np.asarray(leaf, jax.dtypes.canonicalize_dtype(jnp.asarray(leaf).dtype))
+        )
+
+    leaves = to_host(jax.tree.map(seen, tree))[0]
     return {path: f"{shape_of(leaves[path])} #{digest:08x}" for path, digest in leaf_digests(leaves).items()}
 
 
@@ -215,13 +226,21 @@ def _mix(x: Any) -> Any:
     return x ^ (x >> 16)
 
 
-def jaxpr_of(program: Callable, state: Tree, fixed: Fixed) -> Callable[[Tree], ClosedJaxpr]:
-    """(like data) -> what a program (state, data, fixed) computes, without a mesh: the same on any."""
+def jaxpr_of(program: Callable, state: Tree, given: Tree, rates: Mapping[str, Any]) -> Callable[[Tree], ClosedJaxpr]:
+    """(like data) -> what a program (state, data, fixed) computes, without a mesh: the same on any.
+
+    All rates, defaults too, stand in it as numbers: a default that is stated makes no other program of it. Those that
+    are 0 stand there as their defaults, since a decay may be asked for only where it has something to shrink.
+    """
+    numbers = {name: np.float32(rate) for name, rate in rates.items() if rate}
 
     def shape(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf))
 
-    return lambda like: jax.make_jaxpr(program)(*jax.tree.map(shape, (state, like, fixed)))
+    def with_rates(state: Tree, data: Tree, given: Tree) -> Any:
+        return program(state, data, Fixed(numbers, given))
+
+    return lambda like: jax.make_jaxpr(with_rates)(*jax.tree.map(shape, (state, like, given)))
 
 
 def _digest_of_program(program: ClosedJaxpr) -> str:

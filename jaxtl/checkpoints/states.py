@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtl.checkpoints.disk import Damaged, as_json, check_space, one_line, read, to_host, verify, write
+from jaxtl.checkpoints.disk import Damaged, announced, as_json, check_space, one_line, read, to_host, verify, write
 from jaxtl.errors import InputError
-from jaxtl.files import expanded, to_disk
+from jaxtl.files import check_kind, resolved, to_disk
 from jaxtl.placement import put
 from jaxtl.trees import Tree, check_same, map_named
 
@@ -42,15 +43,13 @@ def own(workdir: str | Path) -> Iterator[Path]:
     Raises:
         InputError: the path is a file, cannot be read or written, or another process owns it.
     """
-    workdir = expanded(workdir).resolve()
+    workdir = resolved(workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         os.listdir(workdir)
         with tempfile.NamedTemporaryFile(dir=workdir, prefix=".probe-") as probe:
             probe.write(bytes(4096))
-        if (workdir / ".lock").is_fifo():
-            raise OSError(0, ".lock is a pipe")
-        lock = open(workdir / ".lock", "a+")  # noqa: SIM115 (closing it would release it)
+        lock = _open_lock(workdir / ".lock")
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         lock.truncate(0)
         lock.write(str(os.getpid()))
@@ -70,9 +69,20 @@ def own(workdir: str | Path) -> Iterator[Path]:
             _owned.discard(workdir)
 
 
+def _open_lock(path: Path) -> IO[str]:
+    """Open a regular file of this directory alone: what a link leads to would be written over."""
+    lock = os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666), "a+")
+    try:
+        check_kind(os.fstat(lock.fileno()).st_mode)
+    except OSError as error:
+        lock.close()
+        raise OSError(0, f".lock {error.strerror}") from None
+    return lock
+
+
 def is_owned(workdir: str | Path) -> bool:
     """Whether this process is within `own` for this very directory."""
-    return expanded(workdir).resolve() in _owned
+    return resolved(workdir) in _owned
 
 
 def save(workdir: str | Path, state: Tree, meta: dict[str, Any]) -> Path:
@@ -135,11 +145,17 @@ def restore(workdir: str | Path, like: Tree) -> Tree:
     """
     _put_back(_root(workdir))
     directory, manifest = newest_intact(workdir, set_aside=True)
-    leaves = read(directory, manifest)
-    for path, kind in manifest["keys"].items():
-        leaves[path] = jax.random.wrap_key_data(leaves[path], impl=kind)
+    stored: dict[str, Any] = announced(manifest)
+    wrapped = {path: functools.partial(jax.random.wrap_key_data, impl=kind) for path, kind in manifest["keys"].items()}
     todo = "go on with the model it was saved with, or transfer(load_weights(...), params, rename=..., reinit=...)"
-    check_same(like, leaves, where=f"this run against {directory}", todo=todo)
+    try:
+        keys = {path: jax.eval_shape(wrap, stored[path]) for path, wrap in wrapped.items()}
+    except (ValueError, TypeError, KeyError) as error:
+        todo = "register the kind of random keys that it was saved with"
+        raise InputError(f"holds keys of no known kind: {one_line(error)}", where=directory, todo=todo) from error
+    check_same(like, stored | keys, where=f"this run against {directory}", todo=todo)  # nothing larger is read
+    leaves = read(directory, manifest)
+    leaves |= {path: wrap(leaves[path]) for path, wrap in wrapped.items()}
     return map_named(lambda path, leaf: _place(leaves[path], leaf), like)
 
 
@@ -177,7 +193,7 @@ def _place(value: Any, like: Any) -> Any:
 
 
 def _root(workdir: str | Path) -> Path:
-    return expanded(workdir).resolve() / "checkpoints"
+    return resolved(workdir) / "checkpoints"
 
 
 def _steps(root: Path) -> list[int]:

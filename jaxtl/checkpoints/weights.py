@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from jaxtl.checkpoints.array_files import read_npz, read_safetensors
-from jaxtl.checkpoints.disk import leaf_digests, one_line, read, to_host, verify
-from jaxtl.checkpoints.foreign import content_of, open_regular
+from jaxtl.checkpoints.disk import announced, bytes_of, leaf_digests, one_line, read, to_host, verify
+from jaxtl.checkpoints.foreign import MOST_GROWTH, UNPACKED, content_of
 from jaxtl.checkpoints.states import ELSEWHERE, newest_intact
 from jaxtl.checkpoints.torch_files import Refused, read_torch
 from jaxtl.errors import InputError
-from jaxtl.files import expanded, whole
+from jaxtl.files import expanded, open_regular, resolved, whole
 from jaxtl.trees import Tree
 
 PICKLES = (".pkl", ".pickle")
@@ -36,7 +36,7 @@ def export(params: Tree, path: str | Path) -> Path:
     from safetensors.numpy import save_file
 
     path = expanded(path)
-    path = path.parent.resolve() / path.name  # a link is replaced, and where it leads to is left alone
+    path = resolved(path.parent) / path.name  # a link is replaced, and where it leads to is left alone
     if path.suffix != ".safetensors":
         raise InputError("weights are written as .safetensors", where=path, todo="choose a name with this ending")
     leaves, keys = to_host(params)
@@ -106,6 +106,10 @@ def _check_kind(path: Path, start: bytes) -> None:
 def _params_of_run(path: Path) -> dict[str, Any]:
     named = (path / "manifest.json").exists()
     directory, manifest = (path, verify(path)) if named else newest_intact(path, set_aside=False)
+    size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+    if (unpacked := bytes_of(announced(manifest))) > max(UNPACKED, MOST_GROWTH * size):
+        what = f"its {size} bytes would become {unpacked} when they are unpacked"
+        raise InputError(what, where=directory, todo="restore it into a state of the same shapes")
     leaves = read(directory, manifest)
     params = {name.removeprefix("params/"): leaf for name, leaf in leaves.items() if name.startswith("params/")}
     if not params:

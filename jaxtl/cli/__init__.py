@@ -65,7 +65,7 @@ from jaxtl.cli import flags, page, together, workdir
 from jaxtl.cli.flags import command
 from jaxtl.cli.workdir import directory_of
 from jaxtl.errors import InputError, Interrupted, Stop
-from jaxtl.files import expanded
+from jaxtl.files import resolved
 from jaxtl.protocol.runs import identity
 from jaxtl.terminal import Terminal
 from jaxtl.text import printable
@@ -216,7 +216,7 @@ def _directory(
     request: flags.Request, now: workdir.Record, argv: Sequence[str], may_change: Sequence[str]
 ) -> Iterator[Path | None]:
     """The run's directory, ready for work; None if the run is finished, which prints its summary."""
-    directory = expanded(request.workdir).resolve()
+    directory = resolved(request.workdir)
     earlier = workdir.read(directory)
     resumed = earlier if earlier and not request.overwrite else None
     changed = resumed is not None and workdir.differs(directory, resumed, now, may_change)

@@ -85,7 +85,7 @@ def read(directory: Path) -> Record | None:
         if digest not in (None, _crc32(entries)):
             raise ValueError("its digest differs")
         return Record(**({"report": None} | entries))
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         raise InputError(f"{RECORD} is not what a run writes", where=directory, todo=ELSEWHERE) from None
 
 

@@ -49,6 +49,11 @@ class DataSet:
     origin: str
     notice: str = ""
 
+    @property
+    def content(self) -> tuple[Any, ...]:
+        """All its arrays: images and labels of both parts."""
+        return self.train.images, self.train.labels, self.test.images, self.test.labels
+
 
 def from_arrays(
     images: Any,

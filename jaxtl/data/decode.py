@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import struct
 import warnings
 from collections.abc import Iterable, Iterator
@@ -19,8 +20,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from jaxtl.data.files import kind_of, regular, reported, start_of
+from jaxtl.data.files import kind_of, reported, start_of
 from jaxtl.errors import InputError
+from jaxtl.files import open_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,6 +31,7 @@ REPAIR = "repair it, get it again, or move it away"
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 PIXELS = 2**26  # of one picture: 67 millions
 BYTES = 2**29  # of a file: more than `PIXELS` of 16 bits in four channels, as they are, would take
+HEADER = 2**16  # bytes in which a PPM says its size, comments included
 SCANNED = 2**30  # pixels that the scans of a progressive JPEG may come to: each is a pass over the whole picture
 GREY = ("1", "L", "LA", "La")
 WHOLE = ("I", "I;16", "I;16L", "I;16B", "I;16N")  # modes of whole numbers of 16 or 32 bits
@@ -84,11 +87,13 @@ def opened(source: Path | bytes, where: object = "") -> Iterator[Image]:
         contextlib.ExitStack() as stack,
     ):
         # Not by its path: Pillow would map it into memory, and maps turned TIFF files wrongly.
-        file = io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(regular(source).open("rb"))
+        file = io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(open_regular(source))
         if (size := file.seek(0, io.SEEK_END)) > BYTES:
             raise InputError(
                 f"has {size / 1e6:.0f} MB", where=where, todo=f"pictures have {BYTES / 1e6:.0f} MB at most"
             )
+        file.seek(0)
+        _check_plain_header(file.read(HEADER), where)
         file.seek(0)
         try:
             image = stack.enter_context(Image.open(file, formats=FORMATS))
@@ -102,6 +107,14 @@ def opened(source: Path | bytes, where: object = "") -> Iterator[Image]:
             what = f"has {image.width}x{image.height} pixels, and more than {PIXELS // 10**6} millions are refused"
             raise InputError(what, where=where, todo="make it smaller")
         yield image
+
+
+def _check_plain_header(start: bytes, where: object) -> None:
+    """Pillow goes through comments and blanks in the header of a PPM letter by letter."""
+    if re.match(rb"P[0-9fFy][\s#]", start):
+        words = re.sub(rb"#[^\r\n]*", b"", start).split(None, 3)
+        if len(start) == HEADER and len(words) < (3 if start[1:2] in b"14" else 4):
+            raise InputError(f"has a header of more than {HEADER} bytes", where=where, todo=REPAIR)
 
 
 def header(file: Path) -> Header:

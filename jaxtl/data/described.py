@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxtl.data.decode import PIXELS
-from jaxtl.data.files import content, listed, regular, reported
+from jaxtl.data.files import listed, reported
 from jaxtl.errors import InputError
+from jaxtl.files import content
 
 BUILT_IN = "tensorflow_datasets.core.features."
 DICTIONARY = f"{BUILT_IN}features_dict.FeaturesDict"
@@ -23,6 +24,7 @@ IMAGE = f"{BUILT_IN}image_feature.Image"
 LABEL = f"{BUILT_IN}class_label_feature.ClassLabel"
 NAME = r"\w[\w.-]{,199}"  # of a set and of a file in its directory
 DTYPES = ("uint8", "uint16")
+MOST_SHARDS = 20_000  # files of records
 MOST = 2**24  # bytes of a description
 TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 YOURSELF = "load it yourself and pass the arrays to from_arrays"
@@ -125,6 +127,9 @@ def _image_and_label(kinds: dict[str, Any], directory: Path) -> tuple[str, tuple
 
 def _shards(part: dict[str, Any], name: str, directory: Path) -> list[Shard]:
     """The files of a part: in this directory, whatever the template of their names says."""
+    if len(part["shardLengths"]) > MOST_SHARDS:
+        what = f"names {len(part['shardLengths'])} files of records, more than {MOST_SHARDS}"
+        raise InputError(what, where=directory, todo="prepare it again in fewer files")
     counts = [int(count) for count in part["shardLengths"]]
     digits = max(5, len(str(len(counts))))
     words = {"DATASET": name, "SPLIT": part["name"], "FILEFORMAT": "array_record"}
@@ -148,7 +153,7 @@ def _class_names(kind: dict[str, Any], label: str, directory: Path, most: int) -
     """From LABEL.labels.txt, or numbers; every class has an example, so there are at most as many as records."""
     file = directory / f"{label}.labels.txt"
     if re.fullmatch(r"\w[\w .-]*", label) and (file.exists() or file.is_symlink()):
-        names = content(regular(file), MOST).decode("utf-8").split("\n")
+        names = content(file, MOST).decode("utf-8").split("\n")
         return tuple(name.strip() for name in names if name.strip())
     count = int(kind["classLabel"].get("numClasses", 0))
     if not 0 < count <= most:

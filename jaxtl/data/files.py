@@ -6,8 +6,6 @@ import contextlib
 import gzip
 import io
 import itertools
-import os
-import stat
 import tarfile
 import zipfile
 import zlib
@@ -15,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from jaxtl.errors import InputError
+from jaxtl.files import open_regular
 
 AGAIN = "get the file again: it is truncated, damaged or not what its name says"
 DAMAGE: tuple[type[Exception], ...] = (
@@ -61,40 +60,6 @@ def reported(path: object, *errors: type[Exception], todo: str = AGAIN) -> Itera
         raise InputError(f"cannot be read ({said[0]})", where=path, todo=todo) from error
 
 
-def regular(path: Path) -> Path:
-    """The same path if a file is there: a pipe would be waited for, and a device never ends.
-
-    Raises:
-        InputError: something else is there, or nothing.
-    """
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        leads = "is a link that leads nowhere" if path.is_symlink() else f"cannot be read ({error.strerror})"
-        raise InputError(leads, where=path, todo="put the file there, or remove its name") from error
-    if not stat.S_ISREG(mode):
-        kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
-        what = f"is {kinds.get(stat.S_IFMT(mode), 'a device')}, not a file"
-        raise InputError(what, where=path, todo="move it away, or put the file in its place")
-    return path
-
-
-def content(path: Path, most: int) -> bytes:
-    """All of a file.
-
-    Args:
-        path: of the file.
-        most: bytes that it may have.
-
-    Raises:
-        InputError: it is no regular file, larger, or cannot be read.
-    """
-    with reported(path), regular(path).open("rb") as file:
-        if os.fstat(file.fileno()).st_size > most:
-            raise InputError(f"has more than {most} bytes", where=path, todo=AGAIN)
-        return file.read(most)
-
-
 def listed(names: Iterable[str], most: int = 6) -> str:
     """Some names that somebody else chose, for a message: the first few, and of long ones the beginning.
 
@@ -109,7 +74,7 @@ def listed(names: Iterable[str], most: int = 6) -> str:
 
 def start_of(path: Path, count: int = 64) -> bytes:
     """The first bytes of a file."""
-    with reported(path), regular(path).open("rb") as file:
+    with reported(path), open_regular(path) as file:
         return file.read(count)
 
 

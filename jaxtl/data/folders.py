@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ TESTS = ("test", "testing", "val", "valid", "validation", "dev")
 CONTENTS = ("image", "images", "img", "imgs", "jpegimages", "photos", "pictures", "mask", "masks", "labels")
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".xlsx", ".parquet", ".txt", ".xml")
 SHOWN = 3  # of the files that cannot be used
+MANY = 500  # of them: no more are looked for
 REPAIR = "repair them or move them away"
 
 
@@ -112,13 +114,14 @@ _Part = tuple[np.ndarray | Stored, np.ndarray, list[str]]  # images, labels, cla
 def _read(directory: Path, parts: list[Path], memory: float) -> tuple[list[_Part], list[str]]:
     """Each part, with the classes of the first, and remarks about what was done to their images."""
     classes = [folder.name for folder in _folders(parts[0])]
+    number = {name: place for place, name in enumerate(classes)}
     contents: list[list[tuple[Path, int]]] = []
     for part in parts:
-        strangers = [folder.name for folder in _folders(part) if folder.name not in classes]
+        strangers = [folder.name for folder in _folders(part) if folder.name not in number]
         if strangers:
             todo = f"the classes of {parts[0].name} are {listed(classes)}"
             raise InputError(f"has a class {strangers[0]}", where=part, todo=todo)
-        contents.append([(file, classes.index(folder.name)) for folder in _folders(part) for file in _files(folder)])
+        contents.append([(file, number[folder.name]) for folder in _folders(part) for file in _files(folder)])
         if not contents[-1]:
             what = "holds images and no folders of them" if any(map(_is_image, _files(part))) else "holds no images"
             raise InputError(what, where=part, todo="put them into one folder for each class")
@@ -160,6 +163,8 @@ def _headers(directory: Path, files: list[Path]) -> dict[Path, decode.Header]:
     headers: dict[Path, decode.Header] = {}
     wrong: dict[Path, InputError] = {}
     for file in files:
+        if len(wrong) == MANY:
+            break
         try:
             if file.is_file() and not _is_image(file):
                 todo = f"move it away; images end in {', '.join(IMAGES[:4])} ..."
@@ -197,7 +202,8 @@ def _refuse(directory: Path, wrong: dict[Path, InputError], files: list[Path]) -
         named = [file for file in files if file in wrong][:SHOWN]
         first = [f"{file.relative_to(directory)} ({wrong[file].what})" for file in named]
         more = ", ..." if len(wrong) > SHOWN else ""
-        what = f"{len(wrong)} of {len(files)} files cannot be used: {', '.join(first)}{more}"
+        count = f"at least {MANY}" if len(wrong) >= MANY else len(wrong)
+        what = f"{count} of {len(files)} files cannot be used: {', '.join(first)}{more}"
         todos = {error.todo for error in wrong.values()}
         raise InputError(what, where=directory, todo=todos.pop() if len(todos) == 1 else REPAIR)
 
@@ -216,7 +222,11 @@ def _remarks(headers: Iterable[decode.Header], white: dict[str, float]) -> list[
 
 def _folders(directory: Path) -> list[Path]:
     with reported(directory):
-        return sorted(path for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
+        paths = sorted(path for path in directory.iterdir() if not path.name.startswith("."))
+        for path in paths:
+            if path.is_symlink() and not os.path.exists(path):  # perhaps of a class, which would be left out
+                raise InputError("is a link that leads nowhere", where=path, todo="mend it, or remove it")
+        return [path for path in paths if path.is_dir()]
 
 
 def _files(folder: Path) -> list[Path]:

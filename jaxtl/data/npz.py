@@ -13,8 +13,9 @@ import numpy as np
 
 from jaxtl.data import decode
 from jaxtl.data.dataset import DataSet, assembled
-from jaxtl.data.files import AGAIN, kind_of, listed, regular, reported, start_of
+from jaxtl.data.files import AGAIN, kind_of, listed, reported, start_of
 from jaxtl.errors import InputError, suggest
+from jaxtl.files import open_regular
 
 PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # all that NumPy writes
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}  # by version
@@ -58,7 +59,9 @@ def read_npz(path: Path, name: str, prefix: str = "", memory: float = math.inf) 
 
 def _check_archive(path: Path, memory: float) -> None:
     """Whether it is one, and every array in it as large as it says and bearable."""
-    if not zipfile.is_zipfile(regular(path)):
+    with open_regular(path) as file:
+        is_archive = zipfile.is_zipfile(file)
+    if not is_archive:
         kind = kind_of(start_of(path))
         what = f"is {kind}, no npz archive" if kind and kind != "a zip archive" else "is no complete npz archive"
         raise InputError(what, where=path, todo=AGAIN)

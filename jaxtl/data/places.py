@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import os
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from jaxtl import files
 from jaxtl.data.prepared import newest_version
+from jaxtl.data.stored import Stored
 from jaxtl.errors import InputError
+
+CONTENT = b"\ncontent "  # in data.txt, before the digest
+LOOKED_AT = 64  # of images on disk: to read all of them may take minutes
 
 
 def default_directory() -> Path:
@@ -41,24 +50,41 @@ def destination(version: str, data_dir: Path | None) -> Path:
     return next(usable, roots[-1])
 
 
+def _digest(content: Iterable[Any]) -> str:
+    crc32 = 0
+    for part in content:
+        few = isinstance(part, Stored) and len(part)
+        seen = part[np.linspace(0, len(part) - 1, LOOKED_AT).astype(int)] if few else part
+        array = np.asarray(seen, order="C")
+        crc32 = zlib.crc32(f"{part.shape} {array.dtype}".encode(), crc32)
+        crc32 = zlib.crc32(array.reshape(-1).view(np.uint8).data, crc32)
+    return f"{crc32:08x}"
+
+
 def _named(*variables: str) -> list[Path]:
     return [files.expanded(root) for variable in variables if (root := os.environ.get(variable))]
 
 
-def keep_to_data(workdir: Path, origin: str) -> None:
-    """Refuse to go on with other data: what "auto" stands for may change from one day to the next.
+def keep_to_data(workdir: Path, origin: str, *content: Any) -> None:
+    """Refuse to go on with other data: what "auto" or a path stands for may change from one day to the next.
 
     Args:
         workdir: of the run; created if need be. It remembers the data in data.txt.
         origin: of the data, in words, see `DataSet.origin`.
+        content: arrays of the data, of which a digest is remembered; of images that are `Stored`, some are looked at.
 
     Raises:
-        InputError: the run began with data of another origin, or data.txt cannot be read or written.
+        InputError: the run began with data of another origin or content, or data.txt cannot be read or written.
     """
     file, asked = workdir / "data.txt", origin.encode("utf-8", "backslashreplace")
-    began = files.read(file)
+    began, digest = files.read(file), _digest(content).encode()
+    if began is not None:
+        began, _, known = began.partition(CONTENT)
+        if began == asked and known and content and known.strip() != digest:
+            todo = "put back what it began with, or choose another --workdir"
+            raise InputError(f"the content of {origin} has changed since the run began", where=file, todo=todo)
     if began is None:
-        files.write(file, origin)
+        files.write(file, asked + (CONTENT + digest + b"\n" if content else b""))
     elif not began:  # earlier versions left this where they were killed or found no space
         todo = f"delete it if the run began with {origin}, or choose another --workdir"
         raise InputError("is empty: what the run began with is not known", where=file, todo=todo)

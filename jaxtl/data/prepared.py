@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import os
 import re
 import struct
 from collections.abc import Iterator, Sequence
@@ -32,7 +33,7 @@ def newest_version(directory: Path) -> Path | None:
 
     Looks at file names only, since importing tensorflow-datasets costs half a second.
     """
-    if not directory.is_dir():
+    if not os.path.isdir(directory):  # whose name may be too long to be asked for by `Path.is_dir`
         return None
     with reported(directory):
         below = [child for child in directory.iterdir() if re.fullmatch(r"\d+(\.\d+)*", child.name)]

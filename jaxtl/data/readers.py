@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxtl.data.dataset import DataSet, assembled
-from jaxtl.data.files import AGAIN, regular, reported, start_of, tar_files, unpacked
+from jaxtl.data.files import AGAIN, reported, start_of, tar_files, unpacked
 from jaxtl.errors import InputError
+from jaxtl.files import open_regular
 
 BINARY = "take the binary version, cifar-10-binary.tar.gz or cifar-100-binary.tar.gz"
 OTHERS = f"{BINARY}; unpack an archive of your own and give its directory"
@@ -103,9 +104,12 @@ def read_cifar(path: Path, name: str) -> DataSet:
 def _files_in_directory(path: Path) -> tuple[CifarLayout, dict[str, bytes]]:
     layout = CIFAR_10 if os.path.lexists(path / CIFAR_10.train[0]) else CIFAR_100
     present = [path / file for file in (*layout.sizes(), layout.names) if os.path.lexists(path / file)]
+    found = {}
     for file in present:
-        _check_size(file.name, regular(file).stat().st_size, layout, path)
-    return layout, {file.name: file.read_bytes() for file in present}
+        with open_regular(file) as opened:
+            _check_size(file.name, os.fstat(opened.fileno()).st_size, layout, path)
+            found[file.name] = opened.read()
+    return layout, found
 
 
 def _files_in_tar(path: Path) -> tuple[CifarLayout, dict[str, bytes]]:

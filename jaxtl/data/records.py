@@ -12,8 +12,8 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxtl.data.files import regular
 from jaxtl.errors import InputError
+from jaxtl.files import open_regular
 
 BLOCK = 2**16
 BLOCK_HEADER = 24
@@ -31,8 +31,8 @@ def check_records(file: Path) -> tuple[int, int]:
         ValueError, struct.error: the chunks do not follow one another.
     """
     largest = unpacked = 0
-    size = regular(file).stat().st_size
-    with file.open("rb") as stream:
+    with open_regular(file) as stream:
+        size = os.fstat(stream.fileno()).st_size
         for kind, decoded in _chunks(stream.fileno(), size):
             largest, unpacked = max(largest, decoded), unpacked + decoded
             if largest > LARGEST or unpacked > RATIO * size:

@@ -12,7 +12,6 @@ from pathlib import Path
 from jaxtl.data.catalogue import OFFICIAL
 from jaxtl.data.dataset import DataSet, from_arrays
 from jaxtl.data.fetch import Progress, Silent
-from jaxtl.data.files import regular
 from jaxtl.data.folders import holds_folders, read_folders
 from jaxtl.data.npz import read_npz
 from jaxtl.data.places import default_directory, tfds_roots
@@ -21,7 +20,7 @@ from jaxtl.data.prepared import newest_version, read_prepared, refuse_tfrecord
 from jaxtl.data.readers import holds_cifar, holds_idx, read_cifar, read_idx, refuse_pickle
 from jaxtl.data.stored import memory_budget
 from jaxtl.errors import InputError, suggest
-from jaxtl.files import expanded
+from jaxtl.files import expanded, open_regular
 
 FILES = {  # what a name may lie in, below the data directory, in the order of looking
     "cifar10": ("cifar10.npz", "cifar-10-binary.tar.gz", "cifar-10-batches-bin"),
@@ -34,6 +33,8 @@ FORMATS = (
     "give an .npz, a cifar-*-binary.tar.gz, or a directory of CIFAR .bin files, idx files, array_record files or one "
     "folder of images for each class"
 )
+
+LONGEST = 4096  # letters of a path: what systems take
 
 Reader = Callable[[], DataSet]
 
@@ -78,7 +79,10 @@ def load(
         ((1438, 8, 8, 1), dtype('uint8'), 359)
     """
     wanted = os.fspath(name_or_path)
-    if data_dir is not None and not Path(data_dir).is_dir():
+    if len(wanted) > LONGEST:
+        what = f"a name of {len(wanted)} letters"
+        raise InputError(what, where=f"{wanted[:60]}...", todo=f"paths have {LONGEST} at most")
+    if data_dir is not None and not os.path.isdir(data_dir):
         raise InputError("is no directory", where=data_dir, todo="give a directory of data sets as data_dir")
     if wanted == "digits":
         return _digits()
@@ -132,16 +136,16 @@ def where(name: str, directory: Path) -> Path | None:
 def _elsewhere(text: str, directory: Path, memory: int) -> DataSet:
     """By path, or by the name of any other prepared set."""
     path, prefix = expanded(text), ""
-    if not path.exists() and "#" in text:
+    if not os.path.exists(path) and "#" in text:
         before, _, prefix = text.rpartition("#")
         path = expanded(before)
-    if not path.exists():
+    if not os.path.exists(path):
         if re.fullmatch(r"\w+(/[\w.-]+)*", text) and (version := where(text, directory)):
             return read_prepared(version, memory)
         todo = f"check the path, or use a name ({suggest(text, ['auto', 'digits', *FILES])})"
         raise InputError("no such file or directory, and no data set of this name", where=text, todo=todo)
     if not path.is_dir():
-        regular(path)
+        open_regular(path).close()
     refuse_pickle(path)
     refuse_tfrecord(path)
     if prefix and path.suffix != ".npz":

@@ -119,9 +119,9 @@ def fit(
         workdir: where checkpoints go, from step 0 on, and where an interrupted run goes on from, or one that is to take
             more steps; no other process may use it meanwhile. With each goes what made it: rates, defaults among them,
             `given`, the first state, the data (of a `Stream` its first batch), `best`, and the step, code and constants
-            alike. With another of these it is refused. What may change: `steps`, `every`, `evaluate`, `log`,
-            `progress`, `save_behind`; and, where results are then equal to rounding, `chunk`, the mesh, the devices and
-            the versions of the libraries.
+            alike (not what a callback computes on the host). With another of these it is refused. What may change:
+            `steps`, `every`, `evaluate`, `log`, `progress`, `save_behind`; and, where results are then equal to
+            rounding, `chunk`, the mesh, the devices and the versions of the libraries.
         save_behind: go on with the next chunk while a checkpoint is written, at the price of a second copy of the state
             on the device; an error is told at the next save, or at the end. Otherwise what has been saved is on disk
             before the next chunk begins.
@@ -229,7 +229,7 @@ def _origin(
         with contextlib.closing(data.batches(0)) as batches:
             data = next(batches)
     rates = {name: rate for name, rate in {**defaults, **fixed.rates}.items() if rate is not None}
-    program = jaxpr_of(step, state, fixed)
+    program = jaxpr_of(step, state, fixed.given, rates)
     return origin(rates, state, data, fixed.given, {"step": program}, streamed=streamed, best=best)
 
 

@@ -110,7 +110,7 @@ class FewShot:
     def __init__(self, config: Any, source: Source, task: DataSet, n: int):
         self.config, self.source, self.task, self.n = config, source, task, n
         self.title = f"{some(source.task.classes)} → {some(task.classes)}; {n} labelled examples per class"
-        self.origin = task.origin
+        self.origin, self.content = task.origin, task.content
         own = Images.of(task)
         same = own.shape[-1] == source.images.shape[-1]  # the trunk expects the statistics that it was trained with
         self.images = source.images._replace(shape=own.shape) if same else own

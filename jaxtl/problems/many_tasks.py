@@ -115,6 +115,9 @@ class ManyTasks:
     def __init__(self, config: Any, tasks: TaskSet, watch: Callable | None = None):
         self.config, self.names, self.origin = config, config.tasks, tasks.origin
         self.title = f"{', '.join(config.tasks)}; {config.n} labelled examples"
+        arrays = [array for part in (tasks.train, tasks.test) for array in (part.inputs, *part.targets.values())]
+        # what is drawn here, and is no integer, may differ by rounding on another machine
+        self.content = [array for array in arrays if array.dtype.kind in "iu"]
         self.tasks = standardised(tasks, config.input_size)
         self.numbers = [task for task, classes in tasks.classes.items() if not classes]
         order = np.random.default_rng([config.seed, 0]).permutation(len(tasks.train))

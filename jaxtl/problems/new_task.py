@@ -33,7 +33,7 @@ class NewTask:
     points = 1  # of a curve; nothing is shown of it
 
     def __init__(self, tasks: ManyTasks, trunks: Callable[[int], Mapping[str, Tree]]):
-        config, self.tasks, self.origin = tasks.config, tasks, tasks.origin
+        config, self.tasks, self.origin, self.content = tasks.config, tasks, tasks.origin, tasks.content
         self.config, self.name, self.trunks = config, config.new_task, functools.lru_cache(trunks)
         self.title = f"{self.name}; {config.n_new} labelled examples"
         self.is_number = self.name in tasks.numbers

@@ -103,6 +103,7 @@ def make_source(config: Any, task: DataSet, workdir: Path, examples: int = 0) ->
     )
     if config.source_checkpoint:
         weights = _read(config.source_checkpoint, start)
+        keep_to_data(workdir, config.source_checkpoint, *jax.tree.leaves(weights))
     else:
         weights = _trained(config, task, images, model, start, examples, workdir)
         checkpoints.export(_as_tree(weights), workdir / "source.safetensors")
@@ -141,7 +142,7 @@ def _trained(
     mesh = make_mesh(config.mesh) if config.mesh else None
     sharding = by_example(mesh) if mesh else None
     data = feed(task.train, order, index, batch_size=config.source_batch_size, sharding=sharding)
-    keep_to_data(workdir, task.origin)
+    keep_to_data(workdir, task.origin, *task.content)
     with Writer(workdir) as writer:
         ended = run(
             program,

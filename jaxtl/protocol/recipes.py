@@ -7,7 +7,7 @@ given and how what was trained is judged. Neither knows the other's insides: `Tr
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -72,6 +72,11 @@ class Problem(Protocol):
     title: str
     origin: str
     points: int
+
+    @property
+    def content(self) -> Sequence[Any]:
+        """Arrays of its data, of which a run remembers a digest."""
+        ...
 
     def key(self, draw: Draw, use: str) -> jax.Array:
         """The random key of a draw for one use, such as "run"."""

@@ -191,7 +191,7 @@ class RunStore:
                 record[numbers] = {name: float(value) for name, value in record.get(numbers, {}).items()}
             record["edges"], record["arrays"] = tuple(record["edges"]), tuple(record["arrays"])
             return Run(**record), arrays
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             what = "not the record of a run, or of another one"
             todo = "delete the line: its run is made again"
             raise InputError(what, where=f"{path}, line {number}", todo=todo) from error

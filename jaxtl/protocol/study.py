@@ -113,7 +113,7 @@ def study(
     asked = config.honest if honest is None else honest
     chosen = [name for name in names if ("all" in asked or name in asked) and recipes[name].search]
     tuning, reporting = config.tuning_seeds, config.report_seeds
-    keep_to_data(workdir, problem.origin)
+    keep_to_data(workdir, problem.origin, *problem.content)
     store = RunStore(workdir, of=identity(config, problem.title, axes))
     total = planned_runs(tried, config.trials, tuning, reporting, chosen, config.folds)
     with Progress(total, "comparing") as progress:

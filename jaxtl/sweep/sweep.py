@@ -253,7 +253,8 @@ def _origin(
         return {}
     defaults, _ = traced(train, one, data, fixed)
     every = {**{name: rate for name, rate in defaults.items() if rate is not None}, **rates}
-    programs = {"train": jaxpr_of(train, one, fixed), "score": jaxpr_of(score, one, fixed)}
+    first = {name: np.ravel(rate)[0] for name, rate in every.items()}
+    programs = {"train": jaxpr_of(train, one, given, first), "score": jaxpr_of(score, one, given, first)}
     return origin(every, states, data, given, programs)
 
 

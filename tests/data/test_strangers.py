@@ -150,6 +150,47 @@ def test_what_is_no_file_among_images(tmp_path, kind):
     refused(root, "2 of 10 files cannot be used", f"cat/x.png (is {kind}", f"dog/x.png (is {kind}")
 
 
+def test_a_class_that_is_a_link_to_nowhere_is_not_left_out(tmp_path):
+    root = folders(tmp_path / "pets")
+    (root / "bird").symlink_to(tmp_path / "not mounted")
+    refused(root, "bird: is a link that leads nowhere")
+    (root / "bird").unlink()
+    (root / "bird").symlink_to("bird")
+    refused(root, "bird: is a link that leads nowhere")
+
+
+def test_files_without_number_that_are_no_pictures(tmp_path):
+    root = folders(tmp_path / "pets")
+    for number in range(20_000):
+        (root / "cat" / f"{number}.png").touch()
+    began = time.monotonic()
+    refused(root, "at least 500 of 20004 files cannot be used: cat/")
+    assert time.monotonic() - began < 4
+
+
+@pytest.mark.parametrize("start", [b"P6\n#", b"P5 8 8 #", b"P6\n", b"P2\n8\n#", b"P4 8 #", b"Pf #"])
+@pytest.mark.parametrize("filling", [b"x", b" ", b"#x\n"])
+def test_a_header_without_end(tmp_path, start, filling):
+    """Pillow reads it letter by letter."""
+    root = folders(tmp_path / "pets")
+    (root / "cat/0.png").write_bytes(start + filling * (30_000_000 // len(filling)))
+    refused(root, "cat/0.png: ")
+
+
+@pytest.mark.parametrize("plain", [b"P5\n# by a camera\n8 8\n#\n255\n", b"P5 8 8 255 ", b"P4\n8 8\n"])
+def test_a_picture_with_a_header_of_its_own_is_read(tmp_path, plain):
+    root = folders(tmp_path / "pets")
+    (root / "cat/0.png").write_bytes(plain + bytes(64))
+    assert load(root).train.images.shape[1:] == (8, 8, 1)
+
+
+@pytest.mark.parametrize("name", ["x" * 10_000, "a/" * 10_000, "x" * 300, "set#" + "x" * 10_000, "x" * 300 + "#a"])
+def test_a_name_of_any_length(tmp_path, name):
+    refused(name, "x" if name[0] == "x" else name[:2])
+    with pytest.raises(InputError, match="is no directory"):
+        load("mnist", "x" * 300)
+
+
 @pytest.mark.parametrize("kind", OTHERS)
 @pytest.mark.parametrize("name", ["set.npz", "set.tar.gz", "set.tar", "set"])
 def test_what_is_no_file_as_a_data_set(tmp_path, kind, name):
@@ -485,6 +526,11 @@ def test_files_of_records_outside_the_directory_are_not_opened(prepared, templat
         refused(prepared, str(prepared), "names a file of records")
     else:
         load(prepared)  # of the usual names
+
+
+def test_files_of_records_without_number(prepared):
+    edited(prepared / "dataset_info.json", lambda info: info["splits"][0].update(shardLengths=["1"] * 1_000_000))
+    refused(prepared, "names 1000000 files of records, more than 20000")
 
 
 def test_names_of_a_set_that_lead_elsewhere(prepared):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ CONFIG = Budget(steps=20, trials=3, tuning_draws=1, report_draws=3, learning_rat
 class Rows:
     """y = x·w of a table with 6 columns and few rows; "test" is 1 / (1 + squared error)."""
 
-    config, title, origin, points = CONFIG, "rows of a table", "made up", 2
+    config, title, origin, content, points = CONFIG, "rows of a table", "made up", (), 2
 
     def key(self, draw, use):
         return jax.random.fold_in(jax.random.key(draw.seed), ("rows", "start", "run").index(use))
@@ -153,7 +153,7 @@ def test_settings_become_rates():
 
 
 def test_a_name_without_a_range_and_a_method_that_is_not_there_are_refused():
-    config = dataclasses.replace(CONFIG, weight=(1.0, 2.0))
+    config = types.SimpleNamespace(weight=(1.0, 2.0))
     assert range_of("delta_weight", Recipe(ridge), config) == Range(1.0, 2.0)
     assert range_of("delta_weight", Recipe(ridge, ranges={"delta_weight": Range(3.0, 4.0)}), config) == Range(3.0, 4.0)
     with pytest.raises(InputError, match="no range for 'depth'"):

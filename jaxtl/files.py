@@ -47,7 +47,13 @@ def open_regular(path: Path) -> IO[bytes]:
 
 def read(path: Path, most: int = MOST) -> bytes | None:
     """The content of a file, as `content`; None where nothing is."""
-    return content(path, most) if os.path.lexists(path) else None
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        pass  # `content` tells it
+    return content(path, most)
 
 
 def content(path: Path, most: int = MOST) -> bytes:

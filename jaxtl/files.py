@@ -42,12 +42,20 @@ def open_regular(path: Path) -> IO[bytes]:
         raise InputError(str(error.strerror), where=path, todo="move it away, or give a regular file") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         what = f"cannot be read: {getattr(error, 'strerror', None) or error}"
-        raise InputError(what, where=path, todo="check the path and its permissions") from error
+        elsewhere = "name a directory, such as --workdir=..."
+        todo = elsewhere if isinstance(error, NotADirectoryError) else "check the path and its permissions"
+        raise InputError(what, where=path, todo=todo) from error
 
 
 def read(path: Path, most: int = MOST) -> bytes | None:
     """The content of a file, as `content`; None where nothing is."""
-    return content(path, most) if os.path.lexists(path) else None
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        pass  # `content` tells it
+    return content(path, most)
 
 
 def content(path: Path, most: int = MOST) -> bytes:

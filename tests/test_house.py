@@ -119,7 +119,7 @@ def trusting(source: str) -> list[str]:
 
 WRITE = {"write_text", "write_bytes", "touch", "savefig", "savez", "savez_compressed", "tofile"}
 WRITE_THEMSELVES = {  # modules that write what is no file of a run, or through `files`
-    "jaxtl.checkpoints.states": {"open"},  # the lock
+    "jaxtl.checkpoints.states": {"os.open"},  # the lock
     "jaxtl.cli": {"os.open"},  # nowhere
     "jaxtl.cli.together": {"open"},  # nowhere, and private copies
     "jaxtl.processes": {"os.open"},  # nowhere

@@ -251,4 +251,4 @@ def test_truncated_records(directory, keep):
 
 def test_missing_records(directory):
     next(directory.glob("*train.array_record*")).unlink()
-    refused(directory, "cannot be read")
+    refused(directory, "there is no such file")

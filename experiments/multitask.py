@@ -238,7 +238,7 @@ def path(config: Config, problem: ManyTasks, trainer: Trainer, setting: Setting)
 
 def floors_of(problem: ManyTasks) -> dict[str, float]:
     """What guessing reaches on each task: the most frequent class always, or R² 0 for the mean of numbers."""
-    return {task: 0.0 if task in problem.numbers else problem.truth(task).majority for task in problem.names}
+    return {task: 0.0 if task in problem.numbers else problem.truth_of(task).majority for task in problem.names}
 
 
 def together(problem: ManyTasks, result: Result) -> Section:
@@ -273,7 +273,7 @@ def together(problem: ManyTasks, result: Result) -> Section:
     for task in names:
         if task in problem.numbers:
             continue
-        truth = problem.truth(task)
+        truth = problem.truth_of(task)
         if confusions := on_task(result, task, truth).looked_into(BASELINE):
             lines.append(classes_in_words(task, confusions, truth.names))
             seen = f"Which classes of {task} are taken for which"
@@ -298,7 +298,7 @@ def moved(problem: ManyTasks, result: Result) -> Section:
     known = config.new_task not in problem.numbers
     lines = [
         *sentences(result, FROM_ALL),
-        problem.truth(config.new_task).sentence if known else "50 %: predicting the mean.",
+        problem.truth_of(config.new_task).sentence if known else "50 %: predicting the mean.",
         f"Every trunk has learned from the same {config.n} examples, at the setting chosen for {SINGLE} or {BASELINE}; "
         f"then trunk and head are trained on {config.n_new} other examples of the new task.",
     ]

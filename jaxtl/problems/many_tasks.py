@@ -220,7 +220,7 @@ class ManyTasks:
         """By task what its head says."""
         return jax.device_get(self._outputs(params, inputs, self.is_apart(params)))
 
-    def truth(self, task: str) -> Truth:
+    def truth_of(self, task: str) -> Truth:
         """The test examples of a task with classes."""
         return Truth(self.tasks.test.targets[task], [str(name) for name in range(self.tasks.classes[task])])
 

@@ -153,10 +153,11 @@ def mean_of(loss: Callable[..., jax.Array], head: str = "head", target: str = "l
     """
 
     def term(outputs, batch, ctx):
+        predictions, targets = _named(outputs, head, "outputs"), _named(batch, target, "batch")
         mask = batch.get("mask")
         if mask is None:
-            return masked_mean(loss(outputs[head], batch[target]))
-        return masked_mean(loss(where_counted(outputs[head], mask), where_counted(batch[target], mask)), mask)
+            return masked_mean(loss(predictions, targets))
+        return masked_mean(loss(where_counted(predictions, mask), where_counted(targets, mask)), mask)
 
     return term
 
@@ -183,10 +184,10 @@ def mean_of_present(loss: Callable[..., jax.Array], head: str, target: str, pres
     own = mean_of(loss, head, target)
 
     def term(outputs, batch, ctx):
-        known = weights_of(batch[present])
+        known = weights_of(_named(batch, present, "batch"))
         if "mask" in batch:
             known = known * weights_of(batch["mask"])
-        return own(outputs, {target: batch[target], "mask": known}, ctx)
+        return own(outputs, {**batch, "mask": known}, ctx)
 
     return term
 

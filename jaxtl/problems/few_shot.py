@@ -82,7 +82,7 @@ def held_out(config: Any, task: DataSet) -> tuple[np.ndarray, np.ndarray]:
 
 def labelled_examples(config: Any, task: DataSet, pool: np.ndarray, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(the labelled examples of a draw, the labels of the whole training part as they are given)."""
-    subset = per_class(task.train.labels, n, seed, among=pool)
+    subset = per_class(task.train.labels, n, seed, among=pool, classes=task.classes)
     if config.imbalance > 1:
         subset = imbalanced(task.train.labels, config.imbalance, seed, among=subset)
     given = task.train.labels.copy()

@@ -33,7 +33,7 @@ def on_task(task: str, term: Callable[..., jax.Array]) -> Callable[..., jax.Arra
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from jaxtl.losses import squared_error
+        >>> from jaxtl.losses import mean_of, squared_error
         >>> term = on_task("a", mean_of(squared_error))
         >>> float(term({"a": {"head": jnp.ones(1)}}, {"a": {"label": jnp.zeros(1)}}, None))
         0.5

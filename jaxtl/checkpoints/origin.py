@@ -235,7 +235,7 @@ def jaxpr_of(program: Callable, state: Tree, given: Tree, rates: Mapping[str, An
     numbers = {name: np.float32(rate) for name, rate in rates.items() if rate}
 
     def shape(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf))
+        return jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype if is_key(leaf) else jnp.result_type(leaf))
 
     def with_rates(state: Tree, data: Tree, given: Tree) -> Any:
         return program(state, data, Fixed(numbers, given))

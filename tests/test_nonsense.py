@@ -22,7 +22,7 @@ EXPERIMENTS = [
     *("multitask", "ridge_regression"),
     *(f"benchmarks.{part}" for part in ("accuracy", "machine", "step", "multitask", "selection", "benchmarks")),
 ]
-WORK = ("keep_to_data", "make_source", "keep", "textbook", "train")  # where each of them begins to work
+WORK = ("keep_to_data", "make_source", "keep", "textbook", "train", "study")  # where each of them begins to work
 QUICK = {"data": "digits", "images": "digits", "source_steps": "2", "validation": "50", "n_per_class": "5"}
 QUICK |= {"n": "50", "n_new": "20", "path_points": "2", "steps": "10"}
 NUMBERS = [

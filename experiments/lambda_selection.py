@@ -37,7 +37,7 @@ from jaxtl.data import keep_to_data, load
 from jaxtl.labels import NEW, TRANSFERRED, some
 from jaxtl.loop import Stoppable
 from jaxtl.methods.finetuning import RECIPES, TOWARDS
-from jaxtl.problems import FewShot, FewShotConfig, SourceConfig, check_tasks, choose_tasks, make_source
+from jaxtl.problems import FewShot, FewShotConfig, SourceConfig, check_tasks, check_training, choose_tasks, make_source
 from jaxtl.problems.criteria import Criteria
 from jaxtl.protocol import (
     Draw,
@@ -301,6 +301,7 @@ def overfitting_plot(config: Config, mapped: Mapped) -> Plot:
 def main(config: Config, workdir: Path) -> None:
     started, console = time.perf_counter(), Terminal()
     cli.check(config)
+    check_training(config)
     report.print_plan(console, config.report_draws, 1)
     data = load(config.data, config.data_dir or None, progress=Stoppable)
     report.print_data(console, source=data, target=data)

@@ -51,7 +51,7 @@ from jaxtl.errors import NotFinite
 from jaxtl.labels import count_by_label, label_params
 from jaxtl.loop import refuse_stop
 from jaxtl.methods.multitask.recipes import PULLED, cosines, recipes
-from jaxtl.problems import ManyTasks, ManyTasksConfig, NewTask, check_many_tasks
+from jaxtl.problems import ManyTasks, ManyTasksConfig, NewTask, check_many_tasks, check_training
 from jaxtl.problems.many_tasks import fraction
 from jaxtl.problems.trunk_pulls import along
 from jaxtl.protocol import Budget, Draw, Setting, Trainer, paired, study, to_csv
@@ -313,6 +313,7 @@ def moved(problem: ManyTasks, result: Result) -> Section:
 def main(config: Config, workdir: Path) -> None:
     started, console = time.perf_counter(), Terminal()
     cli.check(config)
+    check_training(config)
     planned = [pair for pair in CONTRASTS if set(pair) <= set(config.methods or METHODS)]
     moves = len(config.tasks) + 1 if config.new_task else 0  # a trunk for each task, and none
     report.print_plan(console, config.report_draws, max(len(planned), moves))

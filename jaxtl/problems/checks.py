@@ -70,16 +70,17 @@ def check_training(config: Any) -> None:
     """Refuse a mesh that cannot be made, and a chunk that does not divide the steps.
 
     Args:
-        config: has the fields of `SourceConfig` and `Training`.
+        config: has the fields of `Training`, and may have those of `SourceConfig` and `MetaConfig`.
 
     Raises:
         InputError: naming the field.
     """
-    if config.mesh:
-        make_mesh(config.mesh)
-    for flag in ("source_steps", "steps"):
-        if config.chunk and getattr(config, flag) % config.chunk:
-            what = f"{getattr(config, flag)} is no multiple of {config.chunk}"
+    if mesh := getattr(config, "mesh", ()):
+        make_mesh(mesh)
+    for flag in ("source_steps", "meta_steps", "steps"):
+        steps = getattr(config, flag, 0)
+        if config.chunk and steps % config.chunk:
+            what = f"{steps} is no multiple of {config.chunk}"
             todo = "give a --config.chunk that divides it, or leave it out"
             raise InputError(what, where=f"--config.{flag}", todo=todo)
 

@@ -218,11 +218,11 @@ class _Desk:
             if lacking and rest not in missing:
                 missing[rest] = None
             else:
-                self._tell(unit, unit.trials)
+                self._tell(unit)
 
         def handed_out() -> Iterator[Unit]:
             for unit in missing:
-                self._tell(unit, unit.trials)
+                self._tell(unit)
                 yield unit
 
         for unit, made in zip(missing, self.executor(self.worker, handed_out()), strict=True):
@@ -248,9 +248,9 @@ class _Desk:
         by_draw = [self._found(Unit(choice.method, choice.stage, draw, every)) for draw in choice.draws]
         return [list(runs) for runs in zip(*by_draw, strict=True)]
 
-    def _tell(self, unit: Unit, trials: Sequence[int]) -> None:
+    def _tell(self, unit: Unit) -> None:
         fold = "" if unit.draw.fold is None else f", fold {unit.draw.fold + 1}/{unit.draw.folds}"
-        for trial in trials:
+        for trial in unit.trials:
             what = "chosen setting" if unit.stage == "report" else f"trial {trial + 1}/{self.worker.trials}"
             self.progress(f"{unit.method}: {unit.stage}, {what}, draw {unit.draw.seed}{fold}")
 

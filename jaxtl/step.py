@@ -65,6 +65,9 @@ class Context:
     frozen: frozenset[str] = frozenset()
 
 
+EVALUATE = Context(0, None, {}, {}, train=False)  # for a model that is used, not trained
+
+
 class Asked:
     """{name: default} of the rates that were read; equal to itself only, being static beside the values."""
 

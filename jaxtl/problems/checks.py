@@ -129,7 +129,8 @@ def _check_transfer(config: Any, source: DataSet, task: DataSet) -> None:
             hold_out(source.train.labels, examples, config.seed)
         except InputError:
             what = f"{examples} of {len(source.train)} training images, and each class keeps one"
-            raise InputError(what, where="--config.source_examples", todo="give fewer; 0 is all") from None
+            flag = f"--config.source_examples={examples}"
+            raise InputError(what, where=flag, todo="give fewer; 0 is all") from None
     theirs, ours = source.train.images.shape[1:], task.train.images.shape[1:]
     for shape in (theirs, ours):
         make_model(config, shape, head=1)

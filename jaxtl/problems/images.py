@@ -15,7 +15,7 @@ from jaxtl.data import DataSet, Split, channel_statistics, image_batches, normal
 from jaxtl.errors import InputError
 from jaxtl.models import as_forward
 from jaxtl.program import Weights
-from jaxtl.step import Context
+from jaxtl.step import EVALUATE
 
 
 class Images(NamedTuple):
@@ -40,8 +40,8 @@ class Images(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=("model", "output"))
 def _output_of(model: Any, weights: Weights, image: jax.Array, mean, std, output: str) -> jax.Array:
-    ctx, batch = Context(0, None, {}, {}, train=False), {"image": normalise(image, mean, std)}
-    return as_forward(model)(weights.params, weights.model_state, batch, ctx)[0][output]
+    batch = {"image": normalise(image, mean, std)}
+    return as_forward(model)(weights.params, weights.model_state, batch, EVALUATE)[0][output]
 
 
 def outputs(model, weights: Weights, image: jax.Array, images: Images, output: str, block: int = 1000) -> np.ndarray:

@@ -25,7 +25,7 @@ from jaxtl.penalties import Term
 from jaxtl.program import Program, Weights
 from jaxtl.protocol import Draw, Setting, Trained, Truth, rates_of
 from jaxtl.protocol.results import PREDICTION
-from jaxtl.step import Context
+from jaxtl.step import EVALUATE
 from jaxtl.trees import Tree
 
 WATCHED = "watched/"  # before figures of a curve that a step may have measured as well, of its batch
@@ -205,10 +205,8 @@ class ManyTasks:
 
     @functools.cached_property
     def _outputs(self):
-        ctx = Context(0, None, {}, {}, train=False)
-
         def outputs(params, image, apart):
-            return (self.apart if apart else self.net).forward(params, {}, {"image": image}, ctx)[0]
+            return (self.apart if apart else self.net).forward(params, {}, {"image": image}, EVALUATE)[0]
 
         return jax.jit(outputs, static_argnames="apart")
 

@@ -26,12 +26,11 @@ from jaxtl.problems.source import CLASSIFY
 from jaxtl.program import Program, Weights, make_program
 from jaxtl.protocol import Draw
 from jaxtl.selection import imaml, reptile
-from jaxtl.step import Context, Fixed, TrainState, init_state, make_epoch, make_train_step, total_gradient
+from jaxtl.step import EVALUATE, Fixed, TrainState, init_state, make_epoch, make_train_step, total_gradient
 from jaxtl.sweep import Sweep, sweep
 from jaxtl.trees import Tree
 
 ADAPTED = "adapted"  # the label of all parameters
-EVALUATE = Context(0, None, {}, {}, train=False)
 OUTER = {"reptile": ("sgd", 0.1), "iMAML": ("adam", 1e-3)}  # how each moves the start
 
 

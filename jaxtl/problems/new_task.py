@@ -17,7 +17,7 @@ from jaxtl.penalties import Term, l2
 from jaxtl.problems.many_tasks import ManyTasks, fraction, make_net, quality
 from jaxtl.program import Program, Weights, make_program
 from jaxtl.protocol import Draw, Recipe, Setting, Trained, rates_of
-from jaxtl.step import Context
+from jaxtl.step import EVALUATE
 from jaxtl.transfer import transfer
 from jaxtl.trees import Tree
 
@@ -100,8 +100,7 @@ class NewTask:
 
     @functools.cached_property
     def _outputs(self):
-        ctx = Context(0, None, {}, {}, train=False)
-        return jax.jit(lambda params, image: self.net.forward(params, {}, {"image": image}, ctx)[0][self.name])
+        return jax.jit(lambda params, image: self.net.forward(params, {}, {"image": image}, EVALUATE)[0][self.name])
 
     def measure(self, weights: Weights, part: TaskSplit, index: np.ndarray) -> float:
         """Accuracy, or of numbers v/(v + e), on some examples."""

@@ -21,11 +21,10 @@ from jaxtl.problems.source import CLASSIFY
 from jaxtl.program import Program, Weights
 from jaxtl.protocol import Draw
 from jaxtl.selection import Implicit, LearnedRates, learn_rates
-from jaxtl.step import Context, Fixed, TrainState, make_epoch, total_gradient
+from jaxtl.step import EVALUATE, Fixed, TrainState, make_epoch, total_gradient
 from jaxtl.sweep import sweep
 
 FEW = 16  # settings among many, at random: what a person would try
-EVALUATE = Context(0, None, {}, {}, train=False)
 
 
 class Found(NamedTuple):

@@ -14,12 +14,12 @@ ROOT = Path(__file__).resolve().parent.parent
 # Rooms from left to right: a module imports only from rooms to its left, or from its own. Rooms of one group do not
 # import each other.
 ORDER = (
-    "text, errors, bounds, files, terminal, trees, labels, penalties, transfer, losses, proximal, optimizers, "
-    "placement, step, program, processes, backend, checkpoints, writers, loop, data + models, sweep, protocol, "
+    "text, errors, bounds, files, archives, terminal, trees, labels, penalties, transfer, losses, proximal, "
+    "optimizers, placement, step, program, processes, backend, checkpoints, writers, loop, data + models, sweep, protocol, "
     "selection, problems, methods, report, cli, experiments"
 )
 RANK = {room: rank for rank, group in enumerate(ORDER.split(", ")) for room in group.split(" + ")}
-FOUNDATION = {"text", "errors", "files", "trees"}  # all that data and models may import
+FOUNDATION = {"text", "errors", "files", "archives", "trees"}  # all that data and models may import
 ALONE = {"flax": "models", "matplotlib": "report"}  # a library that only one room imports
 
 FILES = sorted(file for folder in ("jaxtl", "experiments") for file in (ROOT / folder).rglob("*.py"))

@@ -13,6 +13,7 @@ from typing import IO, Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtl.archives import npy_dtype
 from jaxtl.checkpoints.disk import leaf_digests
 from jaxtl.checkpoints.foreign import MOST_CONTENTS, check_names, open_zip, size_of
 from jaxtl.checkpoints.torch_files import Refused
@@ -95,19 +96,11 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     name, where = member.filename.removesuffix(".npy"), archive.fp.name if archive.fp else ""
     if name == member.filename:
         raise InputError(f"{name} is no array", where=where, todo="write it with numpy.savez")
-    with archive.open(member) as content:
-        version = np.lib.format.read_magic(content)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(content)
-        if dtype.hasobject:
-            raise Refused(f"{name} holds Python objects")
-        if dtype.kind not in "biufc":
-            what = f"{name} holds {dtype!s:.40}, not numbers"
-            raise InputError(what, where=where, todo="npz cannot hold bfloat16: use safetensors")
-        if min(shape, default=0) < 0:
-            raise ValueError(f"{name} has a negative size")
-        told = content.tell() + math.prod(shape) * dtype.itemsize
-        if told != member.file_size:
-            raise ValueError(f"{name} claims {told} bytes and has {member.file_size}")
+    dtype = npy_dtype(archive, member)
+    if dtype.hasobject:
+        raise Refused(f"{name} holds Python objects")
+    if dtype.kind not in "biufc":
+        what = f"{name} holds {dtype!s:.40}, not numbers"
+        raise InputError(what, where=where, todo="npz cannot hold bfloat16: use safetensors")
     with archive.open(member) as content:
         return np.lib.format.read_array(content, allow_pickle=False)

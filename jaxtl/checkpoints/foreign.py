@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Iterable
-from typing import IO, Any, cast
+from typing import IO
 
+from jaxtl import archives
 from jaxtl.errors import InputError
 
 MOST_CONTENTS = 8 * 2**20  # bytes in which a file says what it holds: about 100 000 arrays
@@ -53,42 +54,18 @@ def check_names(names: Iterable[str], where: object) -> None:
         raise InputError(f"the longest name in it has {longest} letters", where=where, todo=todo)
 
 
-class _Sparing:
-    """A file that gives at most a table of contents at once: `zipfile` reads one of any length, and needs far more."""
-
-    def __init__(self, file: IO[bytes]):
-        self.file = file
-
-    def read(self, size: int = -1) -> bytes:
-        if size > MOST_CONTENTS:
-            what = f"its table of contents has {size} bytes, more than {MOST_CONTENTS}"
-            raise InputError(what, where=self.file.name, todo="no reader of weights needs so many names")
-        return self.file.read(size)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.file, name)
-
-
 def open_zip(file: IO[bytes]) -> zipfile.ZipFile:
     """An archive whose members, all of them unpacked, stay in proportion to its size.
 
     Raises:
-        InputError: a table of contents without end, members that lie upon each other, are packed in unusual ways or
-            would fill the memory.
+        InputError: what `archives` refuses, or members that would fill the memory.
         zipfile.BadZipFile, ...: it is damaged.
     """
-    archive = zipfile.ZipFile(cast(IO[bytes], _Sparing(file)))
-    archive.fp = file
-    members, size = archive.infolist(), size_of(file)
+    archive, size = archives.open_zip(file, MOST_CONTENTS), size_of(file)
     check_names(archive.namelist(), file.name)
-    unpacked = sum(member.file_size for member in members)
-    what = ""
-    if sum(member.compress_size for member in members) > size:
-        what = "its members lie upon each other"
-    elif any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
-        what = "it is packed in a way that no writer of weights uses"
-    elif unpacked > max(UNPACKED, MOST_GROWTH * size):
+    archives.check_members(archive, file)
+    unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > max(UNPACKED, MOST_GROWTH * size):
         what = f"its {size} bytes would become {unpacked} when they are unpacked"
-    if what:
         raise InputError(what, where=file.name, todo="get weights that are stored as they are (numpy.savez)")
     return archive

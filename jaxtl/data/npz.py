@@ -7,18 +7,16 @@ import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
+from jaxtl.archives import check_members, npy_dtype, open_zip
 from jaxtl.data import decode
 from jaxtl.data.dataset import DataSet, assembled
 from jaxtl.data.files import AGAIN, kind_of, listed, reported, start_of
 from jaxtl.errors import InputError, suggest
 from jaxtl.files import open_regular
 
-PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # all that NumPy writes
-HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}  # by version
 INDEX = 2**20  # bytes of the index: ten thousand arrays
 WRITTEN = "the archive was written so: write it again"
 
@@ -65,40 +63,13 @@ def _check_archive(path: Path, memory: float) -> None:
         kind = kind_of(start_of(path))
         what = f"is {kind}, no npz archive" if kind and kind != "a zip archive" else "is no complete npz archive"
         raise InputError(what, where=path, todo=AGAIN)
-    if (size := _index_size(path)) > INDEX:
-        raise InputError(f"has an index of {size / 1e6:.0f} MB", where=path, todo="an npz of images holds a few arrays")
-    with reported(path, RuntimeError), zipfile.ZipFile(path) as archive:  # of a flag or a password it cannot use
-        members = archive.infolist()
-        _check_memory(sum(member.file_size for member in members), memory, path)
-        for member in members:
-            if member.compress_type not in PACKED:
-                what = f"{member.filename} is packed in a way that NumPy does not write"
-                raise InputError(what, where=path, todo="write it with numpy.savez_compressed")
+    with reported(path, RuntimeError), open_regular(path) as file:  # of a flag or a password it cannot use
+        archive = open_zip(file, INDEX)
+        _check_memory(sum(member.file_size for member in archive.infolist()), memory, path)
+        check_members(archive, file)
+        for member in archive.infolist():
             if member.filename.endswith(".npy"):
-                with archive.open(member) as file:
-                    _check_header(file, member, path)
-
-
-def _index_size(path: Path) -> int:
-    """Bytes of the index of a zip, by the record at its end: half a million names take 30 MB and half a minute."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 2**16 - 98))  # the records below with the longest comment
-        tail = file.read()
-    end = tail.rfind(b"PK\5\6")
-    wide = tail[end - 36 : end - 28] if tail[max(0, end - 20) :].startswith(b"PK\6\7") else b""  # of zip64
-    return int.from_bytes(wide or tail[end + 12 : end + 16], "little")
-
-
-def _check_header(file: IO[bytes], member: zipfile.ZipInfo, path: Path) -> None:
-    """NumPy allocates what a header announces, before it reads."""
-    version = np.lib.format.read_magic(file)
-    if version not in HEADERS:
-        raise InputError(f"{member.filename} is of npy version {version}", where=path, todo=WRITTEN)
-    shape, _, dtype = HEADERS[version](file)
-    announced = math.prod(shape) * dtype.itemsize
-    if not dtype.hasobject and announced != member.file_size - file.tell():
-        what = f"{member.filename} announces {announced} bytes {list(shape)} and has {member.file_size - file.tell()}"
-        raise InputError(what, where=path, todo=AGAIN)
+                npy_dtype(archive, member)
 
 
 def _check_memory(needed: int, memory: float, path: Path) -> None:

@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # import each other.
 ORDER = (
     "text, errors, bounds, files, archives, terminal, trees, labels, penalties, transfer, losses, proximal, "
-    "optimizers, placement, step, program, processes, backend, checkpoints, writers, loop, data + models, sweep, protocol, "
-    "selection, problems, methods, report, cli, experiments"
+    "optimizers, placement, step, program, processes, backend, checkpoints, writers, loop, data + models, sweep, "
+    "protocol, selection, problems, methods, report, cli, experiments"
 )
 RANK = {room: rank for rank, group in enumerate(ORDER.split(", ")) for room in group.split(" + ")}
 FOUNDATION = {"text", "errors", "files", "archives", "trees"}  # all that data and models may import

@@ -458,6 +458,29 @@ def test_curves_draw_each_draw_and_the_mean(result):
     assert [text.get_text() for text in scratch.texts] == ["not recorded"]
 
 
+def all_is_seen(figure, quantity):
+    first = next(axis for axis in figure.axes if axis.get_ylabel() == quantity)
+    row = [axis for axis in figure.axes if axis.get_shared_y_axes().joined(first, axis)]
+    low, high = first.get_ylim()
+    drawn = np.concatenate([line.get_ydata() for axis in row for line in axis.lines])
+    return len(row) > 1 and low <= drawn.min() and drawn.max() <= high
+
+
+@pytest.mark.parametrize("worst", [0, -1])
+def test_a_shared_scale_shows_the_curves_of_all_methods(result, worst):
+    """Those of the first panel do not set it for the others."""
+
+    def apart(run):
+        arrays = result.arrays(run)
+        factor = 0.5 if run.method == list(result.methods)[worst] else 1.0
+        return arrays | {"curve/validation": factor * arrays["curve/validation"]}
+
+    moved = replace(result, arrays=apart)
+    assert all_is_seen(curves.draw(moved, "l2", "Curves", curves.learning(moved)), "validation accuracy, %")
+    trend = trends.trends([toy_result(draws=3, n=n) for n in (5, 100)])[0]
+    assert all_is_seen(trends.draw(trend, "l2"), "accuracy, %")
+
+
 def test_curves_recorded_at_different_steps_have_no_mean(result):
     def uneven(run):
         arrays = result.arrays(run)

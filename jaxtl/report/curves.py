@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from jaxtl.protocol.results import Result
-from jaxtl.report.style import FAINT, INK, PALETTE, legend_outside, panel_grid, remark, within_percent
+from jaxtl.report.style import FAINT, INK, PALETTE, legend_outside, panel_grid, remark
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,8 +60,9 @@ def draw(result: Result, baseline: str, title: str, quantities: Sequence[Quantit
                     axis.plot(*_mean(reference, name, quantity.factor), color=INK, linewidth=1.0, linestyle=":")
             if not curves:
                 remark(axis, "not recorded")
-            elif quantity.percent:
-                axis.set_ylim(within_percent(axis.get_ylim()))
+    for row, quantity in enumerate(quantities):
+        if quantity.percent:
+            panels.keep_within_percent(row)
     _legend(
         panels.figure,
         {label: colour for label, colour in colours.items() if label},

@@ -46,6 +46,11 @@ class Panels(NamedTuple):
     figure: Figure
     of: dict[str, list[Axes]]
 
+    def keep_within_percent(self, row: int) -> None:
+        """Bound a row of accuracies, once all of it is drawn: limits that are set are shared, and grow no more."""
+        for panels in self.of.values():
+            panels[row].set_ylim(within_percent(panels[row].get_ylim()))
+
 
 @contextlib.contextmanager
 def styled() -> Iterator[None]:

@@ -60,6 +60,7 @@ def draw(trend: Trend, baseline: str) -> Figure:
         _accuracy(panels.of[method][0], trend, method)
         if compared:
             _difference(panels.of[method][1], trend, method, baseline)
+    panels.keep_within_percent(0)
     explained = "bars: 95 % interval; grey lines: the other methods"
     if compared:
         explained += f"; band: ±{100 * trend.results[0].margin:g}, each lower panel on its own scale"
@@ -72,7 +73,6 @@ def _accuracy(panel: Panel, trend: Trend, method: str) -> None:
     results = [result for result in trend.results if method in result.methods]
     intervals = [interval_of_mean(result.summaries[method, result.shown(method)].accuracies) for result in results]
     _line(panel, x, y, intervals)
-    panel.set_ylim(within_percent(panel.get_ylim()))
     _scale(panel, trend)
 
 

@@ -437,7 +437,7 @@ def test_a_set_of_few_classes_is_told_which_flag_names_them(config, tmp_path):
         ({"splits": ("0-4:5",)}, "--config.splits=0-4:5: the target has one class, '5'"),
         ({"splits": ("3:5-6",)}, "--config.splits=3:5-6: the source has one class, '3'"),
         ({"head": "shared"}, "--config.head=shared: 0, 1, 2, 3, 4 and 5, 6, 7, 8, 9 have no class in common"),
-        ({"source_examples": (0, 1000)}, "--config.source_examples: 1000 of "),
+        ({"source_examples": (0, 1000)}, "--config.source_examples=1000: 1000 of "),
         ({"corruptions": True, "data": "odd"}, "--config.corruptions: .* 7x8x1"),
     ],
 )

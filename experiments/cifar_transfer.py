@@ -25,7 +25,7 @@ from typing import Annotated, Any, ClassVar
 from jaxtl import cli, report
 from jaxtl.data import load
 from jaxtl.labels import some
-from jaxtl.loop import Stoppable
+from jaxtl.loop import StoppableProgress
 from jaxtl.methods.finetuning import RECIPES
 from jaxtl.problems import FewShot, FewShotConfig, SourceConfig, check_plan, check_tasks, choose_tasks, make_source
 from jaxtl.protocol import Budget, study
@@ -90,8 +90,8 @@ def main(config: Config, workdir: Path) -> None:
     check_plan(config, RECIPES)
     planned = [pair for pair in CONTRASTS if {*pair} <= {*(config.methods or RECIPES)}]
     report.print_plan(console, config.report_draws, len(planned))
-    data = load(config.data, config.data_dir or None, progress=Stoppable)
-    source_data = load(config.source, config.data_dir or None, progress=Stoppable) if config.source else data
+    data = load(config.data, config.data_dir or None, progress=StoppableProgress)
+    source_data = load(config.source, config.data_dir or None, progress=StoppableProgress) if config.source else data
     report.print_data(console, source=source_data, target=data)
     tasks = [choose_tasks(split, "splits", source_data, data) for split in config.splits]
     for source_task, task in tasks:

@@ -30,7 +30,7 @@ from jaxtl import cli, report
 from jaxtl.data import keep_to_data, load
 from jaxtl.errors import InputError
 from jaxtl.labels import TRANSFERRED, some
-from jaxtl.loop import Stoppable
+from jaxtl.loop import StoppableProgress
 from jaxtl.methods.finetuning import label_trees, labellings, moving
 from jaxtl.problems import (
     FewShot,
@@ -59,7 +59,7 @@ from jaxtl.protocol import (
 )
 from jaxtl.protocol.results import compact, number, points
 from jaxtl.report import Plot, Section, Table
-from jaxtl.report import searches as pictures
+from jaxtl.report.plots import searches as pictures
 from jaxtl.report.tables import counted
 from jaxtl.selection import FROZEN
 from jaxtl.terminal import Terminal
@@ -187,7 +187,7 @@ def main(config: Config, workdir: Path) -> None:
     cli.check(config)
     check_training(config)
     report.print_plan(console, config.report_draws, 1)
-    data = load(config.data, config.data_dir or None, progress=Stoppable)
+    data = load(config.data, config.data_dir or None, progress=StoppableProgress)
     report.print_data(console, source=data, target=data)
     source_task, task = choose_tasks(config.split, "split", data, data)
     report.print_notice(console, task, since=data)

@@ -35,7 +35,7 @@ import numpy as np
 from jaxtl import cli, report
 from jaxtl.data import keep_to_data, load
 from jaxtl.labels import NEW, TRANSFERRED, some
-from jaxtl.loop import Stoppable
+from jaxtl.loop import StoppableProgress
 from jaxtl.methods.finetuning import RECIPES, TOWARDS
 from jaxtl.problems import FewShot, FewShotConfig, SourceConfig, check_tasks, check_training, choose_tasks, make_source
 from jaxtl.problems.criteria import Criteria
@@ -55,7 +55,7 @@ from jaxtl.protocol import (
 )
 from jaxtl.protocol.results import compact, number, points
 from jaxtl.report import Plot, Section, Table
-from jaxtl.report.maps import Map, heat_maps, overfitting
+from jaxtl.report.plots.maps import Map, heat_maps, overfitting
 from jaxtl.report.tables import counted
 from jaxtl.selection import regret
 from jaxtl.terminal import Terminal
@@ -303,7 +303,7 @@ def main(config: Config, workdir: Path) -> None:
     cli.check(config)
     check_training(config)
     report.print_plan(console, config.report_draws, 1)
-    data = load(config.data, config.data_dir or None, progress=Stoppable)
+    data = load(config.data, config.data_dir or None, progress=StoppableProgress)
     report.print_data(console, source=data, target=data)
     source_task, task = choose_tasks(config.split, "split", data, data)
     report.print_notice(console, task, since=data)

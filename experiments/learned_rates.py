@@ -37,7 +37,7 @@ import numpy as np
 from jaxtl import cli, report
 from jaxtl.data import DataSet, keep_to_data, load
 from jaxtl.labels import NEW, some
-from jaxtl.loop import Stoppable
+from jaxtl.loop import StoppableProgress
 from jaxtl.methods.finetuning import TOWARDS, head, pulled
 from jaxtl.problems import (
     FewShot,
@@ -53,8 +53,8 @@ from jaxtl.problems import (
 )
 from jaxtl.protocol import Draw, Draws, Training, each_draw
 from jaxtl.report import Plot, Section
+from jaxtl.report.plots.searches import Ground, ways
 from jaxtl.report.rates import rates_section
-from jaxtl.report.searches import Ground, ways
 from jaxtl.selection import Implicit
 from jaxtl.terminal import Terminal
 
@@ -181,7 +181,7 @@ def main(config: Config, workdir: Path) -> None:
     cli.check(config)
     check_training(config)
     report.print_plan(console, config.report_draws, 1)
-    data = load(config.data, config.data_dir or None, progress=Stoppable)
+    data = load(config.data, config.data_dir or None, progress=StoppableProgress)
     report.print_data(console, source=data, target=data)
     source_task, task = choose_tasks(config.split, "split", data, data)
     report.print_notice(console, task, since=data)

@@ -37,7 +37,7 @@ import numpy as np
 from jaxtl import cli, report
 from jaxtl.data import DataSet, keep_to_data, load
 from jaxtl.labels import some
-from jaxtl.loop import Stoppable, refuse_stop
+from jaxtl.loop import StoppableProgress, raise_if_stopped
 from jaxtl.problems import (
     FewShot,
     LabelledConfig,
@@ -125,7 +125,7 @@ def adapt_each(config: Config, small: SmallTasks, settings: list[tuple[float, fl
     tuning = [seed + config.report_draws for seed in config.report_seeds]
     with Progress(len(starts), "adapting from each start") as progress:
         for name, (start, seconds) in starts.items():
-            refuse_stop(f"before adapting from {name}")
+            raise_if_stopped(f"before adapting from {name}")
             scores = np.mean([small.adapt(start(Draw(seed)), Draw(seed), settings).scores for seed in tuning], axis=0)
             best = int(scores.argmax())
             ended = (small.adapt(start(Draw(seed)), Draw(seed), settings) for seed in config.report_seeds)
@@ -174,7 +174,7 @@ def main(config: Config, workdir: Path) -> None:
     cli.check(config)
     check_training(config)
     report.print_plan(console, config.report_draws, 1)
-    data = load(config.data, config.data_dir or None, progress=Stoppable)
+    data = load(config.data, config.data_dir or None, progress=StoppableProgress)
     report.print_data(console, source=data, target=data)
     source_task, task = (
         averaged_down(one, config.edge, "--config.edge") for one in choose_tasks(config.split, "split", data, data)

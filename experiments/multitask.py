@@ -49,7 +49,7 @@ from jaxtl import cli, report
 from jaxtl.data.task_sets import load_tasks
 from jaxtl.errors import NotFinite
 from jaxtl.labels import count_by_label, label_params
-from jaxtl.loop import refuse_stop
+from jaxtl.loop import raise_if_stopped
 from jaxtl.methods.multitask.recipes import PULLED, cosines, recipes
 from jaxtl.problems import ManyTasks, ManyTasksConfig, NewTask, check_many_tasks, check_training
 from jaxtl.problems.many_tasks import fraction
@@ -57,7 +57,7 @@ from jaxtl.problems.trunk_pulls import along
 from jaxtl.protocol import Budget, Draw, Setting, Trainer, paired, study, to_csv
 from jaxtl.protocol.results import Result, compact, number, points
 from jaxtl.report import Plot, Section, Table
-from jaxtl.report.classes import confusion_maps
+from jaxtl.report.plots.confusions import confusion_maps
 from jaxtl.report.tables import counted, setting_table
 from jaxtl.report.tasks import (
     classes_in_words,
@@ -202,7 +202,7 @@ def path(config: Config, problem: ManyTasks, trainer: Trainer, setting: Setting)
     found: dict[str, list[np.ndarray]] = {name: [] for name in ("test", *CRITERIA, "df")}
     with Progress(len(draws), "pulls on the trunk") as progress:
         for draw in draws:
-            refuse_stop(f"before the pulls on draw {draw.seed}")
+            raise_if_stopped(f"before the pulls on draw {draw.seed}")
             for name, column in along(problem, trainer, BASELINE, settings, draw).items():
                 found[name].append(column)
             progress.advance()

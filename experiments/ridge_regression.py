@@ -33,7 +33,7 @@ import numpy as np
 
 from jaxtl import cli, report
 from jaxtl.labels import count_by_label, label_params, label_set
-from jaxtl.loop import fit, refuse_stop
+from jaxtl.loop import fit, raise_if_stopped
 from jaxtl.losses import make_loss_fn, mean_of, squared_error
 from jaxtl.optimizers import Group, per_label
 from jaxtl.penalties import Term, l1, l2, labelled
@@ -41,7 +41,7 @@ from jaxtl.protocol import paired
 from jaxtl.protocol.results import compact, number, points
 from jaxtl.proximal import Prox, count_zeros, prox_elastic_net, prox_group_lasso, prox_l1
 from jaxtl.report import Plot, Section, Table
-from jaxtl.report.paths import coefficient_paths, criteria_along
+from jaxtl.report.plots.paths import coefficient_paths, criteria_along
 from jaxtl.selection import RidgePath, ridge_path
 from jaxtl.step import Fixed, init_state, make_epoch, make_train_step, total_gradient
 from jaxtl.sweep import sweep
@@ -345,7 +345,7 @@ def judge(config: Config, x: np.ndarray, y: np.ndarray) -> tuple[Section, dict[s
         for size in config.train_sizes:
             found = []
             for split in range(config.splits):
-                refuse_stop("between two splits")
+                raise_if_stopped("between two splits")
                 found.append(judged_split(config, x, y, size, split))
                 progress.advance()
             columns += [f"R², n = {size}", "− LOO"]

@@ -18,10 +18,11 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from jaxtl.devices.compiler import compiler_options
+from jaxtl.devices.placement import constrain, shard_batch
 from jaxtl.errors import InputError, check_takes, kind_of, suggest, whole_number
 from jaxtl.losses import masked_sum, weights_of
 from jaxtl.optimizers import check_own, update_of
-from jaxtl.placement import keep, share
 from jaxtl.trees import Tree, check_arrays, is_key, named_leaves, shape_of
 
 Metrics = dict[str, jax.Array]
@@ -208,7 +209,7 @@ def make_train_step(
         rates = fixed.rates if isinstance(fixed.rates, Rates) else Rates(fixed.rates)
         prepare_rng, model_rng = jax.random.split(jax.random.fold_in(state.rng, state.step))
         ctx = Context(state.step, model_rng, rates, fixed.given, frozen=getattr(tx, "frozen", frozenset()))
-        batch = share(prepare(data, prepare_rng, state.step))
+        batch = shard_batch(prepare(data, prepare_rng, state.step))
         check_own(tx, state.opt_state, state.params)
         found = grad_fn(state.params, state.model_state, batch, ctx)
         match found:
@@ -220,7 +221,7 @@ def make_train_step(
         updates, opt_state = update(gradients, state.opt_state, state.params, rates=rates, given=fixed.given)
         rates.refuse_unread()
         params = optax.apply_updates(state.params, updates)
-        return keep(TrainState(state.step + 1, params, model_state, opt_state, state.rng)), metrics
+        return constrain(TrainState(state.step + 1, params, model_state, opt_state, state.rng)), metrics
 
     return step
 
@@ -308,7 +309,7 @@ def compile_step(fn: Callable, mesh: Mesh | None = None) -> Callable[[TrainState
 
     Args:
         fn: (state, data, fixed) -> (state, metrics).
-        mesh: devices that share the work; `placement.place` has put the state and `fixed.given` there, as `fit` does.
+        mesh: devices that share the work; the state and `fixed.given` lie there by `shard_params`, as `fit` puts them.
 
     Returns:
         The compiled function.
@@ -322,23 +323,3 @@ def compile_step(fn: Callable, mesh: Mesh | None = None) -> Callable[[TrainState
             return program(*arguments)
 
     return on_mesh
-
-
-# YNNPACK only where it is faster, which is in sums: convolutions and matrix products are left to Eigen. And barriers
-# stay until operations have been fused, which is what `models.convolution` has one for.
-CPU_OPTIONS = {
-    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
-    "xla_disable_hlo_passes": "cse_barrier_expander",
-}
-
-
-@functools.cache
-def compiler_options() -> dict[str, str]:
-    """What XLA is told when it compiles for this backend: on a CPU `CPU_OPTIONS`, if this version knows them."""
-    if jax.default_backend() != "cpu":
-        return {}
-    try:
-        jax.jit(lambda x: x, compiler_options=CPU_OPTIONS).lower(0.0).compile()
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return CPU_OPTIONS

@@ -8,13 +8,13 @@ import numpy as np
 
 from jaxtl import checkpoints
 from jaxtl.data import from_arrays, image_batches, on_device
+from jaxtl.devices.placement import by_example, make_mesh
 from jaxtl.labels import NEW, TRANSFERRED, label_params
 from jaxtl.loop import fit
 from jaxtl.losses import make_loss_fn, mean_of, softmax_cross_entropy
 from jaxtl.models import Classifier, Cnn, as_forward, initial_model_state, initialise
 from jaxtl.optimizers import Group, per_label
 from jaxtl.penalties import Term, l2, labelled
-from jaxtl.placement import by_example, make_mesh
 from jaxtl.step import Fixed, init_state, make_train_step, total_gradient
 
 MESHES = ["data:8"], ["parameters:8"], ["data:2", "parameters:4"]

@@ -22,12 +22,13 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxtl import backend, checkpoints, cli
+from jaxtl import checkpoints, cli
 from jaxtl.data import keep_to_data
+from jaxtl.devices import backend
 from jaxtl.protocol import Method, Range, RunStore, compare
 from jaxtl.report import Plot
 from jaxtl.report.files import write_report
-from jaxtl.report.style import new_figure
+from jaxtl.report.plots.style import new_figure
 from jaxtl.writers import Writer
 
 KILLED = 137

@@ -14,17 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxtl import cli, loop, processes
+from jaxtl import cli, loop
 from jaxtl.data import Split, Stream, on_device
+from jaxtl.devices import peers, processes
+from jaxtl.devices.placement import by_example, make_mesh
 from jaxtl.errors import InputError
-from jaxtl.placement import by_example, make_mesh
-from jaxtl.processes import team
 from jaxtl.step import init_state, make_epoch
 from jaxtl.sweep import sweep
 from jaxtl.sweep.batching import Blocks
 from jaxtl.trees import named_leaves
 
-team.GRACE = team.SETTLING = 0.5  # on one machine all is known sooner
+peers.GRACE = peers.SETTLING = 0.5  # on one machine all is known sooner
 
 
 @dataclasses.dataclass(frozen=True)

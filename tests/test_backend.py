@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxtl
-from jaxtl import backend
+from jaxtl.devices import backend
 from jaxtl.errors import InputError
 
 CACHE_OPTIONS = (

@@ -36,7 +36,7 @@ from experiments.benchmarks.workers import ROOT, Worker, peak_memory
 from jaxtl import cli
 from jaxtl.errors import InputError, Interrupted
 from jaxtl.report import Section, Table
-from jaxtl.report.style import styled
+from jaxtl.report.plots.style import styled
 
 VARIANTS = {row.asked["variant_name"] for row in ROWS.values() if row.process == "jax"} | {"by_hand"}
 CONSOLE = Console(quiet=True)
@@ -452,7 +452,7 @@ def test_peak_memory_grows_with_what_is_used():
     ],
 )
 def test_a_mistake_about_the_machine_is_said_before_anything_is_measured(flag, message, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("jaxtl.backend.use_compilation_cache", lambda: None)
+    monkeypatch.setattr("jaxtl.devices.backend.use_compilation_cache", lambda: None)
     assert cli.execute(machine.main, machine.Config, [f"--workdir={tmp_path}/run", flag]) == 2
     assert message in capsys.readouterr().err
 
@@ -469,13 +469,13 @@ def test_a_mistake_about_the_machine_is_said_before_anything_is_measured(flag, m
     ],
 )
 def test_a_mistake_is_said_before_anything_is_measured(flag, message, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("jaxtl.backend.use_compilation_cache", lambda: None)
+    monkeypatch.setattr("jaxtl.devices.backend.use_compilation_cache", lambda: None)
     assert cli.execute(benchmark.main, Config, [f"--workdir={tmp_path}/run", flag]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_an_unknown_part_is_said_before_anything_is_measured(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("jaxtl.backend.use_compilation_cache", lambda: None)
+    monkeypatch.setattr("jaxtl.devices.backend.use_compilation_cache", lambda: None)
     arguments = [f"--workdir={tmp_path}/run", "--config.parts=step,steps"]
     assert cli.execute(benchmarks.main, benchmarks.Config, arguments) == 2
     assert "--config.parts: no part 'steps'" in capsys.readouterr().err

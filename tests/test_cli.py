@@ -15,8 +15,9 @@ from typing import ClassVar
 
 import pytest
 
-from jaxtl import backend, cli, loop
+from jaxtl import cli, loop
 from jaxtl.cli import flags, workdir
+from jaxtl.devices import backend
 from jaxtl.errors import InputError, NotFinite
 
 TOY = '''
@@ -392,7 +393,7 @@ def test_a_signal_stops_the_loop_and_the_same_command_goes_on(toy, capfd, number
     def play(config, directory):
         os.kill(os.getpid(), number)
         (directory / "saved").touch()
-        loop.refuse_stop("playing")
+        loop.raise_if_stopped("playing")
 
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     toy.behaviour = play

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # import each other.
 ORDER = (
     "text, errors, bounds, files, archives, terminal, trees, labels, penalties, transfer, losses, proximal, "
-    "optimizers, placement, step, program, processes, backend, checkpoints, writers, loop, data + models, sweep, "
+    "optimizers, devices, step, program, checkpoints, writers, loop, data + models, sweep, "
     "protocol, selection, problems, methods, report, cli, experiments"
 )
 RANK = {room: rank for rank, group in enumerate(ORDER.split(", ")) for room in group.split(" + ")}
@@ -34,12 +34,12 @@ PROGRAMS = {"test_readme"}  # it runs what the README shows
 
 
 def name_of(file: Path) -> str:
-    """The dotted name of a module: "jaxtl.data.sources", and "jaxtl.data" for its __init__.py."""
+    """The dotted name of a module: "jaxtl.data.loading", and "jaxtl.data" for its __init__.py."""
     return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 def room_of(module: str) -> str:
-    """The room of a module of ours, "" for the top of the package: "jaxtl.data.sources" is in "data"."""
+    """The room of a module of ours, "" for the top of the package: "jaxtl.data.loading" is in "data"."""
     parts = module.split(".")
     return "experiments" if parts[0] == "experiments" else ".".join(parts[1:2])
 
@@ -61,7 +61,7 @@ def may_import(module: str, other: str) -> bool:
     room, target = room_of(module), room_of(other)
     if target not in RANK:  # the package itself: __version__ and __path__
         return True
-    if module == "jaxtl.data.__main__" and target in ("cli", "writers"):  # a program inside a library
+    if module == "jaxtl.data.__main__" and target == "cli":  # `python -m jaxtl.data` is a program of cli
         return True
     if target == "cli" != room:
         return room == "experiments"
@@ -121,11 +121,11 @@ WRITE = {"write_text", "write_bytes", "touch", "savefig", "savez", "savez_compre
 WRITE_THEMSELVES = {  # modules that write what is no file of a run, or through `files`
     "jaxtl.checkpoints.states": {"os.open"},  # the lock
     "jaxtl.cli": {"os.open"},  # nowhere
-    "jaxtl.cli.together": {"open"},  # nowhere, and private copies
-    "jaxtl.processes": {"os.open"},  # nowhere
+    "jaxtl.cli.replicas": {"open"},  # nowhere, and private copies
+    "jaxtl.devices.processes": {"os.open"},  # nowhere
     "jaxtl.report.files": {"savefig"},  # into memory
     "jaxtl.data.fetch": {"open"},  # data sets
-    "jaxtl.data.prepare": {"open", "os.replace"},
+    "jaxtl.data.tfds_write": {"open", "os.replace"},
     "jaxtl.protocol.runs": {"open"},  # an archive in memory
     "experiments.benchmarks.variants": {"savez"},  # for a process, in a temporary directory
 }
@@ -201,14 +201,13 @@ def test_tests_execute_only_what_they_made(file):
     [
         ("jaxtl.step", "def f():\n    from jaxtl import loop", ["jaxtl.loop"]),
         ("jaxtl.step", "from jaxtl.trees import Tree", []),
-        ("jaxtl.data.sources", "from jaxtl import labels", ["jaxtl.labels"]),
-        ("jaxtl.data.sources", "import jaxtl.models.mlp", ["jaxtl.models.mlp"]),
-        ("jaxtl.data.sources", "from jaxtl.data import sampling", []),
+        ("jaxtl.data.loading", "from jaxtl import labels", ["jaxtl.labels"]),
+        ("jaxtl.data.loading", "import jaxtl.models.mlp", ["jaxtl.models.mlp"]),
+        ("jaxtl.data.loading", "from jaxtl.data import sampling", []),
         ("jaxtl.data.__main__", "from jaxtl import cli", []),
-        ("jaxtl.data.__main__", "from jaxtl.writers import Progress", []),
         ("jaxtl.data.__main__", "from jaxtl import loop", ["jaxtl.loop"]),
-        ("jaxtl.data.sources", "from jaxtl import cli", ["jaxtl.cli"]),
-        ("jaxtl.data.sources", "from jaxtl import writers", ["jaxtl.writers"]),
+        ("jaxtl.data.loading", "from jaxtl import cli", ["jaxtl.cli"]),
+        ("jaxtl.data.loading", "from jaxtl import writers", ["jaxtl.writers"]),
         ("jaxtl.methods.domain", "from jaxtl.methods import federated", ["jaxtl.methods.federated"]),
         ("jaxtl.methods.domain", "from jaxtl.methods.domain import mmd", []),
         ("jaxtl.losses", "import flax.linen as nn", ["flax.linen"]),

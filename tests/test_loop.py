@@ -218,7 +218,7 @@ def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(tm
 
 
 def test_work_that_has_nothing_to_save_ends_at_the_next_sign_of_progress():
-    with loop.Stoppable(3, "fetching") as display:
+    with loop.StoppableProgress(3, "fetching") as display:
         display.advance()
         loop.request_stop(signal.SIGINT)
         with pytest.raises(Interrupted, match="stopped before there was anything to save"):

@@ -102,7 +102,7 @@ def template(tmp_path_factory):
 
 @pytest.fixture
 def room(template, tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxtl.backend.use_compilation_cache", lambda: None)
+    monkeypatch.setattr("jaxtl.devices.backend.use_compilation_cache", lambda: None)
     monkeypatch.chdir(shutil.copytree(template, tmp_path / "room"))
     return Path.cwd()
 

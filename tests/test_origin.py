@@ -18,12 +18,12 @@ import pytest
 from jaxtl import checkpoints
 from jaxtl.checkpoints.origin import _by_row_there, _digest_by_row, describe_data
 from jaxtl.data import Split, Stream, on_device
+from jaxtl.devices.placement import by_example, make_mesh
 from jaxtl.errors import InputError
 from jaxtl.loop import fit
 from jaxtl.losses import make_loss_fn, mean_of, squared_error
 from jaxtl.optimizers import Group, per_label
 from jaxtl.penalties import Term, l2, labelled
-from jaxtl.placement import by_example, make_mesh
 from jaxtl.step import Fixed, init_state, make_epoch, make_train_step, total_gradient
 from jaxtl.sweep import sweep
 

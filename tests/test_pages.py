@@ -10,8 +10,8 @@ from rich.console import Console
 
 from jaxtl.errors import InputError
 from jaxtl.report import Plot, Section, Table, print_section, write_sections
-from jaxtl.report.paths import coefficient_paths, criteria_along
-from jaxtl.report.style import new_figure, styled
+from jaxtl.report.plots.paths import coefficient_paths, criteria_along
+from jaxtl.report.plots.style import new_figure, styled
 
 HEADER = {"experiment": "toy", "data": "three numbers", "device": "none", "config": {"steps": 3}}
 SECTION = Section(

@@ -17,9 +17,9 @@ from jax.sharding import PartitionSpec
 
 from jaxtl.data import Split, from_arrays, on_device
 from jaxtl.data.stream import Stream
+from jaxtl.devices.placement import by_example, constrain, make_mesh, replicate, shard_batch, shard_params, to_local
 from jaxtl.errors import InputError
 from jaxtl.loop import fit
-from jaxtl.placement import by_example, everywhere, here, keep, make_mesh, place, share
 from jaxtl.step import Fixed, init_state, make_train_step
 
 KEY = jax.random.key(0)
@@ -40,7 +40,7 @@ def test_eight_devices_end_where_one_does(tmp_path):
 def test_parameters_are_divided_along_the_longest_axis_that_divides():
     mesh = make_mesh(["parameters:2"])
     shapes = {"even": (3, 512), "odd": (515, 4), "neither": (1025, 3), "small": (512,), "scalar": ()}
-    placed = place({name: jnp.zeros(shape) for name, shape in shapes.items()}, mesh)
+    placed = shard_params({name: jnp.zeros(shape) for name, shape in shapes.items()}, mesh)
     specs = {name: tuple(leaf.sharding.spec) for name, leaf in placed.items()}
     assert specs == {
         "even": (None, "parameters"),
@@ -53,7 +53,7 @@ def test_parameters_are_divided_along_the_longest_axis_that_divides():
 
 def test_what_was_divided_comes_back_in_one_piece():
     tree = {"kernel": np.arange(2048.0, dtype=np.float32).reshape(2, 1024), "bias": np.ones(3, np.float32)}
-    back = here(place(tree, make_mesh(["parameters:2"])))
+    back = to_local(shard_params(tree, make_mesh(["parameters:2"])))
     assert {leaf.sharding.device_set == {jax.devices()[0]} for leaf in jax.tree.leaves(back)} == {True}
     jax.tree.map(np.testing.assert_array_equal, back, tree)
 
@@ -78,8 +78,8 @@ def test_a_set_of_examples_is_divided_and_read_part_by_part():
     assert [len(part.data) for part in data["image"].addressable_shards] == [3, 3]
     np.testing.assert_array_equal(np.asarray(data["image"])[:5].ravel(), np.arange(20))
     assert len(data["index"]) == 5, "what fills it up is never drawn"
-    assert everywhere(data, mesh)["image"] is data["image"]
-    assert everywhere(data, mesh)["index"].sharding.is_fully_replicated
+    assert replicate(data, mesh)["image"] is data["image"]
+    assert replicate(data, mesh)["index"].sharding.is_fully_replicated
 
 
 def test_a_stream_brings_each_device_its_examples():
@@ -98,7 +98,7 @@ def test_a_stream_brings_each_device_its_examples():
 
 def test_a_program_for_a_mesh_divides_batches_and_leaves_parameters_where_they_are():
     def program(params, batch):
-        return keep(params), share(batch)
+        return constrain(params), shard_batch(batch)
 
     params, batch = {"kernel": jnp.ones((4, 512))}, jnp.ones((6, 3))
     mesh = make_mesh(["data:1", "parameters:2"])

@@ -23,11 +23,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxtl import processes
+from jaxtl.devices import processes, rendezvous
+from jaxtl.devices.peers import Team
+from jaxtl.devices.rendezvous import Place, forward, free_port, meet
 from jaxtl.errors import InputError
-from jaxtl.processes import meeting
-from jaxtl.processes.meeting import Place, forward, free_port, meet
-from jaxtl.processes.team import Team
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = (sys.executable, str(ROOT / "tests/tiny.py"), "--config.steps=24", "--config.every=6", "--config.batch_size=4")
@@ -366,7 +365,7 @@ def test_one_that_never_comes_and_a_first_that_is_not_there():
 
 
 def test_a_port_of_someone_else_is_told(monkeypatch):
-    monkeypatch.setattr(meeting, "HELLO", 0.2)
+    monkeypatch.setattr(rendezvous, "HELLO", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         [told] = meeting_of((0, 2), port=port)

@@ -19,7 +19,8 @@ from rich.console import Console
 from jaxtl.errors import InputError, NotFinite
 from jaxtl.protocol import Method, Range, Run, RunStore, compare, verdict_sentence
 from jaxtl.protocol.results import compact
-from jaxtl.report import Result, curves, plots, print_result, trends, write_files
+from jaxtl.report import Result, print_result, write_files
+from jaxtl.report.plots import comparison, curves, trends
 from jaxtl.report.tables import accuracy_table, setting_in_words, setting_table
 
 LEARNING_RATE, PULL = {"learning_rate": Range(0.004, 0.1)}, Range(0.03, 30.0)
@@ -398,7 +399,7 @@ def test_a_run_that_diverged_is_told_and_does_not_squeeze_the_picture(tmp_path):
     result = toy_result(("l2", "l2_differential"), draws=4, diverges={("l2_differential", 101)})
     text = shown(result)
     assert "l2_differential, tuned: 1 of 4 draws, counted as accuracy 0" in text
-    figure = plots.accuracy(result, "l2")
+    figure = comparison.accuracy(result, "l2")
     (low, high), words = figure.axes[0].get_xlim(), [text.get_text() for text in figure.axes[0].texts]
     assert 50 < low < high < 80
     assert [word.endswith(", 1 diverged") for word in words] == [False, True]
@@ -409,7 +410,7 @@ def test_a_run_that_diverged_is_told_and_does_not_squeeze_the_picture(tmp_path):
 def test_everything_diverged():
     result = toy_result(("l2",), draws=2, diverges={("l2", 100), ("l2", 101)})
     assert "0.0 ± 0.0" in shown(result)
-    assert plots.accuracy(result, "l2").axes[0].get_xlim() == (0, 100)
+    assert comparison.accuracy(result, "l2").axes[0].get_xlim() == (0, 100)
 
 
 def test_a_baseline_that_was_not_run_is_told():
@@ -430,7 +431,7 @@ def test_both_selections_have_both_columns():
 
 
 def test_accuracy_draws_every_draw(result):
-    (axis,) = plots.accuracy(result, "l2").axes
+    (axis,) = comparison.accuracy(result, "l2").axes
     assert len(axis.collections) == len(METHODS) + 1
     assert [label.get_text() for label in axis.get_yticklabels()][:3] == ["scratch", "features", "features, honest"]
     for y, name in ((0, "scratch"), (4, "l2")):
@@ -440,7 +441,7 @@ def test_accuracy_draws_every_draw(result):
 
 
 def test_forest_draws_the_intervals(result):
-    (axis,) = plots.forest(result).axes
+    (axis,) = comparison.forest(result).axes
     bars = [line.get_xdata() for line in axis.lines if len(line.get_xdata()) == 2][1:]  # the first is the line at 0
     np.testing.assert_allclose(bars, [[100 * end for end in c.ci95] for c in result.contrasts])
     assert [text.get_text().split("  ")[1] for text in axis.texts] == [c.verdict for c in result.contrasts]
@@ -513,7 +514,7 @@ def test_trends_are_drawn_against_the_axis():
 def test_matplotlib_comes_late_without_pyplot_and_stays_as_it_was():
     code = """
 import io, sys
-from jaxtl.report import style
+from jaxtl.report.plots import style
 assert not {"matplotlib", "scipy"} & sys.modules.keys()
 import matplotlib
 before = {name: matplotlib.rcParams[name] for name in style.SETTINGS}

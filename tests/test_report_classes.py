@@ -10,10 +10,10 @@ from sklearn import metrics
 from jaxtl.errors import InputError
 from jaxtl.protocol import Run, balanced_accuracy, confusion_matrix
 from jaxtl.report import Result, Truth
-from jaxtl.report.classes import confusion_maps, in_words, shares
 from jaxtl.report.files import write_files
-from jaxtl.report.plots import accuracy, plots_of
-from jaxtl.report.style import styled
+from jaxtl.report.plots.comparison import accuracy, plots_of
+from jaxtl.report.plots.confusions import confusion_maps, in_words, shares
+from jaxtl.report.plots.style import styled
 from jaxtl.report.tables import accuracy_table, notes
 
 HEADER = {"experiment": "toy", "data": "synthetic", "device": "none", "config": {}}

@@ -8,18 +8,19 @@ import pytest
 from matplotlib.text import Text
 
 from jaxtl.protocol import Run, paired
-from jaxtl.report import Plot, Result, Section, Table, Truth, glyphs, write_sections
-from jaxtl.report.classes import confusion_maps
-from jaxtl.report.curves import Quantity, draw
+from jaxtl.report import Plot, Result, Section, Table, Truth, write_sections
 from jaxtl.report.files import write_files
-from jaxtl.report.maps import Map, heat_maps
-from jaxtl.report.paths import coefficient_paths
-from jaxtl.report.plots import accuracy, finished, forest
-from jaxtl.report.searches import Ground, labellings, ways
-from jaxtl.report.style import legend_outside, new_figure, styled
+from jaxtl.report.plots import glyphs
+from jaxtl.report.plots.comparison import accuracy, finished, forest
+from jaxtl.report.plots.confusions import confusion_maps
+from jaxtl.report.plots.curves import Quantity, draw
+from jaxtl.report.plots.maps import Map, heat_maps
+from jaxtl.report.plots.paths import coefficient_paths
+from jaxtl.report.plots.searches import Ground, labellings, ways
+from jaxtl.report.plots.style import legend_outside, new_figure, styled
+from jaxtl.report.plots.trends import Trend
+from jaxtl.report.plots.trends import draw as draw_trend
 from jaxtl.report.tasks import per_task, weights_and_cosines
-from jaxtl.report.trends import Trend
-from jaxtl.report.trends import draw as draw_trend
 
 HARD = {
     "Chinese": ("猫", "卡车"),

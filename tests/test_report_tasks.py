@@ -9,7 +9,7 @@ import pytest
 from jaxtl.protocol import Run
 from jaxtl.protocol.measures import Truth
 from jaxtl.protocol.results import Result
-from jaxtl.report.style import styled
+from jaxtl.report.plots.style import styled
 from jaxtl.report.tasks import (
     classes_in_words,
     cosine_maps,

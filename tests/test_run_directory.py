@@ -13,8 +13,9 @@ import every_call
 import numpy as np
 import pytest
 
-from jaxtl import backend, cli
+from jaxtl import cli
 from jaxtl.data import keep_to_data, load
+from jaxtl.devices import backend
 from jaxtl.errors import InputError, Interrupted
 from jaxtl.protocol import Run, RunStore
 from jaxtl.writers import Writer

@@ -24,21 +24,20 @@ from problems import (
     wave,
 )
 
-from jaxtl import step as step_module
+from jaxtl.devices import compiler
+from jaxtl.devices.compiler import CPU_OPTIONS, compiler_options
+from jaxtl.devices.placement import shard_params
 from jaxtl.errors import InputError
 from jaxtl.labels import NEW, TRANSFERRED, everything
 from jaxtl.losses import accuracy, make_loss_fn, mean_of, per_example, softmax_cross_entropy
 from jaxtl.optimizers import Group, per_label
 from jaxtl.penalties import Term, l2, labelled
-from jaxtl.placement import place
 from jaxtl.proximal import Prox, prox_l1
 from jaxtl.step import (
-    CPU_OPTIONS,
     Context,
     Fixed,
     TrainState,
     compile_step,
-    compiler_options,
     default_rates,
     init_state,
     make_epoch,
@@ -175,7 +174,7 @@ def test_two_devices_do_what_one_does():
     assert jax.device_count() == 2
     mesh = Mesh(np.array(jax.devices()), ("data",))
     halves = jax.device_put(batch(), NamedSharding(mesh, PartitionSpec("data")))
-    on_both = place(jax.device_put(new_state(), jax.devices()[0]), mesh)
+    on_both = shard_params(jax.device_put(new_state(), jax.devices()[0]), mesh)
     together, rows = run(compile_step(STEP, mesh), 4, halves, state=on_both)
     alone, expected = run(compile_step(STEP), 4)
     assert together.params["head"]["kernel"].sharding.is_fully_replicated
@@ -204,7 +203,7 @@ def test_on_a_cpu_only_sums_are_left_to_ynnpack():
 
 def test_a_compiler_that_does_not_know_an_option_is_not_asked(monkeypatch):
     assert compiler_options() == CPU_OPTIONS
-    monkeypatch.setattr(step_module, "CPU_OPTIONS", {"xla_cpu_no_such_option": "1"})
+    monkeypatch.setattr(compiler, "CPU_OPTIONS", {"xla_cpu_no_such_option": "1"})
     assert compiler_options.__wrapped__() == {}
     monkeypatch.undo()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

@@ -15,7 +15,7 @@ from rich.console import Console
 from jaxtl import files
 from jaxtl.data import from_arrays
 from jaxtl.report import Plot, Section, Table, print_data, print_section, write_sections
-from jaxtl.report.style import new_figure
+from jaxtl.report.plots.style import new_figure
 from jaxtl.terminal import Terminal
 from jaxtl.text import code, markdown, printable
 

@@ -20,12 +20,12 @@ from jax.sharding import Mesh
 
 from jaxtl import cli
 from jaxtl.data import Split, image_batches, on_device
+from jaxtl.devices.placement import by_example, make_mesh
 from jaxtl.labels import NEW, TRANSFERRED, label_params
 from jaxtl.loop import fit
 from jaxtl.losses import make_loss_fn, mean_of, softmax_cross_entropy
 from jaxtl.optimizers import Group, per_label
 from jaxtl.penalties import Term, l2, labelled
-from jaxtl.placement import by_example, make_mesh
 from jaxtl.step import Fixed, TrainState, init_state, make_train_step, total_gradient
 from jaxtl.writers import Writer
 

@@ -27,16 +27,18 @@ import optax
 from rich.console import Console
 
 from experiments.benchmarks.results import Findings, Once, keep
-from jaxtl import backend, cli, report
+from jaxtl import cli, report
 from jaxtl.data import DataSet, channel_statistics, feed, image_batches, load, normalise
+from jaxtl.devices import backend
+from jaxtl.devices.compiler import compiler_options
+from jaxtl.devices.placement import by_example, make_mesh, to_local
 from jaxtl.labels import NEW
-from jaxtl.loop import Stoppable, fit
+from jaxtl.loop import StoppableProgress, fit
 from jaxtl.losses import accuracy, make_loss_fn, mean_of, per_example, softmax_cross_entropy
 from jaxtl.models import Classifier, Cnn, as_forward, initial_model_state, initialise, resnet18, wide_resnet
 from jaxtl.optimizers import Group, per_label
 from jaxtl.penalties import Term, l2, labelled
-from jaxtl.placement import by_example, here, make_mesh
-from jaxtl.step import Fixed, TrainState, compiler_options, init_state, make_eval_step, make_train_step, total_gradient
+from jaxtl.step import Fixed, TrainState, init_state, make_eval_step, make_train_step, total_gradient
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +116,7 @@ def part_right(data: DataSet, model: Classifier, state: TrainState, block: int =
     """The part of the test images that is right."""
     mean, std = channel_statistics(data.train.images)
     state = state._replace(
-        step=here(state.step), params=here(state.params), model_state=here(state.model_state), opt_state=()
+        step=to_local(state.step), params=to_local(state.params), model_state=to_local(state.model_state), opt_state=()
     )
     evaluate = make_eval_step(as_forward(model), {"right": per_example(accuracy)})
     evaluate = jax.jit(evaluate, compiler_options=compiler_options())
@@ -130,7 +132,7 @@ def part_right(data: DataSet, model: Classifier, state: TrainState, block: int =
 
 def main(config: Config, workdir: Path) -> None:
     check(config)
-    data = load(config.data, config.data_dir or None, progress=Stoppable)
+    data = load(config.data, config.data_dir or None, progress=StoppableProgress)
 
     def measure(config: Config, console: Console, once: Once) -> Findings:
         report.print_data(console, **{"data set": data})

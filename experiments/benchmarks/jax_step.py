@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from experiments.benchmarks.variants import make_problem, make_variant, task_loss, timed
 from experiments.benchmarks.workers import serve
-from jaxtl import backend
+from jaxtl.devices import backend
 
 
 def answer_for(name: str) -> None:

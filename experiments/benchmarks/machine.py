@@ -39,7 +39,7 @@ from experiments.benchmarks.variants import Network, make_problem, save_problem,
 from experiments.benchmarks.workers import Worker
 from jaxtl import cli
 from jaxtl.errors import InputError
-from jaxtl.loop import refuse_stop
+from jaxtl.loop import raise_if_stopped
 from jaxtl.report import Section, Table
 
 Networks = Annotated[tuple[Annotated[str, Network()], ...], cli.Items(1, distinct=True)]
@@ -92,7 +92,7 @@ def measure_starts(name: str, rounds: int) -> dict[str, dict[str, float]]:
         file = Path(directory, "problem.npz")
         save_problem(make_problem(name), file)
         for number in range(rounds):
-            refuse_stop(f"before start {number + 1} of {rounds}")
+            raise_if_stopped(f"before start {number + 1} of {rounds}")
             cache = str(Path(directory, str(number)))
             for kind in found:
                 if kind == "torch":
@@ -134,7 +134,7 @@ def measure_inputs(config: Config) -> dict[str, float]:
     rates = {}
     for library, ways in WAYS.items():
         for words, processes in ways.items() if library == "jaxtl" or is_here(library) else ():
-            refuse_stop(f"before {words}")
+            raise_if_stopped(f"before {words}")
             with Worker("inputs") as worker:
                 rates[words] = worker.ask(library, workers=processes, **asked)
     return rates

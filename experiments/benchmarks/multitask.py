@@ -41,7 +41,7 @@ from experiments.benchmarks.results import Findings, Once, duration, keep
 from experiments.benchmarks.variants import NETWORKS, Network, timed
 from jaxtl import cli
 from jaxtl.labels import SHARED, having, label_params
-from jaxtl.loop import refuse_stop
+from jaxtl.loop import raise_if_stopped
 from jaxtl.losses import make_loss_fn, mean_of, softmax_cross_entropy
 from jaxtl.methods.multitask import mgda_weights, nash_weights, pcgrad_weights, surgery
 from jaxtl.models import Classifier, as_forward, initialise
@@ -132,7 +132,7 @@ def measure_rows(problem: str, config: Config) -> dict[str, dict[str, float]]:
 
     found: dict[str, list[float]] = {name: [] for name in programs}
     for number in range(-1, config.rounds):  # the first round compiles and does not count
-        refuse_stop(f"before round {number + 1} of {config.rounds}")
+        raise_if_stopped(f"before round {number + 1} of {config.rounds}")
         for name in random.Random(number).sample(list(programs), len(programs)):
             taken, _ = timed(block, programs[name])
             found[name] += [taken / calls] if number >= 0 else []

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from jaxtl import backend, cli, files
+from jaxtl import cli, files
 from jaxtl.cli.workdir import Record
+from jaxtl.devices import backend
 from jaxtl.errors import InputError
 from jaxtl.report import Section, Table, print_section, write_sections
 from jaxtl.terminal import Terminal

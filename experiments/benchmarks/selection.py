@@ -45,7 +45,7 @@ from experiments.benchmarks.sweeps import CLASSES, KINDS, medians, memory_of_swe
 from experiments.benchmarks.variants import timed
 from jaxtl import cli
 from jaxtl.data import stratified_folds
-from jaxtl.loop import refuse_stop
+from jaxtl.loop import raise_if_stopped
 from jaxtl.report import Section, Table
 from jaxtl.selection import logistic_path, ridge_path
 
@@ -126,7 +126,7 @@ def ridge(config: Config, console: Console) -> Findings:
         }
         found: dict[str, Any] = {"ridge_path": {"seconds": mine, "first": first["ridge_path"]}}
         for name, peer in peers.items():
-            refuse_stop(f"before {name}")
+            raise_if_stopped(f"before {name}")
             taken, model = timed(partial(peer.fit, wide, y))
             loo = model.cv_results_.mean(axis=0).T
             gap = float(np.max(np.abs(path.loo / loo - 1)))
@@ -134,7 +134,7 @@ def ridge(config: Config, console: Console) -> Findings:
             same = "same" if np.isclose(model.alpha_, chosen) else f"{model.alpha_:.3g}, ours {chosen:.3g}"
             rows.append(["", name, f"{taken / mine:.1f}", f"{gap:.1e}", same])
             found[name] = {"seconds": taken, "largest_relative_difference": gap}
-        refuse_stop("before a loop of Ridge")
+        raise_if_stopped("before a loop of Ridge")
         taken = sum(timed(partial(Ridge(alpha).fit, wide, y))[0] for alpha in alphas[::10])
         rows.append(["", "a Ridge for every λ, no LOO", f"{10 * taken / mine:.1f}", "", ""])
         figures[f"{decades:g}"] = found | {"loop of Ridge": {"seconds": 10 * taken}}
@@ -164,7 +164,7 @@ def logistic(config: Config, console: Console) -> Findings:
     figures: dict[str, Any] = {"logistic_path": {"seconds": mine, "first": first["logistic_path"]}}
     cut = stratified_folds(labels, folds, 0)
     for tolerance in config.tolerances:
-        refuse_stop("before LogisticRegressionCV")
+        raise_if_stopped("before LogisticRegressionCV")
         peer = LogisticRegressionCV(
             Cs=1 / (0.8 * rows * lams),
             cv=cut,

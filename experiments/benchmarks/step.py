@@ -10,8 +10,8 @@ peak is that of the fastest matrix product or convolution that was measured on t
 On networks with convolutions labels and penalties cost nothing that shows; on the small MLP, whose step takes a fifth
 of a millisecond, they do. A frozen trunk leaves a quarter to a half. `fit` as it is takes ten steps in one dispatch. A
 change of λ compiles nothing. A step by hand is slower because it is compiled as jax does by itself, see
-`step.CPU_OPTIONS`. PyTorch is slower on the MLP, and on the CNN unless it has huge pages too; on the residual networks
-it takes 0.85 to 0.90 of the time, since its convolutions come nearer to the peak.
+`compiler.CPU_OPTIONS`. PyTorch is slower on the MLP, and on the CNN unless it has huge pages too; on the residual
+networks it takes 0.85 to 0.90 of the time, since its convolutions come nearer to the peak.
 
                                      MLP 784-128-10   CNN 16-32-64      WRN-16-4     ResNet-18
     training step                          batch 64      batch 128      batch 16      batch 16
@@ -82,8 +82,9 @@ from experiments.benchmarks.variants import (
     timed,
 )
 from experiments.benchmarks.workers import Worker
-from jaxtl import backend, cli
-from jaxtl.loop import refuse_stop
+from jaxtl import cli
+from jaxtl.devices import backend
+from jaxtl.loop import raise_if_stopped
 from jaxtl.report import Section
 from jaxtl.step import compile_step
 
@@ -144,7 +145,7 @@ def measure_rows(name: str, problem: Problem, rounds: int, steps: int) -> dict[s
 
         def block(row_name: str) -> dict[str, Any]:
             row = rows[row_name]
-            refuse_stop(f"before {row.words}")
+            raise_if_stopped(f"before {row.words}")
             answer = workers[row.process, row.huge_pages].ask("block", steps=steps, **row.asked)
             time.sleep(PAUSE)
             return answer
@@ -204,7 +205,7 @@ def measure_starts(problem: Problem, rounds: int) -> dict[str, Any]:
     found: dict[str, list[float]] = {kind: [] for kind in kinds}
     first_step(by_hand(problem))  # what a process does once, whatever it runs, is nobody's
     for number in range(min(3, rounds)):
-        refuse_stop(f"before start {number + 1}")
+        raise_if_stopped(f"before start {number + 1}")
         with empty_compilation_cache():
             found["by_hand"].append(first_step(by_hand(problem)))
             found["both_pulls"].append(first_step(looped(problem, both_pulls(problem))))

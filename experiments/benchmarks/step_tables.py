@@ -15,7 +15,7 @@ import numpy as np
 from experiments.benchmarks.results import duration, is_here
 from experiments.benchmarks.rows import BASE, FULL_STEPS, ROWS, Row
 from jaxtl.report import Plot, Table
-from jaxtl.report.ratios import ratios
+from jaxtl.report.plots.ratios import ratios
 
 
 def seconds_of(result: Mapping[str, Any], row: str) -> float:

@@ -21,7 +21,7 @@ from experiments.benchmarks.variants import timed
 from experiments.benchmarks.workers import Worker, serve
 from jaxtl.data import Split, image_batches, on_device
 from jaxtl.labels import NEW, TRANSFERRED, label_params, label_set
-from jaxtl.loop import refuse_stop
+from jaxtl.loop import raise_if_stopped
 from jaxtl.losses import make_loss_fn, mean_of, softmax_cross_entropy
 from jaxtl.models import Classifier, Cnn, Mlp, as_forward, initialise
 from jaxtl.optimizers import Group, per_label
@@ -140,7 +140,7 @@ def medians(
     results = {}
     for _ in range(rounds):
         for name, work in ways.items():
-            refuse_stop(f"before {name}")
+            raise_if_stopped(f"before {name}")
             seconds, results[name] = timed(work)
             later[name].append(seconds)
     return first, {name: float(np.median(taken)) for name, taken in later.items()}, results
@@ -172,7 +172,7 @@ def sweeps(config: Config, console: Console) -> Findings:
             environment, cells = {"JAX_NUM_CPU_DEVICES": str(devices)}, []
             with Worker("sweeps", environment=environment) as worker:
                 for size in config.sizes:
-                    refuse_stop(f"before a sweep of {size}")
+                    raise_if_stopped(f"before a sweep of {size}")
                     console.print(f"measuring a sweep of {size}, {name}, {devices} at a time")
                     one = worker.ask("against_one_by_one", name=name, size=size, rounds=config.rounds)
                     found[f"{size}/{devices}"], seconds = one, one["seconds"]
@@ -203,7 +203,7 @@ def memory_of_sweeps(config: Config, console: Console) -> Findings:
     peaks: dict[str, dict[str, int]] = {"without": {}, "with": {}}
     for size in config.memory_sizes:
         for kind, memory in (("without", None), ("with", 2**20 * config.budget)):
-            refuse_stop(f"before the memory of a sweep of {size}")
+            raise_if_stopped(f"before the memory of a sweep of {size}")
             console.print(f"measuring the memory of a sweep of {size}, {kind} a budget")
             _, peaks[kind][str(size)] = by_process("by_sweep", "mlp", size, batching="vmap", memory=memory)
     state = sum(leaf.nbytes for leaf in jax.tree.leaves(Runs("mlp").init({})[0]))

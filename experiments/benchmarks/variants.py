@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxtl import backend
 from jaxtl.bounds import Refusal
+from jaxtl.devices import backend
 from jaxtl.labels import NEW, TRANSFERRED, having, label_params
 from jaxtl.loop import fit
 from jaxtl.losses import make_loss_fn, mean_of, softmax_cross_entropy

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl import files
+from jaxtl.devices.placement import gather
 from jaxtl.errors import InputError
-from jaxtl.placement import whole
 from jaxtl.trees import Tree, named_leaves, shape_of
 
 MOST_CONTENTS = 2**26  # bytes of a manifest: some 300 000 rows of history
@@ -179,7 +179,7 @@ def to_host(tree: Tree) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             raise InputError(f"{shape_of(leaf)} is no array", where=path, todo="wrap it in jnp.asarray")
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             keys[path], leaves[path] = str(jax.random.key_impl(leaf)), jax.random.key_data(leaf)
-    leaves = jax.device_get({path: whole(leaf) for path, leaf in leaves.items()})
+    leaves = jax.device_get({path: gather(leaf) for path, leaf in leaves.items()})
     return {path: np.asarray(leaf, order="C") for path, leaf in leaves.items()}, keys
 
 

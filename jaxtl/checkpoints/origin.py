@@ -23,9 +23,9 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 import jaxtl
 from jaxtl.checkpoints.disk import leaf_digests, to_host
+from jaxtl.devices.placement import gather
 from jaxtl.errors import InputError
 from jaxtl.labels import some
-from jaxtl.placement import whole
 from jaxtl.step import Fixed
 from jaxtl.trees import Tree, is_key, map_named, named_leaves, shape_of
 
@@ -149,7 +149,7 @@ def describe_data(data: Tree) -> tuple[dict[str, str], Tree]:
     totals, ends = {}, {}
     for path, leaf in leaves.items():
         total, tail = _digest_by_row(leaf, _parts(leaf) - 1)
-        totals[path], ends[path] = int(total), np.asarray(whole(tail))
+        totals[path], ends[path] = int(total), np.asarray(gather(tail))
     filled: dict[int, int] = {}
     for path, leaf in leaves.items():
         if _parts(leaf) > 1:

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl.checkpoints.disk import Damaged, announced, as_json, check_space, one_line, read, to_host, verify, write
+from jaxtl.devices.placement import put
 from jaxtl.errors import InputError
 from jaxtl.files import check_kind, resolved, to_disk
-from jaxtl.placement import put
 from jaxtl.trees import Tree, check_same, map_named
 
 KEPT = 2  # the newest, and the one to fall back to

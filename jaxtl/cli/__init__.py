@@ -27,7 +27,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from jaxtl import backend, checkpoints, loop, processes
+from jaxtl import checkpoints, loop
 from jaxtl.bounds import (
     Chunk,
     Count,
@@ -61,9 +61,10 @@ from jaxtl.bounds import (
     refuse_beyond_memory,
     refuse_too_many_runs,
 )
-from jaxtl.cli import flags, page, together, workdir
+from jaxtl.cli import flags, page, replicas, workdir
 from jaxtl.cli.flags import command
 from jaxtl.cli.workdir import directory_of
+from jaxtl.devices import backend, processes
 from jaxtl.errors import InputError, Interrupted, Stop
 from jaxtl.files import resolved
 from jaxtl.protocol.runs import identity
@@ -167,7 +168,7 @@ def guarded(work: Callable[[], None]) -> int:
     except Stop as stop:
         anew = " without --overwrite" if any(word.lstrip("-") == "overwrite" for word in sys.argv) else ""
         again = f"; rerun the same command{anew} to go on" if isinstance(stop, Interrupted) else ""
-        return processes.end(stop.exit_code, together.as_seen_by_the_first(f"{stop}{again}"))
+        return processes.end(stop.exit_code, replicas.as_seen_by_the_first(f"{stop}{again}"))
     except KeyboardInterrupt:  # before or after the part of a run that saves
         return processes.end(128 + signal.SIGINT)
     except (BrokenPipeError, SystemExit):  # whoever read the output has left, as `| head` does; rich says it with 1
@@ -175,10 +176,10 @@ def guarded(work: Callable[[], None]) -> int:
         return processes.end(128 + signal.SIGPIPE)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in FULL:
-            return processes.end(InputError.exit_code, together.as_seen_by_the_first(_full(error)))
+            return processes.end(InputError.exit_code, replicas.as_seen_by_the_first(_full(error)))
         if processes.count() == 1:
             raise
-        return processes.end(1, together.as_seen_by_the_first(traceback.format_exc().rstrip()))
+        return processes.end(1, replicas.as_seen_by_the_first(traceback.format_exc().rstrip()))
     return processes.end(0)
 
 
@@ -198,13 +199,13 @@ def _default_workdir(main: Main) -> str:
 def _execute(main: Main, config_class: type, argv: Sequence[str]) -> None:
     team, argv = flags.team(argv)
     processes.join(**team)
-    together.let_the_first_speak()
+    replicas.mute_all_but_first()
     request = flags.parse(config_class, argv, _default_workdir(main))
     now = workdir.Record.of(Path(inspect.getfile(main)).resolve(), request.config)
-    together.refuse_different(now)
+    replicas.refuse_different(now)
     may_change = getattr(config_class, "may_change", ())
     backend.use_compilation_cache()
-    own = _directory(request, now, argv, may_change) if processes.is_first() else together.copy_of_directory()
+    own = _directory(request, now, argv, may_change) if processes.is_first() else replicas.copy_of_directory()
     with own as directory:
         if directory is not None:
             with _stop_on_signals():
@@ -224,7 +225,7 @@ def _directory(
     damaged = workdir.damaged(directory, resumed, now) if resumed and finished else []
     if resumed and finished and not damaged:
         page.show(workdir.summary(directory, resumed, now).rstrip())
-        together.send_directory(None)
+        replicas.send_directory(None)
         yield None
         return
     with checkpoints.own(directory):  # first of all, so that no one loses a run that is under way
@@ -235,7 +236,7 @@ def _directory(
         _print_banner(now, argv, f"{request.workdir} (resuming)" if resumed else request.workdir)
         if damaged:
             print(printable(f"{', '.join(damaged)}: not what the run wrote; made again from what it has kept"))
-        together.send_directory(directory)
+        replicas.send_directory(directory)
         try:
             yield directory
         except InputError:

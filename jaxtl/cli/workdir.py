@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import jaxtl
-from jaxtl import backend, files
+from jaxtl import files
+from jaxtl.devices import backend
 from jaxtl.errors import InputError
 from jaxtl.text import printable
 

@@ -9,13 +9,13 @@ from jaxtl.data.augment import channel_statistics, normalise, random_crop, rando
 from jaxtl.data.batches import image_batches, on_device
 from jaxtl.data.corruptions import contrast, gaussian_blur, gaussian_noise, pixelate
 from jaxtl.data.dataset import DataSet, Split, from_arrays
-from jaxtl.data.places import keep_to_data
+from jaxtl.data.directories import keep_to_data
+from jaxtl.data.loading import load
+from jaxtl.data.on_disk import Stored, memory_budget
 from jaxtl.data.sampling import epoch_batch
-from jaxtl.data.sources import load
+from jaxtl.data.source_target import source_and_target
 from jaxtl.data.splits import by_class, hold_out, imbalanced, label_noise, per_class, stratified_folds
-from jaxtl.data.stored import Stored, memory_budget
 from jaxtl.data.stream import Stream, feed
-from jaxtl.data.tasks import source_and_target
 
 __all__ = [
     "DataSet",

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxtl.data.on_disk import Stored
 from jaxtl.data.splits import hold_out
-from jaxtl.data.stored import Stored
 from jaxtl.errors import InputError
 
 CHANNELS = (1, 3, 4)  # of grey and colour images, and of those with transparency

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtl.data import decode
 from jaxtl.data.dataset import DataSet, assembled, from_arrays
 from jaxtl.data.files import listed, reported
-from jaxtl.data.stored import Stored
+from jaxtl.data.on_disk import Stored
 from jaxtl.errors import InputError
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")

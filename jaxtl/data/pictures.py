@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxtl.data.dataset import DataSet
+from jaxtl.data.on_disk import Stored
 from jaxtl.data.splits import per_class
-from jaxtl.data.stored import Stored
 from jaxtl.errors import InputError
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from jax.sharding import NamedSharding
 
 from jaxtl.data.batches import divided, on_device
 from jaxtl.data.dataset import Split
+from jaxtl.data.on_disk import memory_budget
 from jaxtl.data.sampling import epoch_batch
-from jaxtl.data.stored import memory_budget
 from jaxtl.errors import InputError
 
 THREADS = min(8, os.cpu_count() or 1)  # each reads a whole batch; decoding lets go of the interpreter's lock

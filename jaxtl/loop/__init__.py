@@ -19,13 +19,14 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxtl import checkpoints, processes
+from jaxtl import checkpoints
 from jaxtl.checkpoints.origin import Origin, jaxpr_of, origin
+from jaxtl.devices import processes
+from jaxtl.devices.placement import replicate, shard_params
 from jaxtl.errors import InputError, Interrupted, NotFinite
 from jaxtl.loop import arguments
-from jaxtl.loop.book import Book, Log, Row
-from jaxtl.loop.finite import Spoilt, advice, first_to_go
-from jaxtl.placement import everywhere, place
+from jaxtl.loop.finite import NotFiniteAt, advice, first_not_finite
+from jaxtl.loop.history import History, Log, Row
 from jaxtl.step import Fixed, TrainState, program_of, traced
 from jaxtl.writers import Progress
 
@@ -65,7 +66,7 @@ def asked_to_stop() -> int:
     return processes.agreed(stop_request.signal_number or 0)
 
 
-def refuse_stop(doing: str) -> None:
+def raise_if_stopped(doing: str) -> None:
     """Raise `Interrupted` if a stop was requested: for long work between two fits, where nothing waits to be saved.
 
     Of several processes all have to call.
@@ -74,7 +75,7 @@ def refuse_stop(doing: str) -> None:
         raise Interrupted(f"stopped {doing}", signal_number)
 
 
-class Stoppable(Progress):
+class StoppableProgress(Progress):
     """A display of work that has nothing to save: it ends where a stop was requested, at the next sign of progress."""
 
     def advance(self, n: int = 1, **values: float) -> None:
@@ -158,7 +159,7 @@ def fit(
     with contextlib.ExitStack() as until_the_end:
         if workdir is not None and not checkpoints.is_owned(workdir):
             until_the_end.enter_context(checkpoints.own(workdir))
-        book = until_the_end.enter_context(contextlib.closing(Book(workdir, best, log, save_behind, made)))
+        book = until_the_end.enter_context(contextlib.closing(History(workdir, best, log, save_behind, made)))
         state = _begin(state, steps, chunk, book)
         done = int(state.step)
         display = until_the_end.enter_context(Progress(steps, progress, start=done)) if progress else None
@@ -179,7 +180,7 @@ def fit(
                     book.save(state)
                 if signal_number and done < steps:
                     raise Interrupted(f"stopped at step {done} of {steps}", signal_number)
-        except Spoilt as spoilt:
+        except NotFiniteAt as spoilt:
             first = _first_to_go(spoilt, book, program_of(step, 1, mesh), state, data, fixed)
             raise NotFinite(f"step {spoilt.step}: {spoilt.what}{first}\n  {advice(spoilt.before)}") from None
     return book.best(state), book.history
@@ -187,8 +188,8 @@ def fit(
 
 def _on(mesh: Mesh, state: TrainState, data: Any, fixed: Fixed) -> tuple[TrainState, Any, Fixed]:
     """All that a step is given, on the mesh; the batches of a stream come where the stream puts them."""
-    data = data if isinstance(data, Stream) else everywhere(data, mesh)
-    return place(state, mesh), data, fixed._replace(given=place(fixed.given, mesh))
+    data = data if isinstance(data, Stream) else replicate(data, mesh)
+    return shard_params(state, mesh), data, fixed._replace(given=shard_params(fixed.given, mesh))
 
 
 def _batches(data: Any, first: int) -> Generator[Any, None, None]:
@@ -252,7 +253,7 @@ def _check_rates(defaults: Mapping[str, Any], fixed: Fixed) -> None:
                 )
 
 
-def _begin(state: TrainState, steps: int, chunk: int, book: Book) -> TrainState:
+def _begin(state: TrainState, steps: int, chunk: int, book: History) -> TrainState:
     """Where to start: at the newest checkpoint, or at `state`."""
     began, resumed = int(state.step), book.resume(state)
     state = state if resumed is None else resumed
@@ -268,7 +269,7 @@ def _begin(state: TrainState, steps: int, chunk: int, book: Book) -> TrainState:
     return state
 
 
-def _first_to_go(spoilt: Spoilt, book: Book, run: Callable, state: TrainState, data: Any, fixed: Fixed) -> str:
+def _first_to_go(spoilt: NotFiniteAt, book: History, run: Callable, state: TrainState, data: Any, fixed: Fixed) -> str:
     """The parameters that were the first that are not finite, going again from the last checkpoint; "" without one."""
 
     def again(state, batches, fixed):
@@ -277,5 +278,5 @@ def _first_to_go(spoilt: Spoilt, book: Book, run: Callable, state: TrainState, d
     with contextlib.suppress(InputError):  # a checkpoint that cannot be read is not what stopped the run
         if (saved := book.resume(state)) is not None:
             with contextlib.closing(_batches(data, int(saved.step))) as batches:
-                return first_to_go(spoilt, again, saved, batches, fixed)
+                return first_not_finite(spoilt, again, saved, batches, fixed)
     return ""

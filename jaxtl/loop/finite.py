@@ -15,7 +15,7 @@ from jaxtl.step import Fixed, TrainState
 from jaxtl.trees import Tree, named_leaves
 
 
-class Spoilt(Exception):
+class NotFiniteAt(Exception):
     """A loss or a parameter is not finite after `step`; `before` is the last loss that was, NaN without one."""
 
     def __init__(self, step: int, what: str, before: float):
@@ -53,7 +53,7 @@ class Meter:
         names = not_finite(state.params)
         if names:
             what = f"the loss is {self.last_loss:.6g}, and {some(names, 3)} not finite"
-            raise Spoilt(int(state.step) - 1, what, self.last_loss)
+            raise NotFiniteAt(int(state.step) - 1, what, self.last_loss)
 
     def take(self, state: TrainState) -> dict[str, float]:
         self.flush(state)
@@ -71,7 +71,7 @@ class Meter:
             first = int(np.argmin(np.isfinite(losses)))
             before = losses[first - 1] if first else self.last_loss
             known = "" if math.isnan(before) else f"; the step before it was {before:.6g}"
-            raise Spoilt(step + first, f"the loss is {losses[first]}{known}", before)
+            raise NotFiniteAt(step + first, f"the loss is {losses[first]}{known}", before)
         self.last_loss = float(losses[-1])
         self.count += len(losses)
         for name, value in values.items():
@@ -89,7 +89,7 @@ def _finite(leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return {path: jnp.all(jnp.isfinite(leaf)) for path, leaf in leaves.items()}
 
 
-def first_to_go(spoilt: Spoilt, run: Callable, state: TrainState, data: Any, fixed: Fixed) -> str:
+def first_not_finite(spoilt: NotFiniteAt, run: Callable, state: TrainState, data: Any, fixed: Fixed) -> str:
     """Which parameters are the first that are not finite, when `run` makes the steps since a checkpoint one by one.
 
     It costs nothing until it is needed. Paths, not labels: they say more, and `fit` is given no labels.

@@ -12,10 +12,10 @@ import numpy as np
 
 from jaxtl.bounds import refuse_beyond_memory, refuse_too_many_runs
 from jaxtl.data import DataSet, hold_out, source_and_target, stratified_folds
+from jaxtl.devices.placement import make_mesh
 from jaxtl.errors import InputError
 from jaxtl.labels import some
 from jaxtl.models import initialise
-from jaxtl.placement import make_mesh
 from jaxtl.problems.few_shot import held_out, labelled_examples, seed_of
 from jaxtl.problems.source import make_model
 

@@ -15,7 +15,7 @@ import optax
 
 from jaxtl import bounds
 from jaxtl.data import epoch_batch
-from jaxtl.data.composed import TaskSet, TaskSplit, standardised
+from jaxtl.data.task_sets import TaskSet, TaskSplit, standardised
 from jaxtl.errors import InputError, suggest
 from jaxtl.labels import SHARED
 from jaxtl.losses import mean_of_present, softmax_cross_entropy, squared_error

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxtl import backend, bounds
+from jaxtl import bounds
 from jaxtl.data import Split, normalise
+from jaxtl.devices import backend
 from jaxtl.errors import InputError
 from jaxtl.loop import fit
 from jaxtl.losses import make_loss_fn, softmax_cross_entropy

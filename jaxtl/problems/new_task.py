@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxtl.data.composed import TaskSplit
+from jaxtl.data.task_sets import TaskSplit
 from jaxtl.labels import NEW, TRANSFERRED, label_params
 from jaxtl.losses import mean_of, softmax_cross_entropy, squared_error
 from jaxtl.optimizers import Group

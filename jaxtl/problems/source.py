@@ -14,13 +14,13 @@ import optax
 
 from jaxtl import bounds, checkpoints
 from jaxtl.data import DataSet, feed, hold_out, keep_to_data
+from jaxtl.devices.placement import by_example, make_mesh, to_local
 from jaxtl.errors import InputError
 from jaxtl.labels import NEW, label_params
 from jaxtl.losses import mean_of, softmax_cross_entropy
 from jaxtl.models import Classifier, Cnn, Mlp, as_forward, initial_model_state, initialise, resnet18, wide_resnet
 from jaxtl.optimizers import Group
 from jaxtl.penalties import Term, l2
-from jaxtl.placement import by_example, here, make_mesh
 from jaxtl.problems.images import Images, accuracy, predict
 from jaxtl.program import Weights, make_program
 from jaxtl.sweep import run
@@ -158,4 +158,4 @@ def _trained(
             log=writer,
             progress="training the source model",
         )
-    return Weights(*map(here, ended.weights))
+    return Weights(*map(to_local, ended.weights))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jaxtl import bounds
 from jaxtl.data import keep_to_data
-from jaxtl.loop import refuse_stop
+from jaxtl.loop import raise_if_stopped
 from jaxtl.protocol.compare import compare
 from jaxtl.protocol.design import Draw, planned_runs
 from jaxtl.protocol.recipes import Problem, Recipe
@@ -75,7 +75,7 @@ def each_draw(seeds: Iterable[int], title: str) -> Iterator[Draw]:
     seeds = list(seeds)
     with Progress(len(seeds), title) as progress:
         for seed in seeds:
-            refuse_stop(f"before draw {seed} of {title}")
+            raise_if_stopped(f"before draw {seed} of {title}")
             yield Draw(seed)
             progress.advance()
 
@@ -119,7 +119,7 @@ def study(
     with Progress(total, "comparing") as progress:
 
         def tell(description: str) -> None:
-            refuse_stop(f"before {description}")
+            raise_if_stopped(f"before {description}")
             progress.describe(description)
             progress.advance(1)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxtl.errors import InputError, suggest
-from jaxtl.loop import refuse_stop
+from jaxtl.loop import raise_if_stopped
 from jaxtl.program import Program, Weights
 from jaxtl.protocol.design import Draw, Method, Setting
 from jaxtl.protocol.recipes import Problem, Recipe, Trained, range_of
@@ -95,7 +95,7 @@ class Trainer:
         plans = [Run(name, stage, "", draw.seed, draw.fold, k, dict(setting)) for k, setting in enumerate(settings)]
         missing = [plan for plan in plans if store.find(plan) is None]
         if missing:
-            refuse_stop(f"before {name} on draw {draw.seed}")
+            raise_if_stopped(f"before {name} on draw {draw.seed}")
             tried = [plan.setting for plan in missing]
             began = time.perf_counter()
             trained = self.train_all(name, tried, draw)

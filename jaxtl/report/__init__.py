@@ -3,9 +3,18 @@
 from jaxtl.protocol.measures import Truth
 from jaxtl.protocol.results import Result
 from jaxtl.report.files import write_files
-from jaxtl.report.opening import print_batches, print_data, print_notice, print_plan, print_transfer, together
-from jaxtl.report.pages import Section, print_section, write_sections
-from jaxtl.report.plots import Plot
+from jaxtl.report.page import (
+    Section,
+    print_batches,
+    print_data,
+    print_notice,
+    print_plan,
+    print_section,
+    print_transfer,
+    together,
+    write_sections,
+)
+from jaxtl.report.plots.comparison import Plot
 from jaxtl.report.tables import Table, print_result
 
 __all__ = [

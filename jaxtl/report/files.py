@@ -16,8 +16,8 @@ from jaxtl import files
 from jaxtl.errors import InputError
 from jaxtl.protocol import Contrast, Run, Summary, price_of_choosing, to_csv
 from jaxtl.protocol.results import Result, headed, slug, varying
-from jaxtl.report.plots import Plot, finished, plots_across, plots_of
-from jaxtl.report.style import styled
+from jaxtl.report.plots.comparison import Plot, finished, plots_across, plots_of
+from jaxtl.report.plots.style import styled
 from jaxtl.report.tables import accuracy_table, notes, setting_table
 from jaxtl.text import code, markdown
 

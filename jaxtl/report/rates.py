@@ -10,7 +10,7 @@ import numpy as np
 from jaxtl.problems.tuning import FEW, Found, Tuning
 from jaxtl.protocol import paired
 from jaxtl.protocol.results import compact, number, points
-from jaxtl.report.pages import Section
+from jaxtl.report.page import Section
 from jaxtl.report.tables import Table
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from jaxtl.protocol import INTERVAL_COVERS, Run, Summary, price_of_choosing, verdict_sentence
 from jaxtl.protocol.measures import Truth
 from jaxtl.protocol.results import Result, compact, headed, number, points
-from jaxtl.report.classes import in_words
+from jaxtl.report.plots.confusions import in_words
 from jaxtl.text import markdown, printable
 
 DASH = "–"

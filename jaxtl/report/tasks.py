@@ -17,10 +17,10 @@ import numpy as np
 from jaxtl.protocol import Run, balanced_accuracy
 from jaxtl.protocol.measures import Truth
 from jaxtl.protocol.results import PREDICTION, Result, interval_of_mean, number, points
-from jaxtl.report.classes import in_words
-from jaxtl.report.curves import Quantity, draw
-from jaxtl.report.plots import forest
-from jaxtl.report.style import BLUE, FAINT, INK, ORANGE, VERMILLION, legend_outside, mark, name_rows, new_figure
+from jaxtl.report.plots.comparison import forest
+from jaxtl.report.plots.confusions import in_words
+from jaxtl.report.plots.curves import Quantity, draw
+from jaxtl.report.plots.style import BLUE, FAINT, INK, ORANGE, VERMILLION, legend_outside, mark, name_rows, new_figure
 from jaxtl.report.tables import DASH, Table, counted, notes
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 from jaxtl.errors import InputError, NotFinite
-from jaxtl.loop import refuse_stop
+from jaxtl.loop import raise_if_stopped
 from jaxtl.selection.gradient import Mode, Slope, hypergradient
 from jaxtl.step import Fixed, compile_step
 from jaxtl.writers import Progress
@@ -133,7 +133,7 @@ def learn_rates(
     climb = _Climb(optimizer or resilient(), logs)
     with Progress(steps, progress) if progress else contextlib.nullcontext() as display:
         while len(climb.way) < steps and not (climb.settled or climb.stuck):
-            refuse_stop(f"after {len(climb.way)} of {steps} runs")
+            raise_if_stopped(f"after {len(climb.way)} of {steps} runs")
             climb.take(slope(climb.logs, data, Fixed(rows, given)))
             if display is not None:
                 display.advance(1, score=climb.way[-1].score)

@@ -21,9 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxtl import processes
+from jaxtl.devices import processes
 from jaxtl.errors import InputError, kind_of
-from jaxtl.loop import refuse_stop
+from jaxtl.loop import raise_if_stopped
 from jaxtl.step import Fixed, TrainState, compile_step, program_of
 from jaxtl.trees import Tree
 
@@ -131,7 +131,7 @@ class Blocks:
         begin = done + size * processes.index()
         block, data, fixed = self._block(programs.alone, states, configurations, begin, width)
         for _ in range(self.calls):
-            refuse_stop(f"with {done} of {len(configurations)} configurations done")
+            raise_if_stopped(f"with {done} of {len(configurations)} configurations done")
             block = _state_of(jax.block_until_ready(programs.train(block, data, fixed)))
         block, scores = programs.score(block, data, fixed)
         if programs.alone and processes.count() == 1:
@@ -173,7 +173,7 @@ class Blocks:
         while len(times) < 3 and sum(times) < SHORT:
             arguments = jax.block_until_ready(self._block(alone, states, configurations, 0, width))
             if processes.count() == 1:  # of several one measures, and cannot ask the others
-                refuse_stop("while measuring")
+                raise_if_stopped("while measuring")
             began = time.perf_counter()
             jax.block_until_ready(train(*arguments))
             times.append(time.perf_counter() - began)

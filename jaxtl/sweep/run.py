@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtl import backend
+from jaxtl.devices import backend
 from jaxtl.errors import InputError, NotFinite
 from jaxtl.loop import fit
 from jaxtl.loop.finite import not_finite

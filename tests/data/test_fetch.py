@@ -16,7 +16,7 @@ import official
 import pytest
 
 from jaxtl.data import catalogue, fetch, load
-from jaxtl.data.prepare import prepare
+from jaxtl.data.tfds_write import prepare
 from jaxtl.errors import InputError, Interrupted
 
 ARCHIVE = "cifar-10-binary.tar.gz"
@@ -444,7 +444,8 @@ def test_a_display_can_stop_what_takes_long(tmp_path, monkeypatch, kind):
 PROGRAM = """
 import dataclasses, sys
 from jaxtl import cli
-from jaxtl.data import __main__ as program, catalogue
+from jaxtl.cli import data as program
+from jaxtl.data import catalogue
 changes = {"server": sys.argv[1], "downloads": catalogue.CIFAR_10.downloads if sys.argv[1] else {}}
 catalogue.OFFICIAL["cifar10"] = dataclasses.replace(catalogue.CIFAR_10, **changes)
 print("ready", flush=True)

@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 from jaxtl.data import load, readers
-from jaxtl.data.prepare import prepare
+from jaxtl.data.tfds_write import prepare
 from jaxtl.errors import InputError
 
 SECONDS = 4

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from test_prepared import example, prepare
+from test_tfds_read import example, prepare
 
 from jaxtl import loop
 from jaxtl.data import (

@@ -50,6 +50,6 @@ def test_main_writes_every_figure(tmp_path, capsys):
     ],
 )
 def test_a_mistake_is_said_before_anything_is_measured(flag, message, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("jaxtl.backend.use_compilation_cache", lambda: None)
+    monkeypatch.setattr("jaxtl.devices.backend.use_compilation_cache", lambda: None)
     assert cli.execute(benchmark.main, Config, [f"--workdir={tmp_path}/run", flag]) == 2
     assert message in capsys.readouterr().err

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from jaxtl.report.style import BLUE, FAINT, VERMILLION, name_rows, new_figure
+from jaxtl.report.plots.style import BLUE, FAINT, VERMILLION, name_rows, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

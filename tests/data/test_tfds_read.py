@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxtl.data import load, prepared
+from jaxtl.data import load, tfds_read
 from jaxtl.errors import InputError
 
 CLASSES = ["cat", "dog", "ship"]
@@ -99,8 +99,8 @@ def test_the_newest_version_counts_as_a_number(directory):
     shutil.copytree(directory, directory.parent / "3.0.10")
     (directory.parent / "10.0.0").mkdir()  # not prepared
     shutil.copytree(directory, directory.parent / "incomplete.ABC_99.0.0")
-    assert prepared.newest_version(directory.parent).name == "3.0.10"
-    assert prepared.newest_version(directory.parent / "nowhere") is None
+    assert tfds_read.newest_version(directory.parent).name == "3.0.10"
+    assert tfds_read.newest_version(directory.parent / "nowhere") is None
 
 
 def test_grey_images(tmp_path):

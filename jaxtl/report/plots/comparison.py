@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from jaxtl.protocol.results import Result, headed, interval_of_mean, points, slug
-from jaxtl.report import curves, trends
-from jaxtl.report.classes import confusion_maps
-from jaxtl.report.glyphs import fit_to_fonts
-from jaxtl.report.style import (
+from jaxtl.report.plots import curves, trends
+from jaxtl.report.plots.confusions import confusion_maps
+from jaxtl.report.plots.glyphs import fit_to_fonts
+from jaxtl.report.plots.style import (
     BAND,
     BLUE,
     FAINT,

@@ -21,8 +21,8 @@ from jaxtl.data import decode
 from jaxtl.data.dataset import DataSet, assembled
 from jaxtl.data.described import AGAIN, Description, Shard, describe
 from jaxtl.data.files import listed, reported
+from jaxtl.data.on_disk import Stored
 from jaxtl.data.records import LARGEST, check_records
-from jaxtl.data.stored import Stored
 from jaxtl.errors import InputError
 
 BLOCK = 100  # records gone through at a time

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from jaxtl import files
-from jaxtl.data.prepared import newest_version
-from jaxtl.data.stored import Stored
+from jaxtl.data.on_disk import Stored
+from jaxtl.data.tfds_read import newest_version
 from jaxtl.errors import InputError
 
 CONTENT = b"\ncontent "  # in data.txt, before the digest

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxtl.report.style import INK, new_figure
+from jaxtl.report.plots.style import INK, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,10 +10,10 @@ import official
 import pytest
 from PIL import Image
 
-from jaxtl.data import __main__ as program
+from jaxtl.cli import data as program
 from jaxtl.data import from_arrays
+from jaxtl.data.on_disk import Stored
 from jaxtl.data.pictures import samples_by_class
-from jaxtl.data.stored import Stored
 from jaxtl.errors import InputError
 
 

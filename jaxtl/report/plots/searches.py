@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from jaxtl.protocol.results import interval_of_mean
-from jaxtl.report.style import (
+from jaxtl.report.plots.style import (
     BLUE,
     FAINT,
     GREEN,

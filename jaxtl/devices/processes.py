@@ -17,9 +17,9 @@ from typing import Any
 
 import jax
 
+from jaxtl.devices.peers import Team, flush_all
+from jaxtl.devices.rendezvous import Place, forward, meet
 from jaxtl.errors import InputError
-from jaxtl.processes.meeting import Place, forward, meet
-from jaxtl.processes.team import Team, leave_nothing
 from jaxtl.text import printable
 
 PATIENCE = 300.0  # seconds until all processes have to be there: time to start them by hand
@@ -164,7 +164,7 @@ def leave(code: int) -> None:
     if _team is not None:
         sys.stdout.flush()
         sys.stderr.flush()
-        leave_nothing(_team.before_leaving)
+        flush_all(_team.before_leaving)
         os._exit(code)
 
 

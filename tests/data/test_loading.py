@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxtl.data import load
-from jaxtl.data.sources import FASHION, default_directory
+from jaxtl.data.loading import FASHION, default_directory
 from jaxtl.errors import InputError
 
 

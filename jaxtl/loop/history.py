@@ -12,10 +12,10 @@ import jax
 
 from jaxtl import checkpoints
 from jaxtl.checkpoints.origin import Origin, refuse_another
+from jaxtl.devices.placement import gather
 from jaxtl.errors import InputError
 from jaxtl.loop.arguments import figures
 from jaxtl.loop.finite import Meter
-from jaxtl.placement import whole
 from jaxtl.step import TrainState
 from jaxtl.trees import copy_tree
 
@@ -38,7 +38,7 @@ class _WithBest(NamedTuple):
     best: TrainState
 
 
-class Book:
+class History:
     """What a run keeps beside its state.
 
     Args:
@@ -99,7 +99,7 @@ class Book:
             self.finish_writing()
             # copies, because the run goes on: it donates the state and adds to the history; in one piece, because what
             # is divided among processes is put together by all of them at once
-            copied = copy_tree(jax.tree.map(whole, self._whole(state)))
+            copied = copy_tree(jax.tree.map(gather, self._whole(state)))
             self.being_written = self.writer.submit(checkpoints.save, self.workdir, copied, copy.deepcopy(meta))
 
     def finish_writing(self) -> None:

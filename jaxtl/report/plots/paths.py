@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxtl.report.style import BLUE, FAINT, INK, PALETTE, VERMILLION, legend_outside, new_figure
+from jaxtl.report.plots.style import BLUE, FAINT, INK, PALETTE, VERMILLION, legend_outside, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,8 +13,8 @@ import official
 import pytest
 
 from jaxtl.data import catalogue, fetch, load
-from jaxtl.data import prepare as preparing
-from jaxtl.data.places import destination
+from jaxtl.data import tfds_write as preparing
+from jaxtl.data.directories import destination
 from jaxtl.errors import InputError
 
 prepare = preparing.prepare

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxtl.data import from_arrays, load
-from jaxtl.data.composed import class_and_group, linnerud, low_rank, standardised, two_digits
+from jaxtl.data.task_sets import class_and_group, linnerud, low_rank, standardised, two_digits
 from jaxtl.errors import InputError
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from jaxtl.protocol.results import Result
-from jaxtl.report.style import FAINT, INK, PALETTE, legend_outside, panel_grid, remark
+from jaxtl.report.plots.style import FAINT, INK, PALETTE, legend_outside, panel_grid, remark
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

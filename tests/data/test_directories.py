@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxtl.data import keep_to_data
-from jaxtl.data.stored import Stored
+from jaxtl.data.on_disk import Stored
 from jaxtl.errors import InputError
 
 

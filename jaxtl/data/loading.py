@@ -11,14 +11,14 @@ from pathlib import Path
 
 from jaxtl.data.catalogue import OFFICIAL
 from jaxtl.data.dataset import DataSet, from_arrays
+from jaxtl.data.directories import default_directory, tfds_roots
 from jaxtl.data.fetch import Progress, Silent
 from jaxtl.data.folders import holds_folders, read_folders
 from jaxtl.data.npz import read_npz
-from jaxtl.data.places import default_directory, tfds_roots
-from jaxtl.data.prepare import prepare
-from jaxtl.data.prepared import newest_version, read_prepared, refuse_tfrecord
+from jaxtl.data.on_disk import memory_budget
 from jaxtl.data.readers import holds_cifar, holds_idx, read_cifar, read_idx, refuse_pickle
-from jaxtl.data.stored import memory_budget
+from jaxtl.data.tfds_read import newest_version, read_prepared, refuse_tfrecord
+from jaxtl.data.tfds_write import prepare
 from jaxtl.errors import InputError, suggest
 from jaxtl.files import expanded, open_regular
 
@@ -51,8 +51,7 @@ def load(
 
     A name is looked for in the directories of tensorflow-datasets (below `data_dir`, $TFDS_DATA_DIR and
     ~/tensorflow_datasets), then among the files of `data_dir`. If "cifar10", "cifar100", "mnist" or "fashion_mnist" is
-    in none of them, it is fetched and kept (see `jaxtl.data.prepare`). A name never stands for something else, except
-    "auto".
+    in none of them, it is fetched and kept (see `tfds_write`). A name never stands for something else, except "auto".
 
     Args:
         name_or_path: "digits" (1,797 images of 8x8, within scikit-learn), "cifar10", "cifar100", "mnist",

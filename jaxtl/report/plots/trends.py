@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from jaxtl.protocol.results import Axes, Result, interval_of_mean, varying
-from jaxtl.report.style import BAND, BLUE, FAINT, panel_grid, remark, within_percent
+from jaxtl.report.plots.style import BAND, BLUE, FAINT, panel_grid, remark, within_percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as Panel

@@ -23,10 +23,10 @@ import numpy as np
 
 from jaxtl.data import decode, fetch
 from jaxtl.data.catalogue import ALGORITHMS, OFFICIAL, Official
+from jaxtl.data.directories import destination
 from jaxtl.data.files import AGAIN, reported, tar_files, unpacked
-from jaxtl.data.places import destination
-from jaxtl.data.prepared import newest_version
 from jaxtl.data.readers import refuse_pickle
+from jaxtl.data.tfds_read import newest_version
 from jaxtl.errors import InputError, suggest
 from jaxtl.files import expanded
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import jax
 
 import jaxtl
-from jaxtl import processes
+from jaxtl.devices import processes
+from jaxtl.devices.compiler import compiler_options
 from jaxtl.errors import InputError
 from jaxtl.files import at_home, expanded
-from jaxtl.step import compiler_options
 from jaxtl.text import printable
 
 

@@ -61,7 +61,7 @@ def by_example(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, _by_example(mesh))
 
 
-def place(tree: Tree, mesh: Mesh) -> Tree:
+def shard_params(tree: Tree, mesh: Mesh) -> Tree:
     """Parameters, or anything that has leaves of their shapes, on the mesh: each device keeps its part of whole copies.
 
     Args:
@@ -74,7 +74,7 @@ def place(tree: Tree, mesh: Mesh) -> Tree:
     return jax.tree.map(lambda leaf: put(leaf, NamedSharding(mesh, _layout(leaf, mesh))), tree)
 
 
-def everywhere(tree: Tree, mesh: Mesh) -> Tree:
+def replicate(tree: Tree, mesh: Mesh) -> Tree:
     """A tree of arrays whole on every device, but for leaves that lie on the mesh already: they stay as they are."""
 
     def there(leaf: Any) -> Any:
@@ -96,19 +96,19 @@ def put(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
     return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
 
 
-def whole(leaf: jax.Array) -> jax.Array | np.ndarray:
+def gather(leaf: jax.Array) -> jax.Array | np.ndarray:
     """What is divided among several processes, in one piece on each; they all have to ask. Anything else as it is."""
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
         return leaf
     return multihost_utils.process_allgather(leaf, tiled=True)
 
 
-def here(tree: Tree) -> Tree:
+def to_local(tree: Tree) -> Tree:
     """On this process's first device, in one piece: what was trained on a mesh, for programs that know of none."""
-    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(whole(leaf))), tree)
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(gather(leaf))), tree)
 
 
-def share(batch: Tree) -> Tree:
+def shard_batch(batch: Tree) -> Tree:
     """Within a program compiled for a mesh: the batch, every device working on its own examples.
 
     Args:
@@ -131,8 +131,8 @@ def share(batch: Tree) -> Tree:
     return jax.lax.with_sharding_constraint(batch, _by_example(mesh))
 
 
-def keep(tree: Tree) -> Tree:
-    """Within a program compiled for a mesh: parameters and their like where `place` put them."""
+def constrain(tree: Tree) -> Tree:
+    """Within a program compiled for a mesh: parameters and their like where `shard_params` put them."""
     mesh = _mesh_of_this_program()
     if mesh is None:
         return tree

@@ -68,7 +68,7 @@ class Team:
     Args:
         process: the number of this one.
         processes: how many there are.
-        connections: by process, see `meeting.Met`.
+        connections: by process, see `rendezvous.Met`.
     """
 
     def __init__(self, process: int, processes: int, connections: dict[int, socket.socket]):
@@ -178,13 +178,13 @@ class Team:
         with self.leaving:
             if text:
                 os.write(2, f"{text}\n".encode())
-            flushing = threading.Thread(target=leave_nothing, args=(self.before_leaving,), daemon=True)
+            flushing = threading.Thread(target=flush_all, args=(self.before_leaving,), daemon=True)
             flushing.start()
             flushing.join(2)  # stdout may be full, with nobody to read it
             os._exit(code)
 
 
-def leave_nothing(actions: list[Callable[[], None]]) -> None:
+def flush_all(actions: list[Callable[[], None]]) -> None:
     """What has to be done before a process ends without its own end."""
     for action in actions:
         with contextlib.suppress(Exception):

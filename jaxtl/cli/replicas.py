@@ -18,8 +18,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxtl import checkpoints, processes
+from jaxtl import checkpoints
 from jaxtl.cli import workdir
+from jaxtl.devices import processes
 from jaxtl.errors import InputError
 
 PIECE = 2**20  # bytes
@@ -29,7 +30,7 @@ OLD = 60.0  # seconds after which one has an owner, or is left over
 _seen_as: dict[str, str] = {}  # the private directory, and what it is a copy of
 
 
-def let_the_first_speak() -> None:
+def mute_all_but_first() -> None:
     """From now on the other processes print nothing. What ends one of them still has the file descriptor of stderr."""
     if not processes.is_first():
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)

@@ -501,7 +501,7 @@ def test_a_run_does_not_go_on_with_other_images_of_the_target(config, problem, t
     keep_to_data(tmp_path, problem.task.origin, *problem.task.content)
     images = problem.task.test.images.copy()
     images[0, 0, 0] ^= 1
-    test = dataclasses.replace(problem.task.test, images=images)
+    test = problem.task.test.having(image=images)
     other = FewShot(config, problem.source, dataclasses.replace(problem.task, test=test), problem.n)
     with pytest.raises(InputError, match="has changed since the run began"):
         study(other, RECIPES, tmp_path)

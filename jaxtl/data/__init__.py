@@ -1,14 +1,15 @@
 """Data: sets by name, by path or from arrays; splits of them; the order of batches; augmentation inside the step.
 
 What reads and splits runs on the host in NumPy; `feed` takes examples to the device, all at once or batch by batch;
-`epoch_batch`, `normalise`, `random_crop`, `random_flip` and the corruptions (`gaussian_noise`, `gaussian_blur`,
-`contrast`, `pixelate`) run inside a compiled step.
+`batches` with its `transforms`, `normalise` and the corruptions (`gaussian_noise`, `gaussian_blur`, `contrast`,
+`pixelate`) run inside a compiled step.
 """
 
+from jaxtl.data.arrays import from_arrays
 from jaxtl.data.augment import channel_statistics, normalise, random_crop, random_flip
-from jaxtl.data.batches import image_batches, on_device
+from jaxtl.data.batches import batches, image_batches, on_device, paired
 from jaxtl.data.corruptions import contrast, gaussian_blur, gaussian_noise, pixelate
-from jaxtl.data.dataset import DataSet, Split, from_arrays
+from jaxtl.data.dataset import DataSet, Split
 from jaxtl.data.directories import keep_to_data
 from jaxtl.data.loading import load
 from jaxtl.data.on_disk import Stored, memory_budget
@@ -22,6 +23,7 @@ __all__ = [
     "Split",
     "Stored",
     "Stream",
+    "batches",
     "by_class",
     "channel_statistics",
     "contrast",
@@ -39,6 +41,7 @@ __all__ = [
     "memory_budget",
     "normalise",
     "on_device",
+    "paired",
     "per_class",
     "pixelate",
     "random_crop",

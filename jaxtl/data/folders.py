@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 import math
 import os
 from collections.abc import Callable, Iterable
@@ -13,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from jaxtl.data import decode
-from jaxtl.data.dataset import DataSet, assembled, from_arrays
+from jaxtl.data.arrays import assembled, from_arrays
+from jaxtl.data.dataset import DataSet
 from jaxtl.data.files import listed, reported
 from jaxtl.data.on_disk import Stored
 from jaxtl.errors import InputError
@@ -77,7 +77,7 @@ def _beside(directories: list[Path]) -> list[str]:
 
 
 def _with_notice(data: DataSet, remarks: list[str]) -> DataSet:
-    return dataclasses.replace(data, notice=f"{data.name}: {'; '.join(remarks)}" if remarks else "")
+    return data.told(f"{data.name}: {'; '.join(remarks)}" if remarks else "")
 
 
 def _parts(directory: Path) -> dict[str, Path]:

@@ -9,8 +9,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from jaxtl.data.arrays import from_arrays
 from jaxtl.data.catalogue import OFFICIAL
-from jaxtl.data.dataset import DataSet, from_arrays
+from jaxtl.data.dataset import DataSet
 from jaxtl.data.directories import default_directory, tfds_roots
 from jaxtl.data.fetch import Progress, Silent
 from jaxtl.data.folders import holds_folders, read_folders

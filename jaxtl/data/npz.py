@@ -12,7 +12,8 @@ import numpy as np
 
 from jaxtl.archives import check_members, npy_dtype, open_zip
 from jaxtl.data import decode
-from jaxtl.data.dataset import DataSet, assembled
+from jaxtl.data.arrays import assembled
+from jaxtl.data.dataset import DataSet
 from jaxtl.data.files import AGAIN, kind_of, listed, reported, start_of
 from jaxtl.errors import InputError, suggest
 from jaxtl.files import open_regular

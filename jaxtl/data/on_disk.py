@@ -13,7 +13,7 @@ BUDGET = 2 * 2**30  # bytes, where a device does not say how much memory it has 
 
 
 def memory_budget() -> int:
-    """Bytes that the images of a set may take if nobody says otherwise: a quarter of the device's memory, or 2 GiB."""
+    """Bytes that examples may take if nobody says otherwise: a quarter of the device's memory, or 2 GiB."""
     told = jax.local_devices()[0].memory_stats() or {}
     return told.get("bytes_limit", 4 * BUDGET) // 4
 

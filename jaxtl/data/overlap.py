@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxtl.data.dataset import DataSet
+from jaxtl.data.dataset import DataSet, Split
+from jaxtl.data.on_disk import Stored
 from jaxtl.errors import InputError
 
 BLOCK = 256  # images read at a time
@@ -42,7 +44,7 @@ def apart(source: DataSet, target: DataSet) -> tuple[DataSet, DataSet]:
     if source.train.images.shape[1:] != target.train.images.shape[1:]:
         return source, target
     dtype = np.result_type(source.train.images.dtype, target.train.images.dtype)
-    theirs, ours, tested = (_marks(part.images, dtype) for part in (source.train, target.train, target.test))
+    theirs, ours, tested = (_marks([part.images], dtype) for part in (source.train, target.train, target.test))
     common, first = np.unique(ours, return_index=True)
     shared = np.isin(common, theirs)
     common, labels = common[shared], target.train.labels[first[shared]]
@@ -64,16 +66,28 @@ def apart(source: DataSet, target: DataSet) -> tuple[DataSet, DataSet]:
     return _without(source, leaves, told), _without(target, goes, told)
 
 
-def _marks(images: Any, dtype: np.dtype) -> np.ndarray:
-    """uint64 [N], equal for equal images; it comes from a cryptographic sum, so that others differ."""
+def copies(train: Split, test: Split) -> str:
+    """How many test examples are byte for byte training examples too, in a line; "" for none.
+
+    Labels and groups are not looked at, and what is `Stored` is not read for this.
+    """
+    inputs = [name for name in train.names if name in test and name not in ("label", "group")]
+    if any(isinstance(part[name], Stored) for part in (train, test) for name in inputs):
+        return ""
+    ours, theirs = (_marks([part[name] for name in inputs]) for part in (train, test))
+    count = int(np.isin(theirs, ours).sum())
+    return f"{count:,} of {len(test):,} test examples are training examples too, byte for byte" if count else ""
+
+
+def _marks(arrays: Sequence[Any], dtype: np.dtype | None = None) -> np.ndarray:
+    """uint64 [N], equal for equal examples; it comes from a cryptographic sum, so that others differ."""
     marks = []
-    for start in range(0, len(images), BLOCK):
-        block = np.ascontiguousarray(images[start : start + BLOCK], dtype)
-        marks += [hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in block]
+    for start in range(0, len(arrays[0]), BLOCK):
+        blocks = [np.ascontiguousarray(array[start : start + BLOCK], dtype) for array in arrays]
+        rows = zip(*blocks, strict=True)
+        marks += [hashlib.blake2b(b"".join(field.tobytes() for field in row), digest_size=8).digest() for row in rows]
     return np.frombuffer(b"".join(marks), np.uint64)
 
 
 def _without(task: DataSet, leaves: np.ndarray, told: str) -> DataSet:
-    train = dataclasses.replace(task.train, images=task.train.images[~leaves], labels=task.train.labels[~leaves])
-    notice = f"{task.notice}; {told}" if task.notice else told
-    return dataclasses.replace(task, train=train, origin=f"{task.origin}; {told}", notice=notice)
+    return dataclasses.replace(task, train=task.train.take(~leaves), origin=f"{task.origin}; {told}").told(told)

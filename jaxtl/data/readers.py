@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxtl.data.dataset import DataSet, assembled
+from jaxtl.data.arrays import assembled
+from jaxtl.data.dataset import DataSet
 from jaxtl.data.files import AGAIN, reported, start_of, tar_files, unpacked
 from jaxtl.errors import InputError
 from jaxtl.files import open_regular

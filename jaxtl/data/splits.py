@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import warnings
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from jaxtl.data.dataset import DataSet, Split
 from jaxtl.errors import InputError, suggest
-
-if TYPE_CHECKING:
-    from jaxtl.data.dataset import DataSet, Split
 
 
 def by_class(dataset: DataSet, classes: Sequence[str | int]) -> DataSet:
@@ -45,7 +43,7 @@ def by_class(dataset: DataSet, classes: Sequence[str | int]) -> DataSet:
 
     def keep(split: Split) -> Split:
         labels = new_label[split.labels]
-        return dataclasses.replace(split, images=split.images[labels >= 0], labels=labels[labels >= 0])
+        return split.having(label=labels).take(labels >= 0)
 
     names = tuple(dataset.classes[label] for label in kept)
     shown = ", ".join(names) if len(names) <= 10 else f"{len(names)} of {len(dataset.classes)}"
@@ -57,19 +55,23 @@ def by_class(dataset: DataSet, classes: Sequence[str | int]) -> DataSet:
     )
 
 
-def hold_out(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def hold_out(
+    labels: np.ndarray, count: int, seed: int, groups: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Set `count` examples aside, from each class in proportion to its size.
 
     Args:
         labels: integers [N].
         count: how many to hold out; each class keeps at least one example in the rest.
         seed: >= 0.
+        groups: integers [N], such as patients: each is held out whole or not at all, and the number of examples is as
+            near to `count` as that leaves.
 
     Returns:
         (held [count], rest [N - count]): ascending indices into `labels`, disjoint.
 
     Raises:
-        InputError: `count` is not positive, or so large that a class would be left empty.
+        InputError: `count` is not positive, or so large that a class would be left empty; groups that cannot be parted.
 
     Example:
         >>> held, rest = hold_out(np.array([0, 1, 0, 1, 0, 1]), 2, seed=0)
@@ -83,6 +85,8 @@ def hold_out(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.
         what = f"{count} of {len(labels)} examples to hold out, but each of the {len(sizes)} classes keeps one"
         todo = f"hold out 1 to {most}" if most else "give more examples"
         raise InputError(what, where="hold_out", todo=todo)
+    if groups is not None:
+        return _groups_held_out(labels, count, seed, groups)
     quotas = _quotas(sizes, count, seed)
     drawn = [_shuffled(members[label], seed, label)[:quota] for label, quota in zip(members, quotas, strict=True)]
     held = np.sort(np.concatenate(drawn))
@@ -205,23 +209,25 @@ def label_noise(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
 
 
 def stratified_folds(
-    labels: np.ndarray, folds: int, seed: int, *, classes: Sequence[str] = ()
+    labels: np.ndarray, folds: int, seed: int, *, classes: Sequence[str] = (), groups: np.ndarray | None = None
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Cut the examples into folds for cross-validation.
 
-    The sizes of two folds differ by at most one, in each class and in all.
+    The sizes of two folds differ by at most one, in each class and in all, unless groups have to stay whole.
 
     Args:
         labels: integers [N].
         folds: at least 2.
         seed: >= 0.
         classes: as for `per_class`.
+        groups: integers [N]; each is in one fold, and classes are spread over the folds as evenly as that leaves.
 
     Returns:
         For each fold (train, validation): ascending indices into `labels`; each example is in one validation part.
 
     Raises:
-        InputError: fewer than 2 folds, or a class with fewer examples than folds.
+        InputError: fewer than 2 folds, a class with fewer examples than folds, fewer groups than folds, or a class
+            that is in one group only.
 
     Example:
         >>> [validation.size for _, validation in stratified_folds(np.array([0, 1, 0, 1, 0, 1]), 3, seed=0)]
@@ -235,11 +241,48 @@ def stratified_folds(
         what = f"{_called(smallest, classes)} has {len(members[smallest])} examples for {folds} folds"
         todo = f"use at most {len(members[smallest])} folds or more examples"
         raise InputError(what, where="stratified_folds", todo=todo)
+    if groups is not None:
+        parts = list(_group_folds(labels, folds, seed, groups))
+        for train, _ in parts:
+            if lost := set(members) - set(labels[train].tolist()):
+                what = f"{_called(min(lost), classes)} is in one group only"
+                raise InputError(what, where="stratified_folds groups", todo="give more groups, or leave the class out")
+        return parts
     # Dealt like cards, class after class without starting over: no fold collects the remainders of all classes.
     dealt = np.concatenate([_shuffled(positions, seed, label) for label, positions in members.items()])
     fold_of = np.empty(len(labels), np.int64)
     fold_of[dealt] = np.arange(len(labels)) % folds
     return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(folds)]
+
+
+def _group_folds(
+    labels: np.ndarray, folds: int, seed: int, groups: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(train, validation) of every fold, no group in two of them."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    count = len(np.unique(groups))
+    if count < folds:
+        what = f"{count} groups for {folds} folds"
+        raise InputError(what, where="groups", todo="use fewer folds or give more groups")
+    _generator(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of classes with fewer examples than folds
+        yield from StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(labels, labels, groups)
+
+
+def _groups_held_out(labels: np.ndarray, count: int, seed: int, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of the folds that part the groups, the one nearest to `count` that leaves no class without an example."""
+    number, largest = len(np.unique(groups)), np.unique(labels, return_counts=True)[1].max()
+    if min(number, largest) < 2:
+        what = f"{number} groups cannot be parted, to hold out {count} of {len(labels)} examples"
+        raise InputError(what, where="hold_out groups", todo="give at least 2")
+    folds = min(max(2, round(len(labels) / count)), number, int(largest))
+    parts = [(held, rest) for rest, held in _group_folds(labels, folds, seed, groups)]
+    parts = [part for part in parts if len(np.unique(labels[part[1]])) == len(np.unique(labels))]
+    if not parts:
+        raise InputError("a class is in one group only", where="hold_out groups", todo="give more groups")
+    return min(parts, key=lambda part: abs(len(part[0]) - count))
 
 
 def _called(label: int, classes: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 Which examples step t sees is `epoch_batch(order, t)` for both, so one may stand for the other without changing the
 result, and a run that resumes at step t asks for the batches from t on: there is no state of an iterator to be saved.
-Augmentation stays in the compiled step, in the same `image_batches`.
+Augmentation stays in the compiled step, in the same `batches`.
 
 Measured on 2 shared CPU cores: 8,400 PNG of 256x256 as array_record, 1.57 GB of images, with a budget of 0.5 GB: 1,000
 images/s, 0.51 GB at the peak of the process (0.18 of it imports); 3.9 GB at the peak when loaded into memory. The loss
@@ -38,11 +38,11 @@ class Stream:
     """The batches of a run, for `loop.fit` in the place of what `on_device` gives.
 
     Args:
-        split: a training part. Its images are an array, one that stays in a file (`np.load(..., mmap_mode="r")`) or
+        split: a training part. A field is an array, one that stays in a file (`np.load(..., mmap_mode="r")`) or
             `Stored`; a batch reads its own examples only.
         order: key of the order of data.
         index: [M] the examples to train on; all of them when left out.
-        batch_size: B, at most the number of examples; `image_batches` is given the same.
+        batch_size: B, at most the number of examples; `batches` is given the same.
         sharding: divides each batch among devices, see `placement.by_example`; a process then reads the examples of its
             own devices only.
 
@@ -67,10 +67,10 @@ class Stream:
         sharding: NamedSharding | None = None,
     ):
         if importlib.util.find_spec("grain") is None:
-            what = f"{_size(split.images.nbytes)} of images are read batch by batch, which needs grain"
+            what = f"{_size(split.nbytes)} of {split.names[0]}s are read batch by batch, which needs grain"
             raise InputError(what, where="Stream", todo='pip install "grain>=0.2.12"')
-        self.images, self.labels = split.images, np.asarray(split.labels)
-        self.index = np.arange(len(self.labels)) if index is None else np.asarray(index)
+        self.split = split
+        self.index = np.arange(len(split)) if index is None else np.asarray(index)
         self.batch_size, self.sharding = batch_size, sharding
         if sharding is not None and batch_size % sharding.num_devices:
             what = f"{batch_size} examples on {sharding.num_devices} devices"
@@ -81,9 +81,9 @@ class Stream:
 
     @property
     def like(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of a batch: {"image" [B, ...], "label" [B]}."""
-        image = jax.ShapeDtypeStruct((self.batch_size, *self.images.shape[1:]), self.images.dtype)
-        return {"image": image, "label": jax.ShapeDtypeStruct((self.batch_size,), self.labels.dtype)}
+        """Shapes and dtypes of a batch, [B, ...] by field."""
+        shapes = {name: (self.batch_size, *array.shape[1:]) for name, array in self.split.fields.items()}
+        return {name: jax.ShapeDtypeStruct(shape, self.split[name].dtype) for name, shape in shapes.items()}
 
     def batches(self, first: int = 0) -> Generator[dict[str, jax.Array], None, None]:
         """The batches of the steps `first`, `first + 1`, ..., on the device; threads read up to AHEAD of them ahead."""
@@ -97,11 +97,10 @@ class Stream:
             ahead.close()
 
     def _batch(self, step: int) -> dict[str, jax.Array]:
-        chosen = self.index[np.asarray(self._positions(step))]
-        arrays = {"image": self.images, "label": self.labels}
+        chosen, fields = self.index[np.asarray(self._positions(step))], self.split.fields.items()
         if self.sharding is None:
-            return jax.device_put({name: np.asarray(array[chosen]) for name, array in arrays.items()})
-        return {name: divided(array, chosen, self.sharding) for name, array in arrays.items()}
+            return jax.device_put({name: np.asarray(array[chosen]) for name, array in fields})
+        return {name: divided(array, chosen, self.sharding) for name, array in fields}
 
     def _positions(self, step: Any) -> jax.Array:
         with jax.default_device(_host()):
@@ -121,8 +120,8 @@ def feed(
 
     Args:
         split, order, index: as for `on_device`.
-        batch_size: of a stream; `image_batches` is given the same.
-        memory: bytes that images on the device may take; see `memory_budget` for the default.
+        batch_size: of a stream; `batches` is given the same.
+        memory: bytes that examples on the device may take; see `memory_budget` for the default.
         sharding: as for `on_device` and `Stream`.
 
     Returns:
@@ -132,10 +131,10 @@ def feed(
         InputError: a stream is needed and grain is not installed, or a batch is larger than the set.
     """
     memory = memory_budget() if memory is None else memory
-    if split.images.nbytes <= memory:
+    if split.nbytes <= memory:
         return on_device(split, order, index, sharding=sharding)
-    if index is not None and split.images[:1].nbytes * len(index) <= memory:
-        return on_device(Split(split.images[index], split.labels[index]), order, sharding=sharding)
+    if index is not None and split.take(slice(1)).nbytes * len(index) <= memory:
+        return on_device(split.take(index), order, sharding=sharding)
     return Stream(split, order, index, batch_size=batch_size, sharding=sharding)
 
 

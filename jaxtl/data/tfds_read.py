@@ -6,7 +6,6 @@ No builder is made (see `described`), and no record is unpacked before its size 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import os
 import re
@@ -18,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtl.data import decode
-from jaxtl.data.dataset import DataSet, assembled
+from jaxtl.data.arrays import assembled
+from jaxtl.data.dataset import DataSet
 from jaxtl.data.described import AGAIN, Description, Shard, describe
 from jaxtl.data.files import listed, reported
 from jaxtl.data.on_disk import Stored
@@ -86,7 +86,7 @@ def read_prepared(directory: Path, memory: float = math.inf) -> DataSet:
     origin = f"{directory} (tensorflow-datasets {about.full_name}{tested})"
     data = assembled(*arrays, classes=about.classes, name=about.name, origin=origin, where=directory)
     scaled = f"{about.name}: images {decode.SCALED} ({white.get('whole', 65535):g} is white)" if about.deep else ""
-    return dataclasses.replace(data, notice=scaled)
+    return data.told(scaled)
 
 
 def _reported(directory: Path) -> contextlib.AbstractContextManager[None]:

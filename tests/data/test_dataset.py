@@ -73,7 +73,6 @@ MISTAKES = {
     "huge label": ((IMAGES, with_label(2**40)), {}, "labels run from 0 to"),
     "class missing below a large label": ((IMAGES, with_label(2**30)), {}, "the first is class 4"),
     "class missing": ((IMAGES, np.where(LABELS == 2, 1, LABELS)), {}, "1 of 4 classes have no example"),
-    "class missing by name": ((IMAGES, LABELS), {"classes": "abcde"}, "class 4 (e)"),
     "float labels": ((IMAGES, LABELS / 1.0), {}, "labels are float64"),
     "bool labels": ((IMAGES, LABELS > 1), {}, "labels are bool"),
     "one-hot labels": ((IMAGES, np.eye(4, dtype=int)[LABELS]), {}, "labels.argmax(axis=1)"),

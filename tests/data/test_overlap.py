@@ -57,13 +57,13 @@ def test_two_names_of_one_set_are_divided_as_it_is():
     """In another order, and as floats: what counts are the pixels."""
     one = load("digits")
     order = np.random.default_rng(0).permutation(len(one.train))
-    shuffled = dataclasses.replace(one.train, images=one.train.images[order], labels=one.train.labels[order])
+    shuffled = one.train.take(order)
     other = dataclasses.replace(one, name="copy", train=shuffled)
     expected, found = source_and_target("0-4:3-7", one, one), source_and_target("0-4:3-7", one, other)
     for a, b in zip(expected, found, strict=True):
         assert sorted(map(bytes, a.train.images)) == sorted(map(bytes, b.train.images))
     assert not source_and_target("0-4:5-9", one, other)[0].notice
-    parts = (dataclasses.replace(part, images=part.images.astype(np.float32)) for part in (one.train, one.test))
+    parts = (part.having(image=part.images.astype(np.float32)) for part in (one.train, one.test))
     in_floats = dataclasses.replace(one, **dict(zip(("train", "test"), parts, strict=True)))
     source, target = source_and_target("0-4:3-7", one, in_floats)
     assert len(source.train) + len(target.train) == len(expected[0].train) + len(expected[1].train)
@@ -88,7 +88,7 @@ def test_images_on_disk_are_divided_like_those_in_memory():
 
     def on_disk(part):
         read = lambda rows: part.images[rows]  # noqa: E731
-        return dataclasses.replace(part, images=Stored(read, np.arange(len(part)), part.images.shape[1:]))
+        return part.having(image=Stored(read, np.arange(len(part)), part.images.shape[1:]))
 
     stored = dataclasses.replace(digits, train=on_disk(digits.train), test=on_disk(digits.test))
     for a, b in zip(

@@ -34,7 +34,7 @@ def test_two_digits_stand_side_by_side_and_every_answer_is_theirs(telling):
 def test_a_digit_is_what_its_class_is_called_in_whatever_order(telling):
     names = list("9036124587")
     order = np.array([names.index(name) for name in telling.classes])
-    parts = [dataclasses.replace(part, labels=order[part.labels]) for part in (telling.train, telling.test)]
+    parts = [part.having(label=order[part.labels].astype(np.int32)) for part in (telling.train, telling.test)]
     renumbered = dataclasses.replace(telling, train=parts[0], test=parts[1], classes=tuple(names))
     for task in ("left", "sum", "parity", "larger"):
         expected, found = (two_digits(data).train.targets[task] for data in (telling, renumbered))

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtl.data import image_batches
+from jaxtl.data import image_batches, paired
 from jaxtl.labels import NEW, TRANSFERRED
 from jaxtl.losses import softmax_cross_entropy
 from jaxtl.models import Classifier, Mlp, as_forward
@@ -73,10 +73,11 @@ def joint(problem: FewShot) -> Program:
     """Σ ℓ_target + source_weight · Σ ℓ_source: one trunk, two heads, a batch of each task."""
     forward, source_forward = as_forward(problem.joint_model), as_forward(problem.source_model)
     target, source = (i.batches(problem.config.batch_size) for i in (problem.images, problem.source_images))
+    one_of_each = paired(target=target, source=source)
 
     def prepare(data, rng, step):
-        target_rng, source_rng = jax.random.split(rng)
-        return {**target(data["target"], target_rng, step), "source": source(data["source"], source_rng, step)}
+        batch = one_of_each(data, rng, step)
+        return {**batch["target"], "source": batch["source"]}
 
     def both(params, model_state, batch, ctx):
         outputs, model_state = forward(params, model_state, batch, ctx)

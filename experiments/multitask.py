@@ -57,6 +57,7 @@ from jaxtl.problems.trunk_pulls import along
 from jaxtl.protocol import Budget, Draw, Setting, Trainer, paired, study, to_csv
 from jaxtl.protocol.results import Result, compact, number, points
 from jaxtl.report import Plot, Section, Table
+from jaxtl.report.files import contrast_figures
 from jaxtl.report.plots.confusions import confusion_maps
 from jaxtl.report.tables import counted, setting_table
 from jaxtl.report.tasks import (
@@ -258,7 +259,7 @@ def together(problem: ManyTasks, result: Result) -> Section:
     if problem.numbers:
         lines.append("Mean over tasks: v/(v + e) for variance v and squared error e, 50 % for predicting the mean.")
     if problem.tasks.noise:
-        best = [1 - problem.tasks.noise[task] / np.var(problem.tasks.test.targets[task]) for task in names]
+        best = [1 - problem.tasks.noise[task] / np.var(problem.tasks.test[task]) for task in names]
         mean = np.mean([fraction(r2, is_number=True) for r2 in best])
         lines.append(
             f"Known: the best prediction there is reaches R² {100 * np.mean(best):.1f}, the mean {100 * mean:.1f}."
@@ -293,7 +294,7 @@ def moved(problem: ManyTasks, result: Result) -> Section:
     for (method, _), summary in result.summaries.items():
         difference = result.difference(method, FROM_ALL)
         gap = number(100 * result.gap(method, "tuned"), "+.1f")
-        rows.append([method, percent(summary.accuracies), points(difference) if difference else "baseline", gap])
+        rows.append([method, percent(summary.values), points(difference) if difference else "baseline", gap])
     table = Table(["trunk", config.new_task, f"− {FROM_ALL}", "train − test"], rows)
     known = config.new_task not in problem.numbers
     lines = [
@@ -373,7 +374,7 @@ def numbers_of(result: Result) -> dict[str, Any]:
     """What summary.json keeps of a comparison, accuracies and differences as fractions."""
     return {
         "methods": [dataclasses.asdict(summary) for summary in result.summaries.values()],
-        "contrasts": [dataclasses.asdict(contrast) for contrast in result.contrasts],
+        "contrasts": [contrast_figures(contrast) for contrast in result.contrasts],
     }
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxtl.errors import InputError, suggest
@@ -20,8 +21,8 @@ from jaxtl.labels import having
 from jaxtl.losses import Forward, make_loss_fn
 from jaxtl.optimizers import Group, Schedule, per_label
 from jaxtl.penalties import LabelTerms, Term, labelled
-from jaxtl.step import Fixed, GradFn, TrainState, init_state, make_train_step, total_gradient
-from jaxtl.trees import Tree
+from jaxtl.step import Fixed, GradFn, Rates, TrainState, init_state, make_train_step, total_gradient
+from jaxtl.trees import Tree, named_leaves
 
 TASK = "task"  # the term whose rate is 1, which no method sets
 
@@ -155,3 +156,73 @@ def _rates(terms: Mapping[str, Term], groups: Mapping[str, Group], penalties: La
         named = {label: pulls} if isinstance(pulls, Term) else {f"{label}/{name}": pull for name, pull in pulls.items()}
         rates |= {f"penalty/{name}": pull.rate for name, pull in named.items()}
     return rates | {name: term.rate for name, term in terms.items() if name != TASK}
+
+
+def alternate(**programs: Program) -> Program:
+    """Several programs in turn within each step, on one model: the phases of a game, or of whatever moves by halves.
+
+    θ ← step_1(θ),  θ ← step_2(θ),  ...   each with its own objective, groups, optimizer state and frozen parameters
+
+    All phases of a step see the same batch and draw the same random numbers; what a phase has moved, the next one sees.
+    A rate of one name is the same in all of them.
+
+    Args:
+        programs: by the name of the phase, in their order; they label the same parameters, each in its own way.
+
+    Returns:
+        A program whose metrics are "PHASE/METRIC" and "loss", the sum of their losses.
+
+    Raises:
+        InputError: fewer than two phases, other parameters, or one rate with two defaults.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> def forward(params, model_state, batch, ctx):
+        ...     return {"gap": params["x"] * params["y"]}, model_state
+        >>> def towards(sign):
+        ...     return {"task": Term(1.0, lambda outputs, batch, ctx: sign * outputs["gap"])}
+        >>> labels, hold = {"x": "x", "y": "y"}, Group(frozen=True)
+        >>> down = make_program(forward, labels, towards(1), {"x": Group(0.1), "y": hold})
+        >>> up = make_program(forward, labels, towards(-1), {"x": hold, "y": Group(0.1)})
+        >>> game = alternate(down=down, up=up)
+        >>> state = game.start(Weights({"x": jnp.float32(1), "y": jnp.float32(1)}), jax.random.key(0))
+        >>> state, _ = game.step(state, {}, game.fixed())  # x goes down by y, then y up by the new x
+        >>> round(float(state.params["x"]), 2), round(float(state.params["y"]), 2)
+        (0.9, 1.09)
+    """
+    if len(programs) < 2:
+        raise InputError(f"{len(programs)} programs", where="alternate", todo="give two or more, by name")
+    (name, first), *others = programs.items()
+    rates: dict[str, float] = dict(first.rates)
+    for other, program in others:
+        if named_leaves(program.labels).keys() != named_leaves(first.labels).keys():
+            what = f"'{other}' labels other parameters than '{name}'"
+            raise InputError(what, where="alternate", todo="label the same ones in all, and freeze what a phase leaves")
+        for rate, default in program.rates.items():
+            if rates.setdefault(rate, default) != default:
+                what = f"{rate} is {default} in '{other}' and {rates[rate]} before"
+                raise InputError(what, where="alternate", todo="give it one default, or call the labels differently")
+
+    def init(params: Tree) -> tuple:
+        return tuple(program.tx.init(params) for program in programs.values())
+
+    def update(updates, state, params=None, **extra):
+        raise InputError("has no update of its own", where="alternate", todo="run its step")
+
+    def step(state, data, fixed):
+        asked = fixed.rates if isinstance(fixed.rates, Rates) else Rates(fixed.rates)
+        found, own = {"loss": jnp.float32(0)}, list(state.opt_state)
+        for i, (phase, program) in enumerate(programs.items()):
+            its = Rates({key: asked[key] for key in program.rates.keys() & asked.keys()}, asked.asked)
+            moved, metrics = program.step(state._replace(opt_state=own[i]), data, Fixed(its, fixed.given))
+            own[i] = moved.opt_state
+            state = moved._replace(step=state.step)
+            found |= {f"{phase}/{key}": value for key, value in metrics.items()}
+            found["loss"] += metrics["loss"]
+        asked.refuse_unread()
+        return state._replace(step=state.step + 1, opt_state=tuple(own)), found
+
+    given = {key: tree for program in programs.values() for key, tree in program.given.items()}
+    tx = optax.GradientTransformationExtraArgs(init, update)
+    dense = all(program.dense for program in programs.values())
+    return Program(step, tx, first.labels, rates, given, dense)

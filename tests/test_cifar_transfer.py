@@ -127,7 +127,7 @@ def test_every_method_is_reported_with_its_draws_contrasts_and_predictions(finis
     labels = source_and_target("0-4:5-9", *[load(config.data)] * 2)[1].test.labels
     arrays = next(finished.rglob("arrays/l2-1-*.npz"))
     predicted = np.load(arrays, allow_pickle=False)["prediction"]
-    assert tuned["l2"]["accuracies"][tuned["l2"]["seeds"].index(1)] == pytest.approx(np.mean(predicted == labels))
+    assert tuned["l2"]["values"][tuned["l2"]["seeds"].index(1)] == pytest.approx(np.mean(predicted == labels))
     assert len(list((finished / "plots").glob("*.png"))) >= 4
 
 
@@ -150,7 +150,7 @@ def test_an_interrupted_comparison_goes_on_and_ends_with_the_same_figures(finish
     assert calls[7] == config.trials
     assert sum(calls) == calls[7] + len(_lines(tmp_path))  # only what was stopped is made twice
     for old, new in zip(before["methods"], after["methods"], strict=True):
-        assert (old["name"], old["accuracies"], old["setting"]) == (new["name"], new["accuracies"], new["setting"])
+        assert (old["name"], old["values"], old["setting"]) == (new["name"], new["values"], new["setting"])
     assert before["contrasts"] == after["contrasts"]
 
 

@@ -67,7 +67,7 @@ def accuracies(value) -> list[float]:
         return [one for part in value for one in accuracies(part)]
     if not isinstance(value, dict):
         return []
-    own = [float(one) for key in ("accuracies", "test") if isinstance(value.get(key), list) for one in value[key]]
+    own = [float(one) for key in ("values", "test") if isinstance(value.get(key), list) for one in value[key]]
     return own + [one for key in sorted(value) for one in accuracies(value[key])]
 
 
@@ -85,9 +85,9 @@ def test_the_figures_of_a_smoke_run_are_those_that_were_kept(name, tmp_path):
 
 
 def test_a_figure_that_has_moved_is_seen():
-    old = {"methods": [{"name": "l2", "accuracies": [0.5, 0.6], "seconds": 1.0}], "minutes": 2.0}
-    new = {"methods": [{"name": "l2", "accuracies": [0.5, 0.7], "more": 1}], "minutes": 3.0}
-    assert differences(untimed(old), untimed(new)) == ["/methods[0]/accuracies[1]: 0.6 is now 0.7"]
+    old = {"methods": [{"name": "l2", "values": [0.5, 0.6], "seconds": 1.0}], "minutes": 2.0}
+    new = {"methods": [{"name": "l2", "values": [0.5, 0.7], "more": 1}], "minutes": 3.0}
+    assert differences(untimed(old), untimed(new)) == ["/methods[0]/values[1]: 0.6 is now 0.7"]
     assert differences({"a": 1}, {}) == ["/a is gone"]
     assert accuracies(old) == [0.5, 0.6]
 

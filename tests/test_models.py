@@ -14,8 +14,10 @@ import optax
 import pytest
 from oracles import torch_residual_networks as oracle
 
-from jaxtl.data import channel_statistics, image_batches, load, normalise, on_device
+from jaxtl.data import Split, batches, channel_statistics, image_batches, load, normalise, on_device
 from jaxtl.errors import InputError
+from jaxtl.labels import label_params
+from jaxtl.loop import fit
 from jaxtl.losses import make_loss_fn, mean_of, softmax_cross_entropy
 from jaxtl.models import (
     Classifier,
@@ -23,12 +25,15 @@ from jaxtl.models import (
     Mlp,
     ResidualNetwork,
     as_forward,
+    cut,
     initial_model_state,
     initialise,
     resnet18,
     wide_resnet,
 )
+from jaxtl.optimizers import Group
 from jaxtl.penalties import Term, l2, labelled
+from jaxtl.program import Weights, make_program
 from jaxtl.step import Context, Fixed, compile_step, init_state, make_epoch, make_train_step, total_gradient
 from jaxtl.trees import map_named, named_leaves
 
@@ -248,3 +253,74 @@ def test_bfloat16_learns_digits_as_well_as_float32():
     assert abs(short - exact) < 0.02  # of 359 images; seeds differ by 0.01
     dtypes = {leaf.dtype for leaf in jax.tree.leaves(state)}
     assert dtypes == {jnp.dtype("float32"), jnp.dtype("int32")}  # the schedule counts steps
+
+
+@pytest.mark.parametrize("normalisation", ["group", "batch"])
+@pytest.mark.parametrize("trunk", ["mlp", "cnn", "wide"])
+def test_a_model_that_is_cut_computes_what_it_computes_whole(trunk, normalisation):
+    """What is below can be computed once and kept; above it, gradients are those of the frozen whole."""
+    trunks = {"mlp": Mlp((32, 16, 12)), "cnn": Cnn((4, 6, 8), normalisation), "wide": wide_resnet(10, 1, normalisation)}
+    model = Classifier(trunks[trunk], (("head", 3),))
+    images = jax.random.normal(jax.random.key(1), (4, 16, 16, 3))
+    params, state = initialise(model, jax.random.key(0), (16, 16, 3)), initial_model_state(model, (16, 16, 3))
+    own = {name: tree.get("trunk", {}) for name, tree in state.items()}
+
+    def loss(params, model, inputs):
+        outputs = model.apply({"params": params, **state}, inputs, False)
+        return jnp.sum(outputs["head"] ** 2), outputs
+
+    for depth in (1, 2):
+        below, above = cut(model, depth)
+        kept, _ = below.apply({"params": params["trunk"], **own}, images, False)
+        (_, whole), gradient = jax.value_and_grad(loss, has_aux=True)(params, model, images)
+        (_, rest), of_rest = jax.value_and_grad(loss, has_aux=True)(params, above, kept)
+        np.testing.assert_allclose(rest["head"], whole["head"], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(of_rest["head"]["kernel"], gradient["head"]["kernel"], rtol=1e-4, atol=1e-4)
+        below_it = {path for path, leaf in named_leaves(of_rest).items() if not np.any(leaf)}
+        assert below_it == {path for path in named_leaves(params) if path.split("/")[1] in below_names(trunk, depth)}
+    with pytest.raises(InputError, match="a cut at 3 of 3 blocks"):
+        cut(model, 3)
+
+
+def below_names(trunk, depth):
+    """Of the modules before a cut."""
+    if trunk == "wide":
+        return {"stem", *(f"stage_{i}_block_0" for i in range(depth))}
+    kinds = ("dense",) if trunk == "mlp" else ("conv", "norm")
+    return {f"{kind}_{i}" for kind in kinds for i in range(depth)}
+
+
+class Bag(nn.Module):
+    """Tokens and their number, to a mean of embeddings with dropout."""
+
+    @nn.compact
+    def __call__(self, token, length, train):
+        there = (jnp.arange(token.shape[1])[None] < length[:, None])[..., None]
+        mean = (nn.Embed(50, 8, name="embedding")(token) * there).sum(1) / length[:, None]
+        return {"head": nn.Dense(4, name="head")(nn.Dropout(0.5, deterministic=not train)(mean))}
+
+
+def test_a_model_takes_several_fields_as_they_are_and_dropout_draws_from_the_key_of_the_step():
+    random = np.random.default_rng(0)
+    labels = (np.arange(40) % 4).astype(np.int32)
+    tokens = (random.integers(0, 12, (40, 9)) + 12 * labels[:, None]).astype(np.int32)
+    texts = Split(token=tokens, length=random.integers(1, 9, 40).astype(np.int32), label=labels)
+    model = Bag()
+    params = initialise(model, jax.random.key(0), *texts.like("token", "length"))
+    task = {"task": Term(1.0, mean_of(softmax_cross_entropy))}
+    forward = as_forward(model, "token", "length")
+    program = make_program(
+        forward, label_params(params, [(".*", "new")]), task, {"new": Group(0.05)}, optimizer="adam", prepare=batches(8)
+    )
+    start, data = program.start(Weights(params), jax.random.key(1)), on_device(texts, jax.random.key(2))
+    _, history = fit(program.step, start, data, program.fixed(), steps=60, every=20, chunk=20)
+    assert history[-1]["task"] < 0.5 * history[0]["task"]
+    batch = {name: jnp.asarray(array) for name, array in texts.fields.items()}
+    told = [Context(0, jax.random.key(k), {}, {}) for k in (3, 3, 4)]
+    one, same, other = (forward(params, {}, batch, ctx)[0]["head"] for ctx in told)
+    np.testing.assert_array_equal(one, same)
+    assert np.any(np.asarray(one) != other)
+    with pytest.raises(InputError, match=r"Bag is not called with \(images, train\)"):
+        as_forward(model)
+    with pytest.raises(InputError, match="without 'length'"):
+        forward(params, {}, {"token": batch["token"]}, told[0])

@@ -148,7 +148,7 @@ def test_every_method_learns_and_is_followed(problem, method):
 def test_what_stands_where_a_label_is_missing_changes_nothing(gappy, tasks, draw):
     """Poisoned and permuted among themselves: the same parameters, the same validation, the same figure of training."""
     examples, random = gappy.examples(Draw(draw.seed)), np.random.default_rng(0)  # all that are labelled, in any fold
-    targets = {task: target.copy() for task, target in tasks.train.targets.items()}
+    targets = {task: target.copy() for task, target in tasks.train.fields.items() if task in tasks.classes}
     changed = 0
     for task in gappy.names:
         gone = examples.seen[~examples.known[task]]
@@ -156,7 +156,7 @@ def test_what_stands_where_a_label_is_missing_changes_nothing(gappy, tasks, draw
         changed += np.sum(poison != targets[task][gone])
         targets[task][gone] = poison
     assert changed > 20
-    poisoned = dataclasses.replace(tasks, train=dataclasses.replace(tasks.train, targets=targets))
+    poisoned = dataclasses.replace(tasks, train=tasks.train.having(**targets))
     other = ManyTasks(gappy.config, poisoned)
     (ours,), (theirs,) = (trained(one, "equal_l2", [SETTING], draw) for one in (gappy, other))
     same(ours.weights.params, theirs.weights.params)
@@ -210,8 +210,8 @@ def test_criteria_of_numbers_are_those_of_their_likelihood_and_fall_in_df_with_t
     weak, strong = (price(numbers, one, Draw(0)) for one in found)
     assert 0 < strong["df"] < weak["df"] < 80  # 40 examples of two tasks
     examples, part = numbers.examples(Draw(0)), numbers.tasks.train
-    r2 = numbers.measure(found[0].weights.params, part, examples.seen, examples.known)
-    targets = {task: part.targets[task][examples.seen] for task in numbers.names}
+    r2 = numbers.qualities(found[0].weights.params, part, examples.seen, examples.known)
+    targets = {task: part[task][examples.seen] for task in numbers.names}
     residual = sum((1 - r2[task]) * np.var(target) * 40 for task, target in targets.items())
     assert weak["aic"] == pytest.approx(80 * np.log(residual / 80) + 2 * weak["df"], rel=1e-4)
 
@@ -247,7 +247,7 @@ def test_a_run_ends_with_tables_figures_and_pictures(finished):
     rows = {(row["method"], row["selection"]): row for row in summary["together"]["methods"]}
     assert list(dict.fromkeys(name for name, _ in rows)) == list(TINY.methods)
     assert ("equal_l2", "honest") in rows
-    assert all(len(row["accuracies"]) == 2 for row in rows.values())
+    assert all(len(row["values"]) == 2 for row in rows.values())
     assert rows["single_l2", "tuned"]["metrics"]["delta_p"] == 0.0
     asked = {(row["a"], row["b"]) for row in summary["together"]["contrasts"]}
     assert asked == {("equal_l2", "single_l2"), ("mgda", "equal_l2")}

@@ -9,10 +9,11 @@ import pytest
 
 from jaxtl.errors import InputError
 from jaxtl.labels import label_params
+from jaxtl.loop import fit
 from jaxtl.losses import make_loss_fn, mean_of, squared_error
 from jaxtl.optimizers import Group, per_label
 from jaxtl.penalties import Term, l2, labelled
-from jaxtl.program import Weights, make_program
+from jaxtl.program import Weights, alternate, make_program
 from jaxtl.proximal import Prox, prox_l1
 from jaxtl.step import Fixed, default_rates, init_state, make_train_step, total_gradient
 
@@ -92,3 +93,55 @@ def test_parts_that_it_does_not_train_pass_it_by():
 def test_a_rate_that_no_part_reads_is_refused():
     with pytest.raises(InputError, match=r"rates\['penalty/knew'\]"):
         program().fixed({"penalty/knew": 1.0})
+
+
+def held(moving):
+    """A program that moves one label and holds the other."""
+    groups = {label: Group(0.1) if label == moving else Group(frozen=True) for label in ("transferred", "new")}
+    return make_program(forward, LABELS, TASK, groups, {moving: Term(0.1, l2)}, momentum=0.9)
+
+
+def test_phases_of_a_step_are_their_steps_by_hand_each_with_its_own_momentum():
+    first, second = held("transferred"), held("new")
+    both = alternate(trunk=first, head=second)
+    key = jax.random.key(0)
+    state = both.start(Weights(PARAMS), key)
+    by_hand, other = first.start(Weights(PARAMS), key), second.start(Weights(PARAMS), key)
+    step = jax.jit(both.step)
+    for t in range(4):
+        state, metrics = step(state, BATCH, both.fixed({"learning_rate/new": 0.05}))
+        by_hand, one = jax.jit(first.step)(by_hand, BATCH, first.fixed())
+        other, two = jax.jit(second.step)(
+            other._replace(params=by_hand.params), BATCH, second.fixed({"learning_rate/new": 0.05})
+        )
+        by_hand = by_hand._replace(params=other.params)
+        assert int(state.step) == t + 1
+        np.testing.assert_allclose(metrics["loss"], one["loss"] + two["loss"], rtol=1e-6)
+        np.testing.assert_allclose(metrics["head/task"], two["task"], rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), state.params, other.params)
+    assert set(both.rates) == {"learning_rate/transferred", "learning_rate/new", "penalty/transferred", "penalty/new"}
+
+
+def test_phases_go_through_fit_and_go_on_where_they_were_stopped(tmp_path):
+    both = alternate(trunk=held("transferred"), head=held("new"))
+    start = both.start(Weights(PARAMS), jax.random.key(0))
+    whole, _ = fit(both.step, start, BATCH, both.fixed(), steps=6, chunk=2, every=2)
+    fit(both.step, start, BATCH, both.fixed(), steps=4, chunk=2, every=2, workdir=tmp_path)
+    ended, _ = fit(both.step, start, BATCH, both.fixed(), steps=6, chunk=2, every=2, workdir=tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, whole.params, ended.params)
+
+
+def test_phases_that_do_not_go_together_are_refused():
+    one = held("new")
+    with pytest.raises(InputError, match="1 programs"):
+        alternate(one=one)
+    fewer = make_program(forward, {"head": LABELS["head"]}, TASK, {"new": Group(0.1)})
+    with pytest.raises(InputError, match="'other' labels other parameters than 'one'"):
+        alternate(one=one, other=fewer)
+    faster = make_program(forward, LABELS, TASK, {"transferred": Group(0.1), "new": Group(0.2)})
+    with pytest.raises(InputError, match=r"learning_rate/new is 0\.2 in 'other' and 0\.1 before"):
+        alternate(one=one, other=faster)
+    both = alternate(trunk=held("transferred"), head=one)
+    state = both.start(Weights(PARAMS), jax.random.key(0))
+    with pytest.raises(InputError, match="learning_rate/old"):
+        both.step(state, BATCH, Fixed({"learning_rate/old": 0.1}))

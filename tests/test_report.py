@@ -21,7 +21,7 @@ from jaxtl.protocol import Method, Range, Run, RunStore, compare, verdict_senten
 from jaxtl.protocol.results import compact
 from jaxtl.report import Result, print_result, write_files
 from jaxtl.report.plots import comparison, curves, trends
-from jaxtl.report.tables import accuracy_table, setting_in_words, setting_table
+from jaxtl.report.tables import method_table, setting_in_words, setting_table
 
 LEARNING_RATE, PULL = {"learning_rate": Range(0.004, 0.1)}, Range(0.03, 30.0)
 # name: (accuracy at 20 per class, sd of what is its own in a draw, search)
@@ -181,10 +181,10 @@ def test_methods_in_summary_json_are_what_the_runs_say(result, folder):
     for method in summary["methods"]:
         runs = of_report(result.runs, method["name"], method["selection"])
         accuracies = np.array([run.metrics["test"] for run in runs])
-        assert method["accuracies"] == accuracies.tolist()
+        assert method["values"] == accuracies.tolist()
         assert method["seeds"] == list(range(100, 110))
-        assert method["accuracy_mean"] == pytest.approx(accuracies.mean())
-        assert method["accuracy_sd"] == pytest.approx(accuracies.std(ddof=1))
+        assert method["mean"] == pytest.approx(accuracies.mean())
+        assert method["sd"] == pytest.approx(accuracies.std(ddof=1))
         assert method["seconds"] == pytest.approx(sum(run.seconds for run in runs))
         assert (method["split"], method["n_per_class"]) == ("0-4>5-9", 20)
         assert method["metrics"]["train"] == pytest.approx(np.mean([run.metrics["train"] for run in runs]))
@@ -289,9 +289,9 @@ def test_one_draw_gives_null_and_no_interval(tmp_path):
     result = toy_result(("l2", "l2_differential"), draws=1, test=lambda trained: (toy_test(trained)[0], {}))
     write_files(tmp_path, HEADER, [result])
     summary = strict_json(tmp_path / "summary.json")
-    assert summary["methods"][0]["accuracy_sd"] is None
+    assert summary["methods"][0]["sd"] is None
     assert summary["contrasts"][0]["ci95"] == [None, None]
-    assert accuracy_table(result, "l2").rows[0][1] == f"{100 * accuracies_of(result.runs, 'l2')[0]:.1f}"
+    assert method_table(result, "l2").rows[0][1] == f"{100 * accuracies_of(result.runs, 'l2')[0]:.1f}"
     assert "one draw gives no interval" in shown(result)
 
 
@@ -301,7 +301,7 @@ def test_what_no_method_measured_has_no_column_and_no_sentence(tmp_path):
     )
     write_files(tmp_path, HEADER, [result], baseline="l2")
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {"accuracy.png"}
-    assert accuracy_table(result, "l2").columns == ["method", "accuracy", "− l2", "seconds"]
+    assert method_table(result, "l2").columns == ["method", "accuracy", "− l2", "seconds"]
     assert not re.search("one source model|Source:|Train", shown(result))
     assert strict_json(tmp_path / "summary.json")["methods"][0]["metrics"] == {"source": None}
     assert "‖w‖²" not in shown(result)
@@ -346,7 +346,7 @@ def test_a_log_file_gets_plain_lines(result):
     assert not re.search("[\u2500-\u257f\x1b]", text), "no boxes, no colours"
     lines = text.splitlines()
     assert lines[0] == result.title
-    for table in (accuracy_table(result, "l2"), setting_table(result)):
+    for table in (method_table(result, "l2"), setting_table(result)):
         assert len(table.rows) == len(METHODS)
         for cells in (table.columns, *table.rows):
             assert any(re.split("  +", line) == cells for line in lines), "a row is a line, however long"
@@ -399,7 +399,7 @@ def test_a_run_that_diverged_is_told_and_does_not_squeeze_the_picture(tmp_path):
     result = toy_result(("l2", "l2_differential"), draws=4, diverges={("l2_differential", 101)})
     text = shown(result)
     assert "l2_differential, tuned: 1 of 4 draws, counted as accuracy 0" in text
-    figure = comparison.accuracy(result, "l2")
+    figure = comparison.by_method(result, "l2")
     (low, high), words = figure.axes[0].get_xlim(), [text.get_text() for text in figure.axes[0].texts]
     assert 50 < low < high < 80
     assert [word.endswith(", 1 diverged") for word in words] == [False, True]
@@ -410,7 +410,7 @@ def test_a_run_that_diverged_is_told_and_does_not_squeeze_the_picture(tmp_path):
 def test_everything_diverged():
     result = toy_result(("l2",), draws=2, diverges={("l2", 100), ("l2", 101)})
     assert "0.0 ± 0.0" in shown(result)
-    assert comparison.accuracy(result, "l2").axes[0].get_xlim() == (0, 100)
+    assert comparison.by_method(result, "l2").axes[0].get_xlim() == (0, 100)
 
 
 def test_a_baseline_that_was_not_run_is_told():
@@ -421,7 +421,7 @@ def test_a_baseline_that_was_not_run_is_told():
 
 def test_both_selections_have_both_columns():
     result = toy_result(("l2", "fine_tune"), draws=3, honest=("l2", "fine_tune"))
-    table = accuracy_table(result, "l2")
+    table = method_table(result, "l2")
     assert table.columns[1:5] == ["tuned", "honest", "− l2", "− l2, honest"]
     difference = accuracies_of(result.runs, "fine_tune", "honest") - accuracies_of(result.runs, "l2", "honest")
     assert table.rows[1][4].startswith(f"{100 * difference.mean():+.2f}".replace("-", "−"))
@@ -431,7 +431,7 @@ def test_both_selections_have_both_columns():
 
 
 def test_accuracy_draws_every_draw(result):
-    (axis,) = comparison.accuracy(result, "l2").axes
+    (axis,) = comparison.by_method(result, "l2").axes
     assert len(axis.collections) == len(METHODS) + 1
     assert [label.get_text() for label in axis.get_yticklabels()][:3] == ["scratch", "features", "features, honest"]
     for y, name in ((0, "scratch"), (4, "l2")):

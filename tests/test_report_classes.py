@@ -11,10 +11,10 @@ from jaxtl.errors import InputError
 from jaxtl.protocol import Run, balanced_accuracy, confusion_matrix
 from jaxtl.report import Result, Truth
 from jaxtl.report.files import write_files
-from jaxtl.report.plots.comparison import accuracy, plots_of
+from jaxtl.report.plots.comparison import by_method, plots_of
 from jaxtl.report.plots.confusions import confusion_maps, in_words, shares
 from jaxtl.report.plots.style import styled
-from jaxtl.report.tables import accuracy_table, notes
+from jaxtl.report.tables import method_table, notes
 
 HEADER = {"experiment": "toy", "data": "synthetic", "device": "none", "config": {}}
 NAMES = ("cat", "dog", "ship")
@@ -71,17 +71,17 @@ def test_what_is_no_class_is_refused(labels, predicted):
 
 def test_the_last_row_is_what_guessing_gives():
     result, _ = made(EQUAL)
-    table = accuracy_table(result, "l2")
+    table = method_table(result, "l2")
     assert table.rows[-1] == ["majority class", "33.3", "", ""]
     assert "balanced" not in table.columns
     (fine,) = [note for note in notes(result, "l2") if not note.heading]
-    gap = max(abs(result.balanced[m, "tuned"] - result.summaries[m, "tuned"].accuracy_mean) for m in result.methods)
+    gap = max(abs(result.balanced[m, "tuned"] - result.summaries[m, "tuned"].mean) for m in result.methods)
     assert f"balanced accuracy is within {100 * gap:.1f} points in every row" in " ".join(fine.lines)
 
 
 def test_classes_of_unequal_size_have_a_column_of_balanced_accuracy():
     result, found = made(UNEQUAL)
-    table = accuracy_table(result, "l2")
+    table = method_table(result, "l2")
     assert table.columns == ["method", "accuracy", "− l2", "balanced", "seconds"]
     for row in table.rows[:2]:
         scores = [metrics.balanced_accuracy_score(UNEQUAL, found[row[0], seed]) for seed in range(3)]
@@ -98,7 +98,7 @@ def test_a_draw_that_diverged_counts_as_0_in_both():
 def test_without_predictions_there_is_a_dash_and_no_picture(tmp_path):
     result, _ = made(UNEQUAL)
     blind = replace(result, runs=[replace(run, arrays=()) for run in result.runs])
-    assert [row[3] for row in accuracy_table(blind, "l2").rows] == ["–", "–", "33.3"]
+    assert [row[3] for row in method_table(blind, "l2").rows] == ["–", "–", "33.3"]
     assert [plot.name for plot in plots_of(blind, "l2")] == ["accuracy"]
     write_files(tmp_path, HEADER, [blind])
 
@@ -138,9 +138,9 @@ def test_all_panels_have_the_scale_from_0_to_100(classes):
 def test_the_picture_of_accuracies_names_the_majority():
     result, _ = made(UNEQUAL)
     with styled():
-        axis = accuracy(result, "l2").axes[0]
+        axis = by_method(result, "l2").axes[0]
     assert "majority class: 66.7 (dotted)" in axis.get_xlabel()
-    assert "majority class: 33.3" in accuracy(made(EQUAL)[0], "l2").axes[0].get_xlabel()
+    assert "majority class: 33.3" in by_method(made(EQUAL)[0], "l2").axes[0].get_xlabel()
 
 
 def test_files_have_the_picture_the_words_and_the_numbers(tmp_path):

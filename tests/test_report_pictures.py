@@ -11,7 +11,7 @@ from jaxtl.protocol import Run, paired
 from jaxtl.report import Plot, Result, Section, Table, Truth, write_sections
 from jaxtl.report.files import write_files
 from jaxtl.report.plots import glyphs
-from jaxtl.report.plots.comparison import accuracy, finished, forest
+from jaxtl.report.plots.comparison import by_method, finished, forest
 from jaxtl.report.plots.confusions import confusion_maps
 from jaxtl.report.plots.curves import Quantity, draw
 from jaxtl.report.plots.maps import Map, heat_maps
@@ -163,7 +163,7 @@ def pictures():
     return {
         "weights": lambda: weights_and_cosines(curves_result(WIDE[:6]), title),
         "maps": lambda: heat_maps(title, [one, one._replace(accuracy=one.accuracy / 2)]),
-        "accuracy": lambda: accuracy(sure, "l2"),
+        "accuracy": lambda: by_method(sure, "l2"),
         "trend": lambda: draw_trend(Trend("n", {}, several), "l2"),
         "ways": lambda: ways(title, ground, searched),
         "labellings": lambda: labellings(title, ["block 0", "head"], rows, np.array([[0.99, 1.0], [0.5, 0.6]]), 0, 1),

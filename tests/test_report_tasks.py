@@ -123,7 +123,7 @@ def test_on_one_task_runs_are_judged_by_it_alone(result):
     runs = [run("equal_l2", seed, 0.75, 0.5, ("curve/step", "prediction/left")) for seed in (0, 1)]
     runs.append(run("mgda", 0, 0.5, 0.75))
     found = on_task(Result("", {}, runs, [], arrays), "left", Truth(labels, names))
-    assert found.summaries["equal_l2", "tuned"].accuracy_mean == 0.75
+    assert found.summaries["equal_l2", "tuned"].mean == 0.75
     assert found.balanced["equal_l2", "tuned"] == pytest.approx((1 + 2 / 3) / 2)
     assert math.isnan(found.balanced["mgda", "tuned"])
     assert classes_in_words("left", found.looked_into("mgda"), names) == (

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import jax
 import numpy as np
 
 Target = Literal["class", "labels", "number", "none"]
@@ -82,6 +83,10 @@ class Split:
         if self.labels.dtype.kind == "f":
             return "number"
         return "class" if self.labels.ndim == 1 else "labels"
+
+    def like(self, *names: str) -> list[jax.ShapeDtypeStruct]:
+        """Shape and dtype of one example in some fields, for `models.initialise`."""
+        return [jax.ShapeDtypeStruct(self.fields[name].shape[1:], self.fields[name].dtype) for name in names]
 
     @property
     def nbytes(self) -> int:

@@ -17,23 +17,12 @@ TEN_CLASSES = {"two_digits": "mnist", "cifar": "cifar10"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TaskSplit:
-    """Examples of one part: inputs [N, ...]; by task int32 classes [N], or float32 numbers [N, 1]."""
-
-    inputs: np.ndarray
-    targets: Mapping[str, np.ndarray]
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
 class TaskSet:
-    """Inputs with a target for every task.
+    """Examples with a target for every task.
 
     Attributes:
         name: short, for tables.
-        train, test: the two parts.
+        train, test: the two parts: "image" [N, ...], and by task int32 classes [N] or float32 numbers [N, 1].
         classes: how many each task has; 0 where its target is a number.
         origin: where the inputs came from and what the tasks are, in words.
         notice: a line to show when this is not what was asked for first; else "".
@@ -41,8 +30,8 @@ class TaskSet:
     """
 
     name: str
-    train: TaskSplit
-    test: TaskSplit
+    train: Split
+    test: Split
     classes: Mapping[str, int]
     origin: str
     notice: str = ""
@@ -60,7 +49,7 @@ def standardised(tasks: TaskSet, input_size: int) -> TaskSet:
         Inputs float32; `noise` in the new units. Classes stay as they are.
 
     Example:
-        >>> standardised(linnerud(), 1).train.targets["pulse"].std()
+        >>> standardised(linnerud(), 1).train["pulse"].std()
         np.float32(1.0)
     """
 
@@ -72,18 +61,17 @@ def standardised(tasks: TaskSet, input_size: int) -> TaskSet:
         blocks = inputs[:, : height * block, : width * block].reshape(-1, height, block, width, block, inputs.shape[3])
         return blocks.mean((2, 4), dtype=np.float32)
 
-    train, test = small(tasks.train.inputs), small(tasks.test.inputs)
+    train, test = small(tasks.train.images), small(tasks.test.images)
     axes = tuple(range(train.ndim - 1))  # one scale for each channel of images, one for each number otherwise
     mean, std = train.mean(axes), train.std(axes)
     std = np.where(std > 0, std, 1.0).astype(np.float32)
-    train_targets, test_targets, noise = dict(tasks.train.targets), dict(tasks.test.targets), dict(tasks.noise)
+    parts = [tasks.train.having(image=(train - mean) / std), tasks.test.having(image=(test - mean) / std)]
+    noise = dict(tasks.noise)
     for task in (task for task, classes in tasks.classes.items() if not classes):
-        centre, scale = train_targets[task].mean(), train_targets[task].std()
-        for targets in (train_targets, test_targets):
-            targets[task] = (targets[task] - centre) / scale
+        centre, scale = tasks.train[task].mean(), tasks.train[task].std()
+        parts = [part.having(**{task: (part[task] - centre) / scale}) for part in parts]
         if task in noise:
             noise[task] /= float(scale) ** 2
-    parts = TaskSplit((train - mean) / std, train_targets), TaskSplit((test - mean) / std, test_targets)
     return dataclasses.replace(tasks, train=parts[0], test=parts[1], noise=noise)
 
 
@@ -115,7 +103,7 @@ def two_digits(digits: DataSet, seed: int = 0) -> TaskSet:
     Example:
         >>> from jaxtl.data.loading import load
         >>> pairs = two_digits(load("digits"))
-        >>> pairs.train.inputs.shape, pairs.classes["sum"], len(pairs.test)
+        >>> pairs.train.images.shape, pairs.classes["sum"], len(pairs.test)
         ((719, 8, 16, 1), 19, 179)
 
     Source of the task: Sabour, Frosst and Hinton, "Dynamic Routing Between Capsules", 2017 (MultiMNIST, where the two
@@ -128,12 +116,12 @@ def two_digits(digits: DataSet, seed: int = 0) -> TaskSet:
     named = sorted(digits.classes) == list("0123456789")  # then in whatever order: the name is the digit
     digit = np.array([int(name) for name in digits.classes]) if named else np.arange(10)
 
-    def pairs(part: Split, stream: int) -> TaskSplit:
+    def pairs(part: Split, stream: int) -> Split:
         order = np.random.default_rng([seed, stream]).permutation(len(part))
         left, right = order[: len(part) // 2], order[len(part) // 2 :][: len(part) // 2]
         images = np.concatenate([np.asarray(part.images[left]), np.asarray(part.images[right])], axis=2)
         labels = digit[part.labels[left]], digit[part.labels[right]]
-        return TaskSplit(images, {task: answer(*labels).astype(np.int32) for task, (answer, _) in DIGIT_TASKS.items()})
+        return Split(images, **{task: answer(*labels).astype(np.int32) for task, (answer, _) in DIGIT_TASKS.items()})
 
     classes = {task: count for task, (_, count) in DIGIT_TASKS.items()}
     origin = f"two digits side by side, from {digits.origin}"
@@ -172,9 +160,9 @@ def class_and_group(dataset: DataSet, groups: Mapping[str, Sequence[str]]) -> Ta
         what = f"class '{dataset.classes[of.index(-1)]}' is in no group"
         raise InputError(what, where=dataset.name, todo="put every class into a group")
 
-    def asked(part: Split) -> TaskSplit:
+    def asked(part: Split) -> Split:
         group = np.array(of, np.int32)[part.labels]
-        return TaskSplit(np.asarray(part.images), {"class": part.labels, "group": group})
+        return Split(np.asarray(part.images), **{"class": part.labels, "group": group})
 
     classes = {"class": len(dataset.classes), "group": len(groups)}
     return TaskSet(dataset.name, asked(dataset.train), asked(dataset.test), classes, dataset.origin, dataset.notice)
@@ -208,7 +196,7 @@ def low_rank(
         InputError: a number out of its range.
 
     Example:
-        >>> low_rank(tasks=3, inputs=8).train.targets["task_2"].shape
+        >>> low_rank(tasks=3, inputs=8).train["task_2"].shape
         (2000, 1)
     """
     for name, value in (("tasks", tasks), ("rank", rank), ("train", train), ("test", test)):
@@ -222,10 +210,10 @@ def low_rank(
     weights = directions @ (mixed / np.linalg.norm(mixed, axis=0))
     names = [f"task_{t}" for t in range(tasks)]
 
-    def drawn(count: int) -> TaskSplit:
+    def drawn(count: int) -> Split:
         x = random.normal(size=(count, inputs))
         y = x @ weights + noise * random.normal(size=(count, tasks))
-        return TaskSplit(x.astype(np.float32), {name: y[:, [t]].astype(np.float32) for t, name in enumerate(names)})
+        return Split(x.astype(np.float32), **{name: y[:, [t]].astype(np.float32) for t, name in enumerate(names)})
 
     origin = f"made up: {tasks} linear tasks of rank {rank} on {inputs} inputs, noise {noise:g}"
     known = {name: noise**2 for name in names}
@@ -255,9 +243,9 @@ def linnerud(test: int = 8, seed: int = 0) -> TaskSet:
     order = np.random.default_rng(seed).permutation(len(found.data))
     names = [name.lower() for name in found.target_names]
 
-    def some(index: np.ndarray) -> TaskSplit:
+    def some(index: np.ndarray) -> Split:
         targets = {name: found.target[index][:, [t]].astype(np.float32) for t, name in enumerate(names)}
-        return TaskSplit(found.data[index].astype(np.float32), targets)
+        return Split(found.data[index].astype(np.float32), **targets)
 
     origin = f"Linnerud (scikit-learn): {len(found.data)} men, three exercises"
     return TaskSet("linnerud", some(order[test:]), some(order[:test]), dict.fromkeys(names, 0), origin)

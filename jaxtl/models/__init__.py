@@ -1,6 +1,6 @@
 """Flax modules; the only room that imports Flax."""
 
-from jaxtl.models.classifiers import Classifier, Cnn, Mlp, initial_model_state, initialise
+from jaxtl.models.classifiers import Classifier, Cnn, Mlp, cut, initial_model_state, initialise
 from jaxtl.models.forward import as_forward
 from jaxtl.models.layers import max_pool, mean_pool
 from jaxtl.models.residual import ResidualNetwork, resnet18, wide_resnet
@@ -11,6 +11,7 @@ __all__ = [
     "Mlp",
     "ResidualNetwork",
     "as_forward",
+    "cut",
     "initial_model_state",
     "initialise",
     "max_pool",

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxtl.errors import InputError
 from jaxtl.models.layers import Convolution, at_least_float32, max_pool, mean_pool, normalised
 from jaxtl.trees import Tree
 
@@ -20,16 +21,19 @@ class Mlp(nn.Module):
     Attributes:
         widths: units of each layer.
         dtype: to compute in, such as "bfloat16"; None is that of the parameters, float32. What comes out is float32.
+        start, stop: only the layers from `start` to before `stop`, see `cut`.
     """
 
     widths: Sequence[int] = (128,)
     dtype: str | None = None
+    start: int = 0
+    stop: int | None = None
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
         """images [B, ...] float32 -> (features [B, widths[-1]], taps)."""
         x, taps = images.reshape(images.shape[0], -1), {}
-        for i, width in enumerate(self.widths):
+        for i, width in list(enumerate(self.widths))[self.start : self.stop]:
             x = nn.relu(nn.Dense(width, dtype=self.dtype, name=f"dense_{i}")(x))
             taps[f"dense_{i}"] = at_least_float32(x)
         return at_least_float32(x), taps
@@ -43,19 +47,22 @@ class Cnn(nn.Module):
         normalisation: see `layers.normalised`; with "none" the convolutions have biases.
         input_pooling: images are first averaged over blocks of this edge; 1 leaves them.
         dtype: as for `Mlp`.
+        start, stop: only the blocks from `start` to before `stop`, see `cut`.
     """
 
     widths: Sequence[int] = (16, 32, 64)
     normalisation: str = "group"
     input_pooling: int = 1
     dtype: str | None = None
+    start: int = 0
+    stop: int | None = None
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
         """images [B, H, W, C] float32 -> (features [B, widths[-1]], taps)."""
-        x, taps = images if self.input_pooling == 1 else mean_pool(images, self.input_pooling), {}
+        x, taps = mean_pool(images, self.input_pooling) if self.input_pooling > 1 and not self.start else images, {}
         bare = self.normalisation == "none"
-        for i, width in enumerate(self.widths):
+        for i, width in list(enumerate(self.widths))[self.start : self.stop]:
             x = Convolution(width, use_bias=bare, dtype=self.dtype, name=f"conv_{i}")(x)
             x = normalised(x, self.normalisation, train, f"norm_{i}", self.dtype)
             taps[f"conv_{i}"] = at_least_float32(nn.relu(x))
@@ -83,27 +90,69 @@ class Classifier(nn.Module):
         return {"features": features, "taps": taps, **logits}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2))
-def initialise(model: nn.Module, rng: jax.Array, shape: tuple[int, ...]) -> Tree:
+def initialise(model: nn.Module, rng: jax.Array, *inputs: tuple[int, ...] | jax.ShapeDtypeStruct) -> Tree:
     """Fresh parameters of a model; compiled, because `model.init` by itself dispatches every operation one by one.
 
     Args:
-        model: takes (images, train).
+        model: takes its inputs and `train`.
         rng: key.
-        shape: of one image, without the batch axis.
+        inputs: of one example, without the batch axis: a shape (float32), or a shape with a dtype, see `Split.like`.
 
     Returns:
-        Tree of float32 arrays.
+        Tree of arrays.
+
+    Example:
+        >>> model = Classifier(Mlp((4,)), (("head", 3),))
+        >>> initialise(model, jax.random.key(0), (8, 8, 1))["head"]["kernel"].shape
+        (4, 3)
     """
-    return model.init(rng, jnp.zeros((1, *shape)), train=False)["params"]
+    return _initialised(model, rng, inputs)["params"]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def initial_model_state(model: nn.Module, shape: tuple[int, ...]) -> dict[str, Tree]:
+def initial_model_state(model: nn.Module, *inputs: tuple[int, ...] | jax.ShapeDtypeStruct) -> dict[str, Tree]:
     """What a model carries along beside its parameters, for `step.init_state`: {"batch_stats": …}, or {} without any.
 
     Args:
-        model, shape: as for `initialise`.
+        model, inputs: as for `initialise`.
     """
-    variables = model.init(jax.random.key(0), jnp.zeros((1, *shape)), train=False)
+    variables = _initialised(model, jax.random.key(0), inputs)
     return {name: tree for name, tree in variables.items() if name != "params"}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _initialised(model: nn.Module, rng: jax.Array, inputs: tuple) -> dict[str, Tree]:
+    """All variables of a model."""
+    kinds = [one if hasattr(one, "dtype") else jax.ShapeDtypeStruct(one, jnp.float32) for one in inputs]
+    return dict(model.init(rng, *(jnp.zeros((1, *kind.shape), kind.dtype) for kind in kinds), train=False))
+
+
+def cut(model: Classifier, depth: int) -> tuple[nn.Module, Classifier]:
+    """A model in two: its first blocks, whose outputs can be kept where they are frozen, and the rest.
+
+    model(x) = above(below(x)),   with the same parameters: each part takes its own of the whole tree
+
+    Args:
+        model: its trunk is an `Mlp`, `Cnn` or `ResidualNetwork`.
+        depth: how many blocks (layers, stages) are below, at least 1 and fewer than there are.
+
+    Returns:
+        (below, a trunk: (images, train) -> (what the next block takes, taps); above: that -> as the model).
+
+    Raises:
+        InputError: a depth that leaves nothing on one side.
+
+    Example:
+        >>> model = Classifier(Mlp((4, 5)), (("head", 3),))
+        >>> params, x = initialise(model, jax.random.key(0), (2,)), jnp.ones((1, 2))
+        >>> below, above = cut(model, 1)
+        >>> kept, _ = below.apply({"params": params["trunk"]}, x, False)
+        >>> rest = above.apply({"params": params}, kept, False)
+        >>> (rest["head"] == model.apply({"params": params}, x, False)["head"]).all().item()
+        True
+    """
+    trunk: Any = model.trunk
+    blocks = len(trunk.widths)
+    if not 1 <= depth < blocks:
+        todo = f"use 1 to {blocks - 1}" if blocks > 1 else "give it more blocks"
+        raise InputError(f"a cut at {depth} of {blocks} blocks", where="cut depth", todo=todo)
+    return trunk.clone(stop=depth), Classifier(trunk.clone(start=depth), model.heads)

@@ -34,7 +34,7 @@ _NO_STATE = (
 )
 
 
-def as_forward(model: nn.Module, field: str = "image") -> Callable[..., tuple[dict[str, Any], Tree]]:
+def as_forward(model: nn.Module, *fields: str) -> Callable[..., tuple[dict[str, Any], Tree]]:
     """A Flax module as the forward(params, model_state, batch, ctx) that `losses.make_loss_fn` takes.
 
     Dropout and whatever else draws random numbers draws them from `ctx.rng`. A module all of whose parameters are in
@@ -42,8 +42,9 @@ def as_forward(model: nn.Module, field: str = "image") -> Callable[..., tuple[di
     move, and it drops nothing.
 
     Args:
-        model: called with batch[field] and `ctx.train`; returns a dict, {"head": logits, ...}.
-        field: of the batch.
+        model: called with batch[field] for every field, in their order, and `ctx.train`; returns a dict, {"head":
+            logits, ...}. Arrays come as they are in the batch: tokens as integers.
+        fields: of the batch; "image" where none is named.
 
     Raises:
         InputError: no module, or one of other arguments; on use: a batch without the field, parameters or a state of
@@ -59,26 +60,30 @@ def as_forward(model: nn.Module, field: str = "image") -> Callable[..., tuple[di
         >>> outputs["head"].shape
         (5, 3)
     """
+    fields = fields or ("image",)
     if not isinstance(model, nn.Module):
         raise InputError(
             f"{kind_of(model)} is no Flax module", where="as_forward model", todo="pass an instance of one"
         )
     try:
-        inspect.signature(model.__call__).bind(None, True)
+        inspect.signature(model.__call__).bind(*fields, True)
     except TypeError:
-        what = f"{type(model).__name__} is not called with (images, train)"
-        raise InputError(what, where="as_forward model", todo="give its __call__ these two arguments") from None
+        asked = "images" if fields == ("image",) else ", ".join(fields)
+        what = f"{type(model).__name__} is not called with ({asked}, train)"
+        raise InputError(what, where="as_forward model", todo="give its __call__ these arguments") from None
 
     def forward(params, model_state, batch, ctx):
-        if not isinstance(batch, Mapping) or batch.get(field) is None:
-            holds = f"it holds {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else "make it a dict"
-            raise InputError(f"{kind_of(batch)} without '{field}'", where="the batch", todo=holds)
+        for field in fields:
+            if not isinstance(batch, Mapping) or batch.get(field) is None:
+                holds = f"it holds {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else "make it a dict"
+                raise InputError(f"{kind_of(batch)} without '{field}'", where="the batch", todo=holds)
+        inputs = [batch[field] for field in fields]
         if "params" in model_state:
             todo = "leave them out, or they would hide what is trained: initial_model_state(model, shape)"
             raise InputError("holds parameters", where="model_state", todo=todo)
         variables, rngs = {"params": params, **model_state}, None if ctx.rng is None else {"params": ctx.rng}
         with _frozen_evaluated(params, ctx.frozen), _told(model):
-            outputs, state = model.apply(variables, batch[field], ctx.train, rngs=rngs, mutable=list(model_state))
+            outputs, state = model.apply(variables, *inputs, ctx.train, rngs=rngs, mutable=list(model_state))
         if not isinstance(outputs, Mapping):
             todo = 'return {"head": logits}, which mean_of reads by that name'
             raise InputError(f"returns {kind_of(outputs)}, no dict", where=f"{type(model).__name__}", todo=todo)

@@ -65,6 +65,7 @@ class ResidualNetwork(nn.Module):
         blocks: in each stage.
         normalise_first: see `Block`.
         normalisation, dtype: as for `Cnn`.
+        start, stop: only the stages from `start` to before `stop`, see `classifiers.cut`.
     """
 
     stem: int
@@ -73,22 +74,28 @@ class ResidualNetwork(nn.Module):
     normalise_first: bool
     normalisation: str = "group"
     dtype: str | None = None
+    start: int = 0
+    stop: int | None = None
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
         """images [B, H, W, C] float32 -> (features [B, widths[-1]], taps: the output of every stage)."""
         bare, taps = self.normalisation == "none", {}
-        x = Convolution(self.stem, use_bias=bare, dtype=self.dtype, name="stem")(images)
 
         def active(x):
             return nn.relu(normalised(x, self.normalisation, train, "norm", self.dtype))
 
-        x = x if self.normalise_first else active(x)
-        for i, width in enumerate(self.widths):
+        x = images
+        if not self.start:
+            x = Convolution(self.stem, use_bias=bare, dtype=self.dtype, name="stem")(x)
+            x = x if self.normalise_first else active(x)
+        for i, width in list(enumerate(self.widths))[self.start : self.stop]:
             for j in range(self.blocks):
                 stride, name = 2 if i > 0 and j == 0 else 1, f"stage_{i}_block_{j}"
                 x = Block(width, stride, self.normalise_first, self.normalisation, self.dtype, name=name)(x, train)
             taps[f"stage_{i}"] = at_least_float32(x)
+        if self.stop is not None:
+            return at_least_float32(x), taps
         x = active(x) if self.normalise_first else x
         return jnp.mean(at_least_float32(x), axis=(1, 2)), taps
 

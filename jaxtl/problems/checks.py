@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Collection
 from typing import Any
@@ -179,8 +178,8 @@ def _check_corruptions(images: Any) -> None:
 def check_memory(config: Any, task: DataSet, models: int) -> None:
     """Refuse a network of which so many do not fit into memory, each with its gradient and momentum."""
     model = make_model(config, task.train.images.shape[1:], head=len(task.classes))
-    start = functools.partial(initialise, model, shape=task.train.images.shape[1:])
-    size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(start, jax.random.key(0))))
+    params = jax.eval_shape(lambda: initialise(model, jax.random.key(0), task.train.images.shape[1:]))
+    size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     what = f"{models:,} models of {size:,} parameters side by side"
     todo = "use smaller ones, or fewer settings at a time"
     refuse_beyond_memory(12.0 * size * (models + 1), what, where="--config.widths", todo=todo)

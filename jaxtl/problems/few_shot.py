@@ -31,10 +31,10 @@ from jaxtl.data import (
 from jaxtl.labels import TRANSFERRED, norm_by_label, some
 from jaxtl.models import Classifier, initial_model_state, initialise
 from jaxtl.optimizers import pull_per_rate
-from jaxtl.problems.images import Images, accuracy, in_channels, outputs, predict
+from jaxtl.problems.images import Images, classes_of, in_channels, outputs
 from jaxtl.problems.source import Source, make_model
 from jaxtl.program import Program, Weights
-from jaxtl.protocol import Draw, Setting, Trained, Truth, pull_name, rates_of
+from jaxtl.protocol import MEASURES, Draw, Setting, Trained, Truth, pull_name, rates_of
 from jaxtl.transfer import Adaptation, Transfer, matching_classes, repeat_channels, sum_channels, transfer
 
 CORRUPTIONS = {  # about severity 3 of 5 in CIFAR-10-C
@@ -43,6 +43,7 @@ CORRUPTIONS = {  # about severity 3 of 5 in CIFAR-10-C
     "contrast": lambda image: contrast(image, 0.4),
     "pixels": lambda image: pixelate(image, 2),
 }
+MeasureName = Annotated[str, bounds.OneOf("measure", [name for name in MEASURES if name != "r2"])]
 USES = ("head", "order", "source order", "run")  # of a draw's keys
 SOURCE_HEAD = "source_head"  # what joint training adds to the model
 
@@ -55,7 +56,7 @@ class LabelledConfig:
     imbalance: Annotated[float, bounds.Within(1, 1e6)] = 1.0
     label_noise: bounds.Share = 0.0  # the part of the labelled examples whose label is wrong
     validation: bounds.Count = 1000  # target training images outside every subset that choose the "tuned" settings
-    corruptions, decay, head = False, "loss", "fresh"  # no fields here
+    corruptions, decay, head, measure = False, "loss", "fresh", "accuracy"  # no fields here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +66,7 @@ class FewShotConfig(LabelledConfig):
     corruptions: bool = False  # also test on images with noise, blur, little contrast, coarse pixels
     decay: Literal["loss", "coupled", "decoupled"] = "loss"  # how parameters are pulled towards 0
     head: Literal["fresh", "shared"] = "fresh"  # shared: copy the head's columns of classes both tasks name
+    measure: MeasureName = "accuracy"  # what methods are chosen by and compared by
 
 
 class Examples(NamedTuple):
@@ -127,6 +129,7 @@ class FewShot:
         kinds = CORRUPTIONS if config.corruptions else {}
         self.worse = {name: jax.jit(corrupt)(self.test_images) for name, corrupt in kinds.items()}
         self.schedule = optax.cosine_decay_schedule(1.0, config.steps)
+        self.measure = MEASURES[config.measure]
         self.truth = Truth(task.test.labels, task.classes)
         self.moved = self.transferred(Draw(0))
 
@@ -214,10 +217,13 @@ class FewShot:
         """The one that these are the weights of."""
         return self.joint_model if SOURCE_HEAD in weights.params else self.model
 
+    def logits(self, weights: Weights, image: jax.Array) -> np.ndarray:
+        """[N, C] of raw target images."""
+        return outputs(self.model_of(weights), weights, image, self.images, "head")
+
     def validation(self, weights: Weights, index: np.ndarray, labels: np.ndarray) -> float:
-        """Accuracy on some of the target's training images, a fraction."""
-        predicted = predict(self.model_of(weights), weights, self.target_images[index], self.images)
-        return accuracy(predicted, labels[index])
+        """The measure on some of the target's training images."""
+        return self.measure.score(labels[index], self.logits(weights, self.target_images[index]))
 
     def point(self, weights: Weights, draw: Draw) -> dict[str, float]:
         """A point of the learning curves; no test image is looked at."""
@@ -227,30 +233,29 @@ class FewShot:
         return figures
 
     def validate(self, trained: Trained, draw: Draw) -> float:
-        """Accuracy on the images that choose."""
+        """The measure on the images that choose, larger being better."""
         examples = self.examples(draw)
-        return self.validation(trained.weights, examples.held, examples.labels)
+        return self.measure.better(self.validation(trained.weights, examples.held, examples.labels))
 
     def test(self, trained: Trained, draw: Draw) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """Accuracies, rates and curves of a report run."""
-        weights, examples = trained.weights, self.examples(draw)
-        predict_on = functools.partial(predict, self.model_of(weights), weights, images=self.images)
-        predicted = predict_on(self.test_images)
+        """The measure on several images, rates and curves of a report run."""
+        weights, examples, score = trained.weights, self.examples(draw), self.measure.score
+        logits, labels = self.logits(weights, self.test_images), self.task.test.labels
         metrics = {
-            "test": accuracy(predicted, self.task.test.labels),
+            "test": score(labels, logits),
             "train": self.validation(weights, examples.seen, examples.labels),
         }
         for name, image in self.worse.items():
-            metrics[f"corrupted/{name}"] = accuracy(predict_on(image), self.task.test.labels)
+            metrics[f"corrupted/{name}"] = score(labels, self.logits(weights, image))
         if trained.recipe.transfers:
-            metrics["source"] = self.source_accuracy(weights)
+            metrics["source"] = self.on_source(weights)
         metrics |= self.rates_in_words(trained)
         curves = {name: np.array([row[name] for row in trained.curve]) for name in trained.curve[0]}
         curves["loss"] = curves.pop("task")  # without penalties, which differ from method to method
         if not trained.recipe.transfers:  # no way from the source, and nothing is transferred
             curves = {name: curve for name, curve in curves.items() if not name.startswith("distance/")}
             metrics, curves = by_what_it_is(metrics), by_what_it_is(curves)
-        return metrics, {"prediction": predicted, **{f"curve/{name}": curve for name, curve in curves.items()}}
+        return metrics, {"prediction": classes_of(logits), **{f"curve/{name}": curve for name, curve in curves.items()}}
 
     def rates_in_words(self, trained: Trained) -> dict[str, float]:
         """λ of every pull, and lr/‖w‖² by label: before a normalisation, decay changes nothing but this."""
@@ -264,13 +269,12 @@ class FewShot:
                 found[f"effective_rate/{label}"] = rate / float(norm) ** 2
         return found
 
-    def source_accuracy(self, weights: Weights) -> float:
-        """Of the source's head, or the one trained jointly, on the trunk as it is now."""
+    def on_source(self, weights: Weights) -> float:
+        """The measure of the source's head, or the one trained jointly, on the trunk as it is now."""
         params = {SOURCE_HEAD: self.source.weights.params["head"], **weights.params}
         weights = weights._replace(params=params)
-        images = self.source_images
-        predicted = predict(self.source_model, weights, self.source_test_images, images, SOURCE_HEAD)
-        return accuracy(predicted, self.seen_source.test.labels)
+        logits = outputs(self.source_model, weights, self.source_test_images, self.source_images, SOURCE_HEAD)
+        return self.measure.score(self.seen_source.test.labels, logits)
 
 
 def by_what_it_is(figures: dict[str, Any]) -> dict[str, Any]:

@@ -67,7 +67,11 @@ def outputs(model, weights: Weights, image: jax.Array, images: Images, output: s
 
 def predict(model, weights: Weights, image: jax.Array, images: Images, head: str = "head") -> np.ndarray:
     """The class of every raw image, [N], uint8 where it holds them; arguments as for `outputs`."""
-    logits = outputs(model, weights, image, images, head)
+    return classes_of(outputs(model, weights, image, images, head))
+
+
+def classes_of(logits: np.ndarray) -> np.ndarray:
+    """The class with the largest logit [N] of [N, C], uint8 where it holds them."""
     return np.argmax(logits, axis=-1).astype(np.min_scalar_type(logits.shape[-1] - 1))
 
 

@@ -14,8 +14,9 @@ import numpy as np
 import optax
 
 from jaxtl import bounds
-from jaxtl.data import epoch_batch
-from jaxtl.data.task_sets import TaskSet, TaskSplit, standardised
+from jaxtl.data import batches
+from jaxtl.data.dataset import Split
+from jaxtl.data.task_sets import TaskSet, standardised
 from jaxtl.errors import InputError, suggest
 from jaxtl.labels import SHARED
 from jaxtl.losses import mean_of_present, softmax_cross_entropy, squared_error
@@ -23,7 +24,7 @@ from jaxtl.models import Classifier, Cnn, Mlp, initialise
 from jaxtl.optimizers import pull_per_rate
 from jaxtl.penalties import Term
 from jaxtl.program import Program, Weights
-from jaxtl.protocol import Draw, Setting, Trained, Truth, rates_of
+from jaxtl.protocol import ACCURACY, Draw, Setting, Trained, Truth, rates_of
 from jaxtl.protocol.results import PREDICTION
 from jaxtl.step import EVALUATE
 from jaxtl.trees import Tree
@@ -111,11 +112,12 @@ class ManyTasks:
     """
 
     points = 10  # of a curve
+    measure = ACCURACY
 
     def __init__(self, config: Any, tasks: TaskSet, watch: Callable | None = None):
         self.config, self.names, self.origin = config, config.tasks, tasks.origin
         self.title = f"{', '.join(config.tasks)}; {config.n} labelled examples"
-        arrays = [array for part in (tasks.train, tasks.test) for array in (part.inputs, *part.targets.values())]
+        arrays = [array for part in (tasks.train, tasks.test) for array in part.fields.values()]
         # what is drawn here, and is no integer, may differ by rounding on another machine
         self.content = [array for array in arrays if array.dtype.kind in "iu"]
         self.tasks = standardised(tasks, config.input_size)
@@ -124,13 +126,14 @@ class ManyTasks:
         held = min(config.validation, len(order) // 3)
         self.held, self.pool = order[:held], order[held:]
         outputs = {task: tasks.classes[task] or 1 for task in self.names}
-        self.shape = self.tasks.train.inputs.shape[1:]
+        self.shape = self.tasks.train.images.shape[1:]
         self.net = make_net(config, self.shape, outputs)
         self.apart = make_net(config, self.shape, outputs, apart=True)
         self.schedule = optax.cosine_decay_schedule(1.0, config.steps)
         reach = pull_per_rate(1.0, config.steps, schedule=self.schedule, momentum=config.momentum)
         self.reach = {"penalty": reach}
         self.watched = watch and watch(self)
+        self.prepare = batches(config.batch_size)
 
     # What a draw decides: which examples are labelled, where the network starts, the order of batches.
 
@@ -167,18 +170,12 @@ class ManyTasks:
     def labelled(self, draw: Draw) -> dict[str, jax.Array]:
         """The labelled examples. A label that is missing is not handed over: −1 or NaN stands there."""
         examples, part = self.examples(draw), self.tasks.train
-        found = {"image": part.inputs[examples.seen]}
+        found = {"image": part.images[examples.seen]}
         for task, there in examples.known.items():
-            target = part.targets[task][examples.seen]
+            target = part[task][examples.seen]
             target[~there] = np.nan if task in self.numbers else -1
             found |= {task: target, f"{task}_known": there}
         return {name: jnp.asarray(column) for name, column in found.items()}
-
-    def prepare(self, data: Mapping[str, jax.Array], rng: jax.Array, step: jax.Array) -> dict[str, jax.Array]:
-        """A batch of all fields, in the order of the draw."""
-        size = len(data["image"])
-        index = epoch_batch(data["order"], step, batch_size=min(self.config.batch_size, size), size=size)
-        return {name: column[index] for name, column in data.items() if name != "order"}
 
     @property
     def terms(self) -> dict[str, Term]:
@@ -220,17 +217,15 @@ class ManyTasks:
 
     def truth_of(self, task: str) -> Truth:
         """The test examples of a task with classes."""
-        return Truth(self.tasks.test.targets[task], [str(name) for name in range(self.tasks.classes[task])])
+        return Truth(self.tasks.test[task], [str(name) for name in range(self.tasks.classes[task])])
 
-    def measure(
-        self, params: Tree, part: TaskSplit, index: np.ndarray, known: Mapping[str, np.ndarray]
+    def qualities(
+        self, params: Tree, part: Split, index: np.ndarray, known: Mapping[str, np.ndarray]
     ) -> dict[str, float]:
         """By task the accuracy, or R² of numbers, over the labels that are there; a task without any is left out."""
-        found = self.outputs(params, part.inputs[index])
+        found = self.outputs(params, part.images[index])
         return {
-            task: quality(found[task][there], part.targets[task][index][there])
-            for task, there in known.items()
-            if there.any()
+            task: quality(found[task][there], part[task][index][there]) for task, there in known.items() if there.any()
         }
 
     def score(self, by_task: Mapping[str, float]) -> float:
@@ -247,7 +242,7 @@ class ManyTasks:
 
     def _validation(self, weights: Weights, draw: Draw) -> float:
         examples = self.examples(draw)
-        return self.score(self.measure(weights.params, self.tasks.train, examples.held, examples.held_known))
+        return self.score(self.qualities(weights.params, self.tasks.train, examples.held, examples.held_known))
 
     def validate(self, trained: Trained, draw: Draw) -> float:
         """The score on the examples that choose."""
@@ -257,13 +252,13 @@ class ManyTasks:
         """Scores, rates and curves of a report run."""
         params, everyone, examples = trained.weights.params, np.arange(len(self.tasks.test)), self.examples(draw)
         every_label = {task: np.ones(len(everyone), bool) for task in self.names}
-        by_task = self.measure(params, self.tasks.test, everyone, every_label)
-        seen = self.measure(params, self.tasks.train, examples.seen, examples.known)
+        by_task = self.qualities(params, self.tasks.test, everyone, every_label)
+        seen = self.qualities(params, self.tasks.train, examples.seen, examples.known)
         metrics = {"test": self.score(by_task), "train": self.score(seen)}
         metrics |= {f"test/{task}": value for task, value in by_task.items()}
         lams = {label.partition(":")[0]: trained.rates[f"penalty/{label}"] for label in self.labels}
         metrics |= {f"lambda/{name}": lam for name, lam in lams.items() if lam}
-        said = self.outputs(params, self.tasks.test.inputs)
+        said = self.outputs(params, self.tasks.test.images)
         classes = [task for task in self.names if task not in self.numbers]
         predicted = {f"{PREDICTION}/{task}": said[task].argmax(axis=1).astype(np.uint8) for task in classes}
         return metrics, curves_of(trained.curve, self.names) | predicted

@@ -9,14 +9,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxtl.data.task_sets import TaskSplit
+from jaxtl.data.dataset import Split
 from jaxtl.labels import NEW, TRANSFERRED, label_params
 from jaxtl.losses import mean_of, softmax_cross_entropy, squared_error
 from jaxtl.optimizers import Group
 from jaxtl.penalties import Term, l2
 from jaxtl.problems.many_tasks import ManyTasks, fraction, make_net, quality
 from jaxtl.program import Program, Weights, make_program
-from jaxtl.protocol import Draw, Recipe, Setting, Trained, rates_of
+from jaxtl.protocol import ACCURACY, Draw, Recipe, Setting, Trained, rates_of
 from jaxtl.step import EVALUATE
 from jaxtl.transfer import transfer
 from jaxtl.trees import Tree
@@ -31,6 +31,7 @@ class NewTask:
     """
 
     points = 1  # of a curve; nothing is shown of it
+    measure = ACCURACY
 
     def __init__(self, tasks: ManyTasks, trunks: Callable[[int], Mapping[str, Tree]]):
         config, self.tasks, self.origin, self.content = tasks.config, tasks, tasks.origin, tasks.content
@@ -60,7 +61,7 @@ class NewTask:
         """The labelled examples and their order."""
         part, seen = self.tasks.tasks.train, self.seen(draw)
         order = self.key(draw, "new order")
-        return {"image": part.inputs[seen], self.name: part.targets[self.name][seen], "order": order}
+        return {"image": part.images[seen], self.name: part[self.name][seen], "order": order}
 
     def program(self) -> Program:
         """Trunk and head, pulled towards zero alike."""
@@ -102,10 +103,10 @@ class NewTask:
     def _outputs(self):
         return jax.jit(lambda params, image: self.net.forward(params, {}, {"image": image}, EVALUATE)[0][self.name])
 
-    def measure(self, weights: Weights, part: TaskSplit, index: np.ndarray) -> float:
+    def score(self, weights: Weights, part: Split, index: np.ndarray) -> float:
         """Accuracy, or of numbers v/(v + e), on some examples."""
-        found = np.asarray(self._outputs(weights.params, part.inputs[index]))
-        return fraction(quality(found, part.targets[self.name][index]), self.is_number)
+        found = np.asarray(self._outputs(weights.params, part.images[index]))
+        return fraction(quality(found, part[self.name][index]), self.is_number)
 
     def point(self, weights: Weights, draw: Draw) -> dict[str, float]:
         """Nothing is followed."""
@@ -113,10 +114,10 @@ class NewTask:
 
     def validate(self, trained: Trained, draw: Draw) -> float:
         """On the examples that choose."""
-        return self.measure(trained.weights, self.tasks.tasks.train, self.tasks.held)
+        return self.score(trained.weights, self.tasks.tasks.train, self.tasks.held)
 
     def test(self, trained: Trained, draw: Draw) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """On the test examples, and on those it was trained on."""
         tasks = self.tasks.tasks
-        tested = self.measure(trained.weights, tasks.test, np.arange(len(tasks.test)))
-        return {"test": tested, "train": self.measure(trained.weights, tasks.train, self.seen(draw))}, {}
+        tested = self.score(trained.weights, tasks.test, np.arange(len(tasks.test)))
+        return {"test": tested, "train": self.score(trained.weights, tasks.train, self.seen(draw))}, {}

@@ -53,8 +53,8 @@ def along(
 def price(problem: ManyTasks, trained: Trained, draw: Draw) -> dict[str, float]:
     """What a net of numbers says of itself: all tasks are one output of as many numbers, their losses its loss."""
     seen, part, params = problem.examples(draw).seen, problem.tasks.train, trained.weights.params
-    batch = {"image": jnp.asarray(part.inputs[seen])}
-    batch["label"] = jnp.concatenate([part.targets[task][seen] for task in problem.names], axis=1)
+    batch = {"image": jnp.asarray(part.images[seen])}
+    batch["label"] = jnp.concatenate([part[task][seen] for task in problem.names], axis=1)
 
     def forward(params, model_state, batch, ctx):
         found, model_state = problem.net.forward(params, model_state, batch, ctx)

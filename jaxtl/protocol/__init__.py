@@ -5,14 +5,14 @@ what is tried       recipes       methods as rows of a table, and what a problem
                     design        draws, ranges, and the settings that every method is given
 what it leaves      runs          a run, and the store from which an interrupted comparison goes on
 the rules           compare       who is tuned on what, and when test data are looked at
-what it says        measures      of predictions: guessing, balanced accuracy, confusions
+what it says        measures      of predictions: accuracy, R² and others, guessing, confusions
                     power         what so many draws can find
                     statistics    contrasts, intervals, verdicts;  results: all of it, as reports show it
 """
 
 from jaxtl.protocol.compare import Comparison, Selection, compare
 from jaxtl.protocol.design import Draw, Method, Range, Setting, planned_runs, trial_settings
-from jaxtl.protocol.measures import Truth, balanced_accuracy, confusion_matrix
+from jaxtl.protocol.measures import ACCURACY, MEASURES, R2, Measure, Truth, balanced_accuracy, confusion_matrix
 from jaxtl.protocol.power import cannot_decide, detectable_difference
 from jaxtl.protocol.recipes import Problem, Recipe, Trained, pull_name, rates_of
 from jaxtl.protocol.results import Result
@@ -34,12 +34,16 @@ from jaxtl.protocol.study import Budget, Draws, Training, each_draw, study
 from jaxtl.protocol.training import Trainer
 
 __all__ = [
+    "ACCURACY",
     "INTERVAL_COVERS",
+    "MEASURES",
+    "R2",
     "Budget",
     "Comparison",
     "Contrast",
     "Draw",
     "Draws",
+    "Measure",
     "Method",
     "Problem",
     "Range",

@@ -12,8 +12,8 @@ What is tried, what is chosen, on which draws, and when test data are looked at 
 - "honest": the best mean over folds of the labelled examples; then it is trained on all of them. What a user gets.
 - All choices are made before the first test score is asked for. `test` is called once per method, setting and report
   draw; where several selections choose the same setting the run is made once and recorded for each.
-- A run that diverges is never chosen. On a report draw it counts as accuracy 0, visibly: to leave the draw out would
-  favour the method that fails on it.
+- A run that diverges is never chosen. On a report draw it counts as accuracy 0 (`Measure.failed`), visibly: to leave
+  the draw out would favour the method that fails on it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import numpy as np
 
 from jaxtl.errors import InputError
 from jaxtl.protocol.design import Draw, Method, check_draws, check_plan
+from jaxtl.protocol.measures import ACCURACY, Measure
 from jaxtl.protocol.runs import Run, RunStore
 from jaxtl.protocol.statistics import Contrast, contrast_family
 from jaxtl.protocol.units import Executor, Unit, Worker
@@ -71,7 +72,7 @@ def compare(
     folds: int = 5,
     selections: Iterable[Selection] = (),
     contrasts: Iterable[tuple[str, str]] = (),
-    margin: float = 0.01,
+    measure: Measure = ACCURACY,
     store: RunStore | None = None,
     progress: Callable[[str], None] | None = None,
     executor: Executor = map,
@@ -84,13 +85,13 @@ def compare(
         tuning_draws, report_draws: seeds >= 0, without repeats, disjoint.
         validate: (trained, draw) -> score, larger is better, from target *training* images only: for a draw those
             outside every subset, for a fold the labelled examples left out. A score that is not finite means: diverged.
-        test: (trained, draw) -> (metrics, arrays): metrics has "test", the test accuracy as a fraction, and any other
+        test: (trained, draw) -> (metrics, arrays): metrics has "test", the measure on test data, and any other
             number worth a column; arrays (predictions, curves) go to the store.
         honest: names of the methods that are also run with the selection "honest".
         folds: parts of the labelled examples in the selection "honest".
         selections: further ways to choose; the runs that choose are made once and scored by all of them.
         contrasts: pairs (a, b) of method names, fixed before the results are seen: a − b under the selection "tuned".
-        margin: effects smaller than this do not matter; 0.01 is one point of accuracy.
+        measure: what "test" is: which direction is better, what it is bounded by, which effects matter.
         store: keeps the runs; the same comparison with the same store makes only those that are missing.
         progress: called with a few words before each of the `planned_runs`, also those found in the store.
         executor: (work, units) -> what work(unit) returns, in their order: here one after another.
@@ -114,7 +115,7 @@ def compare(
     """
     tuning, report = check_draws(tuning_draws, report_draws)
     honest, contrasts = list(honest), list(contrasts)
-    check_plan(methods, honest, folds, contrasts, margin)
+    check_plan(methods, honest, folds, contrasts, measure)
     ways = [Selection("tuned", "tuning"), *([Selection("honest", "folds", methods=tuple(honest))] if honest else [])]
     ways += selections
     names = [way.name for way in ways]
@@ -122,7 +123,7 @@ def compare(
         raise InputError(f"names are {names}", where="selections", todo='give each a name of its own, none "tuned"')
     by_name = {method.name: method for method in methods}
     scores = {way.name: way.score for way in ways if way.score is not None}
-    worker = Worker(by_name, trials, validate, scores, test)
+    worker = Worker(by_name, trials, validate, scores, test, measure)
     desk = _Desk(worker, RunStore() if store is None else store, progress or _quiet, executor)
     choices = [
         choice
@@ -133,7 +134,7 @@ def compare(
     ]
     runs = desk.choose(choices)
     runs += desk.report(choices)
-    return Comparison(runs, contrast_family(runs, contrasts, margin=margin))
+    return Comparison(runs, contrast_family(runs, contrasts, measure=measure))
 
 
 @dataclass

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from jaxtl.errors import InputError, suggest
+from jaxtl.protocol.measures import Measure
 from jaxtl.protocol.runs import COLUMNS
 
 LEARNING_RATE = "learning_rate"  # the one hyperparameter whose quantile is the same in trial i of every method
@@ -221,7 +222,7 @@ def check_draws(tuning: Iterable[int], report: Iterable[int]) -> tuple[list[int]
 
 
 def check_plan(
-    methods: Sequence[Method], honest: list[str], folds: int, contrasts: list[tuple[str, str]], margin: float
+    methods: Sequence[Method], honest: list[str], folds: int, contrasts: list[tuple[str, str]], measure: Measure
 ) -> None:
     """Refuse repeated or unknown names, and folds or a margin that mean nothing."""
     names = [method.name for method in methods]
@@ -237,5 +238,7 @@ def check_plan(
         raise InputError("a pair repeats a method or another pair", where="contrasts", todo="ask each contrast once")
     if not isinstance(folds, int) or folds < 2:
         raise InputError(f"{folds}", where="folds", todo="give an integer >= 2")
-    if not 0 < margin < 1:
-        raise InputError(f"{margin}", where="margin", todo="give a fraction of accuracy: 0.01 is one point")
+    if not 0 < measure.margin < math.inf or (measure.percent and measure.margin >= 1):
+        raise InputError(
+            f"{measure.margin}", where=f"margin of {measure.name}", todo="of an accuracy 0.01 is one point"
+        )

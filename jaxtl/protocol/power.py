@@ -7,6 +7,8 @@ import math
 
 import numpy as np
 
+from jaxtl.protocol.measures import ACCURACY, Measure
+
 SIGNIFICANCE = 0.05
 POWER = 0.8
 EXACT = 14  # draws up to which all sign patterns are counted
@@ -18,7 +20,7 @@ def smallest_p(n: int) -> float:
     return 2.0 ** (1 - n)
 
 
-def cannot_decide(draws: int, contrasts: int, *, margin: float = 0.01) -> str:
+def cannot_decide(draws: int, contrasts: int, *, measure: Measure = ACCURACY) -> str:
     """What a comparison with so few report draws is unable to say, in one line, to be told before it starts.
 
     With m contrasts under Holm's correction the smallest p must be below 5 % / m, and with n draws none is smaller than
@@ -27,7 +29,7 @@ def cannot_decide(draws: int, contrasts: int, *, margin: float = 0.01) -> str:
     Args:
         draws: report draws.
         contrasts: how many are corrected for each other.
-        margin: effects smaller than this do not matter; 0.01 is one point.
+        measure: has the margin below which effects do not matter.
 
     Returns:
         The line; "" where differences can be found, or none is asked for.
@@ -47,10 +49,11 @@ def cannot_decide(draws: int, contrasts: int, *, margin: float = 0.01) -> str:
         enough += 1
     least = f"p is {min(1.0, contrasts * smallest_p(draws)):.2g} at least"
     least += f" with {contrasts} contrasts" if contrasts > 1 else ""
-    sd = 100 * margin * math.sqrt(draws) / t_quantile(draws)
+    margin, digits = measure.scale * measure.margin, measure.difference_pattern
+    sd = margin * math.sqrt(draws) / t_quantile(draws)
     return (
         f"{draws} report draws cannot show a difference ({least}; {enough} draws can); "
-        f'"no effect beyond ±{100 * margin:g}" needs differences with an sd below {sd:.2f} points'
+        f'"no effect beyond ±{margin:g}" needs differences with an sd below {sd:{digits}}{measure.points}'
     )
 
 

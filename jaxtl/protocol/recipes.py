@@ -17,6 +17,7 @@ from jaxtl.errors import InputError
 from jaxtl.labels import TRANSFERRED, some
 from jaxtl.program import Program, Weights
 from jaxtl.protocol.design import Draw, Range, Setting
+from jaxtl.protocol.measures import ACCURACY, Measure
 from jaxtl.trees import Tree
 
 
@@ -66,6 +67,9 @@ class Problem(Protocol):
         title: what is asked, in a line.
         origin: of its data, in words.
         points: of a learning curve.
+
+    It may have two more: `measure`, what `test` reports as "test" (`ACCURACY` when left out), and `truth`, the test
+    examples that its predictions are about.
     """
 
     config: Any
@@ -105,6 +109,11 @@ class Problem(Protocol):
     def test(self, trained: Trained, draw: Draw) -> tuple[Mapping[str, float], Mapping[str, np.ndarray]]:
         """(metrics with "test", arrays), once per report run."""
         ...
+
+
+def measure_of(problem: Problem) -> Measure:
+    """What a problem's test data are asked."""
+    return getattr(problem, "measure", ACCURACY)
 
 
 def rates_of(program: Program, setting: Setting, reach: Mapping[str, float]) -> dict[str, float]:

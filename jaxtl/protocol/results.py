@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from jaxtl.errors import InputError
-from jaxtl.protocol.measures import Truth, balanced_accuracy, confusion_matrix
+from jaxtl.protocol.measures import ACCURACY, Measure, Truth, balanced_accuracy, confusion_matrix, number
 from jaxtl.protocol.runs import COLUMNS, Run
 from jaxtl.protocol.statistics import Contrast, Summary, contrast, summarise
 
@@ -29,12 +29,12 @@ class Result:
         axes: what tells this problem from the others of the experiment, {"n_per_class": 20, "source_examples": 25000};
             columns in every file. Numbers that differ between results become the x axis of a picture.
         runs: every run of the comparison, those that choose and those that report. Report runs have the metric "test"
-            (accuracy, a fraction) and may have "train", "source" (the accuracy kept on the source task),
+            (the measure) and may have "train", "source" (what is kept on the source task),
             "lambda/LABEL" and "effective_rate/LABEL"; where one is missing a dash is shown.
         contrasts: the primary ones, fixed before the results were seen and corrected for each other.
         arrays: `RunStore.arrays`. Shown where a report run has them, all [T]: "curve/step", "curve/loss",
-            "curve/validation" (accuracy, a fraction), "curve/norm/LABEL", "curve/distance/LABEL" (from the anchor).
-        margin: effects smaller than this do not matter, as `compare` was told; 0.01 is one point.
+            "curve/validation" (the measure), "curve/norm/LABEL", "curve/distance/LABEL" (from the anchor).
+        measure: what "test", "train" and "source" are.
         truth: the test examples that the array "prediction" [N] of a report run is about. With it, what guessing gives,
             balanced accuracies and confusions of classes are shown.
 
@@ -47,7 +47,7 @@ class Result:
     runs: list[Run]
     contrasts: list[Contrast]
     arrays: Callable[[Run], dict[str, np.ndarray]]
-    margin: float = 0.01
+    measure: Measure = ACCURACY
     truth: Truth | None = None
 
     def __post_init__(self) -> None:
@@ -87,10 +87,10 @@ class Result:
         """Method − baseline, paired by draw and uncorrected; None where one of them was not run or is the other."""
         if method == baseline or not {(method, selection), (baseline, selection)} <= self.summaries.keys():
             return None
-        return contrast(self.runs, method, baseline, selection=selection, margin=self.margin)
+        return contrast(self.runs, method, baseline, selection=selection, measure=self.measure)
 
     def gap(self, method: str, selection: str) -> float:
-        """Mean of train − test accuracy over the draws that have both; NaN where none has."""
+        """Mean of train − test over the draws that have both; NaN where none has."""
         runs = [run for run in self.reported(method, selection) if "train" in run.metrics]
         return float(np.mean([run.metrics["train"] - run.metrics["test"] for run in runs])) if runs else math.nan
 
@@ -118,7 +118,9 @@ class Result:
 
     def looked_into(self, baseline: str) -> dict[str, list[np.ndarray]]:
         """The confusions of the baseline and of the best method, as far as they were kept: by a name for a panel."""
-        best = max(self.methods, key=lambda method: self.summaries[method, self.shown(method)].accuracy_mean)
+        best = max(
+            self.methods, key=lambda method: self.measure.better(self.summaries[method, self.shown(method)].mean)
+        )
         roles = {baseline: "baseline"} if baseline in self.methods else {}
         roles[best] = "baseline and best" if best == baseline else "best"
         found = {f"{name} ({role})": self.confusions(name, self.shown(name)) for name, role in roles.items()}
@@ -172,28 +174,16 @@ def headed(title: str, preset: str) -> str:
     return f"{title} ({CHECK})" if preset == "smoke" else title
 
 
-def number(value: float, pattern: str) -> str:
-    """A formatted number with a true minus sign, none before what is rounded to 0, and a dash for NaN.
-
-    Example:
-        >>> number(-0.04, ".1f"), number(-0.04, "+.1f"), number(-0.06, ".1f"), number(math.nan, ".1f")
-        ('0.0', '+0.0', '−0.1', '–')
-    """
-    if not math.isfinite(value):
-        return "–"
-    text = format(value, pattern)
-    return format(0.0, pattern) if float(text) == 0 else text.replace("-", "−")
-
-
 def points(c: Contrast) -> str:
-    """A difference in points with its interval.
+    """A difference with its interval, in points or in the unit of its measure.
 
     Example:
         >>> points(Contrast("a", "b", 0.012, 0.01, (0.005, 0.019), 0.01, 0.01, 10, "helps", 0.01))
         '+1.20 [0.50, 1.90]'
     """
-    low, high = (number(100 * end, ".2f") for end in c.ci95)
-    return number(100 * c.difference, "+.2f") + (f" [{low}, {high}]" if math.isfinite(c.ci95[0]) else "")
+    scale, pattern = c.measure.scale, c.measure.difference_pattern
+    low, high = (number(scale * end, pattern) for end in c.ci95)
+    return number(scale * c.difference, f"+{pattern}") + (f" [{low}, {high}]" if math.isfinite(c.ci95[0]) else "")
 
 
 def compact(value: float) -> str:

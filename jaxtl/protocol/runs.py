@@ -39,10 +39,10 @@ class Run:
         edges: of a report run, the hyperparameters at an end of what was tried: "NAME<" at the lowest value, "NAME>" at
             the highest. A better value may lie beyond.
         validation: the score that choices are made by, larger is better; −inf where the run diverged.
-        metrics: of a report run, "test" (accuracy, a fraction) and whatever else the experiment measured.
+        metrics: of a report run, "test" (the measure) and whatever else the experiment measured.
         arrays: names of the arrays kept beside the run: `RunStore.arrays` reads them.
         seconds: wall time of training alone; the first run of a program also pays its compilation.
-        diverged: the loss or a score was not finite. Such a run is never chosen, and its test accuracy counts as 0.
+        diverged: the loss or a score was not finite. Such a run is never chosen, and counts as `Measure.failed`.
         note: what was said when it diverged.
         chosen_in: of a report run, the stage of the runs that chose its setting.
         scores: of a run that chooses, what further selections say of it.

@@ -1,7 +1,7 @@
 """Paired comparisons over draws: interval, sign-flip test, Holm's correction, verdict, and what could have been seen.
 
 Two methods are compared draw by draw: a draw fixes subset, head initialisation, batch order and augmentation for both,
-so what these contribute to both accuracies cancels in their difference.
+so what these contribute to both cancels in their difference.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from jaxtl.errors import InputError, suggest
+from jaxtl.protocol.measures import ACCURACY, Measure, number
 from jaxtl.protocol.power import POWER, SIGNIFICANCE, detectable_difference, t_quantile
 from jaxtl.protocol.runs import Run
 
@@ -21,21 +22,22 @@ INTERVAL_COVERS = "Intervals cover the draws (subset, head initialisation, batch
 
 @dataclass(frozen=True)
 class Contrast:
-    """Method a minus method b, paired over draws. Accuracies are fractions: 0.01 is one point.
+    """Method a minus method b, paired over draws. Of an accuracy, 0.01 is one point.
 
     Attributes:
         a, b: the two methods.
-        difference: mean of accuracy(a) − accuracy(b) over draws.
+        difference: mean of a − b over draws, in the unit of the measure.
         sd: standard deviation of the differences over draws (n − 1); NaN for one draw.
         ci95: 95 % t interval of the difference.
         p: two-sided sign-flip p value. With n draws it cannot fall below 2/2ⁿ: under 6 draws nothing is significant,
             and four contrasts with Holm's correction need 8 (`cannot_decide`).
         p_holm: p corrected over the family of contrasts it was asked in; p itself for a contrast asked alone.
         n: number of draws.
-        verdict: "helps", "hurts", "no effect beyond ±1" (the margin, in points) or "undecided".
+        verdict: "helps", "hurts", "no effect beyond ±1" (the margin, as the measure is told) or "undecided".
         detectable: the smallest true difference that is found with 80 % power, with this sd and n, by the very rule
             behind the verdicts: sign flips, Holm's correction beside the other contrasts, and the interval. Infinite
             where no difference would be found.
+        measure: of which it is a difference.
     """
 
     a: str
@@ -48,6 +50,7 @@ class Contrast:
     n: int
     verdict: str
     detectable: float
+    measure: Measure = ACCURACY
 
 
 @dataclass(frozen=True)
@@ -55,20 +58,20 @@ class Summary:
     """The report runs of one method under one selection, ordered by seed.
 
     Attributes:
-        accuracy_mean, accuracy_sd: of test accuracy over draws (n − 1; NaN for one draw); fractions.
-        accuracies, seeds, settings: one per draw.
+        mean, sd: of the measure on test data over draws (n − 1; NaN for one draw).
+        values, seeds, settings: one per draw.
         metrics: mean over the draws of every metric; a draw that diverged has no metric but "test".
         edges: hyperparameters that ended at an end of their design in any draw: "NAME<" or "NAME>".
-        diverged: number of draws that diverged; their accuracy counts as 0.
+        diverged: number of draws that diverged; they count as `Measure.failed`.
         seconds: training time of all report runs; a run shared by both selections counts in both.
         choosing_seconds: training time of the runs that chose the setting.
     """
 
     method: str
     selection: str
-    accuracy_mean: float
-    accuracy_sd: float
-    accuracies: tuple[float, ...]
+    mean: float
+    sd: float
+    values: tuple[float, ...]
     seeds: tuple[int, ...]
     settings: tuple[dict[str, float], ...]
     metrics: dict[str, float]
@@ -83,13 +86,13 @@ class Summary:
         return self.settings[0] if all(setting == self.settings[0] for setting in self.settings) else None
 
 
-def paired(a: str, b: str, differences: Sequence[float] | np.ndarray, *, margin: float = 0.01) -> Contrast:
+def paired(a: str, b: str, differences: Sequence[float] | np.ndarray, *, measure: Measure = ACCURACY) -> Contrast:
     """Judge paired differences by themselves, without correction for other contrasts.
 
     Args:
         a, b: names for the record.
-        differences: [n] accuracy(a) − accuracy(b), one per draw; fractions.
-        margin: effects smaller than this do not matter; 0.01 is one point.
+        differences: [n] a − b, one per draw; of accuracies, fractions.
+        measure: says which direction helps, and below which margin effects do not matter.
 
     Returns:
         A Contrast. One draw gives no interval and no test; a difference that is not finite gives no figure at all:
@@ -112,22 +115,22 @@ def paired(a: str, b: str, differences: Sequence[float] | np.ndarray, *, margin:
             half = t_quantile(n) * sd / math.sqrt(n)
             p, detectable = sign_flip_p(values), detectable_difference(sd, n)
     interval = (mean - half, mean + half)
-    verdict = _verdict(interval, p, margin)
-    return Contrast(a, b, mean, sd, interval, p, p, n, verdict, detectable)
+    verdict = _verdict(interval, p, measure)
+    return Contrast(a, b, mean, sd, interval, p, p, n, verdict, detectable, measure)
 
 
-def contrast(runs: Iterable[Run], a: str, b: str, *, selection: str = "tuned", margin: float = 0.01) -> Contrast:
-    """Compare two methods by the test accuracy of their report runs, paired by draw; without correction.
+def contrast(runs: Iterable[Run], a: str, b: str, *, selection: str = "tuned", measure: Measure = ACCURACY) -> Contrast:
+    """Compare two methods by their report runs on test data, paired by draw; without correction.
 
     Raises:
         InputError: no report runs of a method under that selection, or the two have different draws.
     """
     runs = list(runs)
-    return _contrast_runs(a, b, _reported(runs, a, selection), _reported(runs, b, selection), margin)
+    return _contrast_runs(a, b, _reported(runs, a, selection), _reported(runs, b, selection), measure)
 
 
 def contrast_family(
-    runs: Iterable[Run], pairs: Iterable[tuple[str, str]], *, selection: str = "tuned", margin: float = 0.01
+    runs: Iterable[Run], pairs: Iterable[tuple[str, str]], *, selection: str = "tuned", measure: Measure = ACCURACY
 ) -> list[Contrast]:
     """The contrasts that a question was fixed on, judged together.
 
@@ -135,20 +138,20 @@ def contrast_family(
     a contrast beside these others.
     """
     runs = list(runs)
-    alone = [contrast(runs, a, b, selection=selection, margin=margin) for a, b in pairs]
+    alone = [contrast(runs, a, b, selection=selection, measure=measure) for a, b in pairs]
     ps = [c.p for c in alone]
     return [
         replace(
             c,
             p_holm=p_holm,
-            verdict=_verdict(c.ci95, p_holm, margin),
+            verdict=_verdict(c.ci95, p_holm, measure),
             detectable=detectable_difference(c.sd, c.n, _holm_factor(ps[:k] + ps[k + 1 :])),
         )
         for k, (c, p_holm) in enumerate(zip(alone, holm(ps), strict=True))
     ]
 
 
-def price_of_choosing(runs: Iterable[Run], *, margin: float = 0.01) -> dict[str, Contrast]:
+def price_of_choosing(runs: Iterable[Run], *, measure: Measure = ACCURACY) -> dict[str, Contrast]:
     """What each method loses by choosing from its labelled examples alone: tuned − honest, where both were run."""
     runs = list(runs)
     present = dict.fromkeys((run.method, run.selection) for run in runs if run.stage == "report")
@@ -158,7 +161,7 @@ def price_of_choosing(runs: Iterable[Run], *, margin: float = 0.01) -> dict[str,
             f"{method} (honest)",
             _reported(runs, method, "tuned"),
             _reported(runs, method, "honest"),
-            margin,
+            measure,
         )
         for method, selection in present
         if selection == "tuned" and (method, "honest") in present
@@ -173,7 +176,7 @@ def summarise(runs: Iterable[Run]) -> list[Summary]:
 
 
 def verdict_sentence(c: Contrast) -> str:
-    """A contrast in one line, in points.
+    """A contrast in one line.
 
     Example:
         >>> print(verdict_sentence(paired("l2_sp", "l2", [0.001, -0.002, 0.003, 0.002, 0.0, 0.001])))
@@ -182,14 +185,15 @@ def verdict_sentence(c: Contrast) -> str:
     head, draws = f"{c.a} vs {c.b}:", f"over {c.n} draw{'s' if c.n > 1 else ''}"
     if not math.isfinite(c.difference):
         return f"{head} not a number {draws}: {c.verdict}"
-    points = f"{100 * c.difference:+z.2f}".replace("-", "−")
+    scale, pattern, unit = c.measure.scale, c.measure.difference_pattern, c.measure.points
+    difference = number(scale * c.difference, f"+{pattern}")
     if c.n == 1:
-        return f"{head} {points} points {draws}: {c.verdict} (one draw gives no interval)"
-    low, high = (f"{100 * end:z.2f}".replace("-", "−") for end in c.ci95)
-    power = f"detectable at {100 * POWER:.0f} % power: {100 * c.detectable:.2f}"
+        return f"{head} {difference}{unit} {draws}: {c.verdict} (one draw gives no interval)"
+    low, high = (number(scale * end, pattern) for end in c.ci95)
+    power = f"detectable at {100 * POWER:.0f} % power: {scale * c.detectable:{pattern}}"
     if math.isinf(c.detectable):
         power = "too few draws to find a difference"
-    return f"{head} {points} points [{low}, {high}] {draws}: {c.verdict} ({power})"
+    return f"{head} {difference}{unit} [{low}, {high}] {draws}: {c.verdict} ({power})"
 
 
 def sign_flip_p(differences: Sequence[float] | np.ndarray) -> float:
@@ -252,7 +256,7 @@ def _holm_factor(others: Sequence[float]) -> int:
     return count - rejected
 
 
-def _verdict(interval: tuple[float, float], p: float, margin: float) -> str:
+def _verdict(interval: tuple[float, float], p: float, measure: Measure) -> str:
     """Significance first: an effect that is surely there but small "helps" or "hurts", and its size stands beside it.
 
     A difference from 0 needs both the (corrected) sign-flip test and the interval. "No effect" needs the printed 95 %
@@ -261,8 +265,9 @@ def _verdict(interval: tuple[float, float], p: float, margin: float) -> str:
     """
     low, high = interval
     if p < SIGNIFICANCE and (low > 0 or high < 0):
-        return "helps" if low > 0 else "hurts"
-    return f"no effect beyond ±{100 * margin:g}" if -margin < low and high < margin else "undecided"
+        return "helps" if (low > 0) == measure.larger else "hurts"
+    small = -measure.margin < low and high < measure.margin
+    return f"no effect beyond ±{measure.scale * measure.margin:g}" if small else "undecided"
 
 
 def _reported(runs: Iterable[Run], method: str, selection: str) -> list[Run]:
@@ -278,16 +283,16 @@ def _reported(runs: Iterable[Run], method: str, selection: str) -> list[Run]:
     return found
 
 
-def _contrast_runs(a: str, b: str, first: list[Run], second: list[Run], margin: float) -> Contrast:
+def _contrast_runs(a: str, b: str, first: list[Run], second: list[Run], measure: Measure) -> Contrast:
     if [run.seed for run in first] != [run.seed for run in second]:
         raise InputError("different draws", where=f"{a} vs {b}", todo="compare runs that share their draws")
     differences = [ours.metrics["test"] - theirs.metrics["test"] for ours, theirs in zip(first, second, strict=True)]
-    return paired(a, b, differences, margin=margin)
+    return paired(a, b, differences, measure=measure)
 
 
 def _summary(runs: list[Run], method: str, selection: str) -> Summary:
     report = _reported(runs, method, selection)
-    accuracies = tuple(run.metrics["test"] for run in report)
+    values = tuple(run.metrics["test"] for run in report)
     choosing = report[0].chosen_in
     by_metric: dict[str, list[float]] = {}
     for run in report:
@@ -296,12 +301,12 @@ def _summary(runs: list[Run], method: str, selection: str) -> Summary:
     return Summary(
         method=method,
         selection=selection,
-        accuracy_mean=float(np.mean(accuracies)),
-        accuracy_sd=float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else math.nan,
-        accuracies=accuracies,
+        mean=float(np.mean(values)),
+        sd=float(np.std(values, ddof=1)) if len(values) > 1 else math.nan,
+        values=values,
         seeds=tuple(run.seed for run in report),
         settings=tuple(run.setting for run in report),
-        metrics={name: float(np.mean(values)) for name, values in by_metric.items()},
+        metrics={name: float(np.mean(found)) for name, found in by_metric.items()},
         edges=tuple(dict.fromkeys(edge for run in report for edge in run.edges)),
         diverged=sum(run.diverged for run in report),
         seconds=sum(run.seconds for run in report),

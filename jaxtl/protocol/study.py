@@ -11,7 +11,7 @@ from jaxtl.data import keep_to_data
 from jaxtl.loop import raise_if_stopped
 from jaxtl.protocol.compare import compare
 from jaxtl.protocol.design import Draw, planned_runs
-from jaxtl.protocol.recipes import Problem, Recipe
+from jaxtl.protocol.recipes import Problem, Recipe, measure_of
 from jaxtl.protocol.results import Axes, Result
 from jaxtl.protocol.runs import RunStore, identity
 from jaxtl.protocol.training import Trainer
@@ -133,8 +133,9 @@ def study(
             honest=chosen,
             folds=config.folds,
             contrasts=[pair for pair in contrasts if set(pair) <= set(names)],
+            measure=measure_of(problem),
             store=store,
             progress=tell,
         )
     truth = getattr(problem, "truth", None)
-    return Result(problem.title, dict(axes or {}), runs, verdicts, store.arrays, truth=truth)
+    return Result(problem.title, dict(axes or {}), runs, verdicts, store.arrays, measure_of(problem), truth)

@@ -13,7 +13,7 @@ from jaxtl.errors import InputError, suggest
 from jaxtl.loop import raise_if_stopped
 from jaxtl.program import Program, Weights
 from jaxtl.protocol.design import Draw, Method, Setting
-from jaxtl.protocol.recipes import Problem, Recipe, Trained, range_of
+from jaxtl.protocol.recipes import Problem, Recipe, Trained, measure_of, range_of
 from jaxtl.protocol.runs import Run, RunStore
 from jaxtl.sweep import Ended, run, run_all
 
@@ -90,7 +90,7 @@ class Trainer:
             measure: (trained, settings) -> metrics of each beside the validation score.
 
         Returns:
-            In the order of the settings; test 0 for one that diverged.
+            In the order of the settings; `Measure.failed` for one that diverged.
         """
         plans = [Run(name, stage, "", draw.seed, draw.fold, k, dict(setting)) for k, setting in enumerate(settings)]
         missing = [plan for plan in plans if store.find(plan) is None]
@@ -104,7 +104,7 @@ class Trainer:
             for plan, one, metrics in zip(missing, trained, measured, strict=True):
                 run = dataclasses.replace(plan, seconds=seconds, metrics=metrics)
                 if one is None:
-                    metrics = metrics | {"test": 0.0}
+                    metrics = metrics | {"test": measure_of(self.problem).failed}
                     run = dataclasses.replace(run, validation=-math.inf, metrics=metrics, diverged=True)
                 else:
                     run = dataclasses.replace(run, validation=self.problem.validate(one, draw))

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxtl.errors import InputError, NotFinite
 from jaxtl.protocol.design import Draw, Method, Setting, check_columns, edges_of, trial_settings
+from jaxtl.protocol.measures import ACCURACY, Measure
 from jaxtl.protocol.runs import COLUMNS, Run
 
 NO_NUMBER = "the loss or a parameter is not finite"
@@ -47,6 +48,7 @@ class Worker:
         validate: (trained, draw) -> score, larger is better.
         scores: further scores of runs that choose, by selection.
         test: (trained, draw) -> (metrics with "test", arrays), for reports.
+        measure: what "test" is.
     """
 
     methods: Mapping[str, Method]
@@ -54,6 +56,7 @@ class Worker:
     validate: Callable[[Any, Draw], float]
     scores: Mapping[str, Callable[[Any, Draw], float]]
     test: Callable[[Any, Draw], tuple[Mapping[str, float], Mapping[str, np.ndarray]]]
+    measure: Measure = ACCURACY
 
     def settings(self, method: str) -> list[Setting]:
         """Those that are tried, by trial."""
@@ -93,22 +96,22 @@ class Worker:
         try:
             trained = method.train(dict(plan.setting), draw)
         except NotFinite as error:
-            return _diverged(replace(plan, seconds=time.perf_counter() - started), str(error)), {}
+            return self._diverged(replace(plan, seconds=time.perf_counter() - started), str(error)), {}
         run = self._validated(replace(plan, seconds=time.perf_counter() - started), trained, draw)
         if run.diverged:
             return run, {}
         metrics, arrays = self.test(trained, draw)
-        metrics = _checked_metrics(metrics, run)
+        metrics = _checked_metrics(metrics, run, self.measure)
         if not math.isfinite(metrics["test"]):
-            return _diverged(run, f"test accuracy {metrics['test']}"), {}
+            return self._diverged(run, f"test {self.measure.name} {metrics['test']}"), {}
         return replace(run, metrics=metrics, arrays=tuple(arrays)), arrays
 
     def _scored(self, run: Run, trained: Any | None, draw: Draw) -> Run:
         """With what choices are made by."""
         if isinstance(trained, NotFinite):
-            return _diverged(run, str(trained))
+            return self._diverged(run, str(trained))
         if trained is None:
-            return _diverged(run, NO_NUMBER)
+            return self._diverged(run, NO_NUMBER)
         run = self._validated(run, trained, draw)
         return (
             run if run.diverged else replace(run, scores={n: float(f(trained, draw)) for n, f in self.scores.items()})
@@ -116,7 +119,11 @@ class Worker:
 
     def _validated(self, run: Run, trained: Any, draw: Draw) -> Run:
         run = replace(run, validation=float(self.validate(trained, draw)))
-        return run if math.isfinite(run.validation) else _diverged(run, f"validation score {run.validation}")
+        return run if math.isfinite(run.validation) else self._diverged(run, f"validation score {run.validation}")
+
+    def _diverged(self, run: Run, note: str) -> Run:
+        metrics = {"test": self.measure.failed} if run.stage == "report" else {}
+        return replace(run, validation=-math.inf, metrics=metrics, diverged=True, note=note)
 
 
 def _train_all(method: Method, settings: Sequence[Setting], draw: Draw) -> Sequence[Any]:
@@ -135,17 +142,16 @@ def _train_all(method: Method, settings: Sequence[Setting], draw: Draw) -> Seque
     return trained
 
 
-def _diverged(run: Run, note: str) -> Run:
-    metrics = {"test": 0.0} if run.stage == "report" else {}
-    return replace(run, validation=-math.inf, metrics=metrics, diverged=True, note=note)
-
-
-def _checked_metrics(metrics: Mapping[str, float], run: Run) -> dict[str, float]:
+def _checked_metrics(metrics: Mapping[str, float], run: Run, measure: Measure) -> dict[str, float]:
     where = f"test of {run.method}"
     check_columns(metrics, taken={*COLUMNS, *run.setting}, where=where)
     numbers = {name: float(value) for name, value in metrics.items()}
     if "test" not in numbers:
-        raise InputError(f"no metric 'test' among: {', '.join(numbers)}", where=where, todo="return test accuracy")
-    if math.isfinite(numbers["test"]) and not 0 <= numbers["test"] <= 1:
-        raise InputError(f"test accuracy {numbers['test']}", where=where, todo="return it as a fraction, 0 to 1")
+        raise InputError(
+            f"no metric 'test' among: {', '.join(numbers)}", where=where, todo=f"return test {measure.name}"
+        )
+    low, high = measure.bounds
+    if math.isfinite(numbers["test"]) and not low <= numbers["test"] <= high:
+        todo = f"return it as a fraction, {low:g} to {high:g}" if measure.percent else f"it lies in {low:g} to {high:g}"
+        raise InputError(f"test {measure.name} {numbers['test']}", where=where, todo=todo)
     return numbers

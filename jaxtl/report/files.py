@@ -18,7 +18,7 @@ from jaxtl.protocol import Contrast, Run, Summary, price_of_choosing, to_csv
 from jaxtl.protocol.results import Result, headed, slug, varying
 from jaxtl.report.plots.comparison import Plot, finished, plots_across, plots_of
 from jaxtl.report.plots.style import styled
-from jaxtl.report.tables import accuracy_table, notes, setting_table
+from jaxtl.report.tables import method_table, notes, setting_table
 from jaxtl.text import code, markdown
 
 REQUIRED = ("experiment", "data", "device", "config")
@@ -29,7 +29,8 @@ def write_files(
 ) -> list[Path]:
     """Write plots/*.png, runs.csv, summary.md and, since it marks a finished run, summary.json at the end.
 
-    In summary.json accuracies, differences, their sd, ci95 and "detectable" are fractions (0.01 is one point), seconds
+    In summary.json the measure, differences, their sd, ci95 and "detectable" are as computed: of an accuracy fractions
+    (0.01 is one point). Seconds
     are seconds, and a number that does not exist (the sd of one draw) is null. "seconds" of a method is the training of
     its report runs, "choosing_seconds" that of the runs its setting was chosen by. "setting" is null where draws chose
     different ones; then "settings" has one per draw. "metrics" are means over draws.
@@ -112,11 +113,11 @@ def _summary(header: Mapping[str, Any], results: Sequence[Result]) -> dict[str, 
             for result in results
             if result.truth is not None
         ],
-        "contrasts": [{**result.axes, **asdict(c)} for result in results for c in result.contrasts],
+        "contrasts": [{**result.axes, **contrast_figures(c)} for result in results for c in result.contrasts],
         "price_of_choosing": [
             {**result.axes, "method": method, **_price(c)}
             for result in results
-            for method, c in price_of_choosing(result.runs).items()
+            for method, c in price_of_choosing(result.runs, measure=result.measure).items()
         ],
     }
 
@@ -129,9 +130,10 @@ def _method(summary: Summary, result: Result) -> dict[str, Any]:
         "setting": summary.setting,
         "settings": None if summary.setting is not None else summary.settings,
         "edges": summary.edges,
-        "accuracy_mean": summary.accuracy_mean,
-        "accuracy_sd": summary.accuracy_sd,
-        "accuracies": summary.accuracies,
+        "measure": result.measure.name,
+        "mean": summary.mean,
+        "sd": summary.sd,
+        "values": summary.values,
         "balanced_accuracy_mean": result.balanced[summary.method, summary.selection],
         "seeds": summary.seeds,
         "diverged": summary.diverged,
@@ -141,9 +143,14 @@ def _method(summary: Summary, result: Result) -> dict[str, Any]:
     }
 
 
+def contrast_figures(c: Contrast) -> dict[str, Any]:
+    """What summary.json keeps of a contrast."""
+    return asdict(c) | {"measure": c.measure.name}
+
+
 def _price(c: Contrast) -> dict[str, Any]:
     """tuned − honest: an estimate, without the verdict and the correction of a family of contrasts."""
-    return {name: value for name, value in asdict(c).items() if name not in ("a", "b", "p_holm", "verdict")}
+    return {name: value for name, value in contrast_figures(c).items() if name not in ("a", "b", "p_holm", "verdict")}
 
 
 def _with_axes(results: Sequence[Result]) -> list[Run]:
@@ -170,7 +177,7 @@ def _markdown(
     for result, plots in zip(results, of_results, strict=True):
         parts += [
             f"## {markdown(headed(result.title, preset_of(header)))}",
-            accuracy_table(result, baseline).markdown(),
+            method_table(result, baseline).markdown(),
             setting_table(result).markdown(),
         ]
         for note in notes(result, baseline):

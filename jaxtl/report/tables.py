@@ -14,7 +14,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from jaxtl.protocol import INTERVAL_COVERS, Run, Summary, price_of_choosing, verdict_sentence
-from jaxtl.protocol.measures import Truth
+from jaxtl.protocol.measures import ACCURACY, Measure, Truth
 from jaxtl.protocol.results import Result, compact, headed, number, points
 from jaxtl.report.plots.confusions import in_words
 from jaxtl.text import markdown, printable
@@ -69,7 +69,7 @@ class Note(NamedTuple):
 
 
 def print_result(result: Result, console: Console, *, baseline: str = "l2", preset: str = "") -> None:
-    """Show what came out: accuracies and differences, the settings chosen, verdicts, and what the intervals cover.
+    """Show what came out: figures and differences, the settings chosen, verdicts, and what the intervals cover.
 
     Args:
         result: the comparison.
@@ -84,7 +84,7 @@ def print_result(result: Result, console: Console, *, baseline: str = "l2", pres
         console.print(line if plain else Padding(line, (0, 0, 0, indent)), soft_wrap=plain)
 
     say(headed(result.title, preset), "bold")
-    for table in (accuracy_table(result, baseline), setting_table(result)):
+    for table in (method_table(result, baseline), setting_table(result)):
         console.line()
         console.print(Text(table.plain()) if plain else table.rich(), soft_wrap=plain)
     for note in notes(result, baseline):
@@ -95,15 +95,15 @@ def print_result(result: Result, console: Console, *, baseline: str = "l2", pres
             say(line, "" if note.heading else "dim", 2 if note.heading else 0)
 
 
-def accuracy_table(result: Result, baseline: str) -> Table:
-    """A row for every method: accuracy under each selection, difference to the baseline, what else was measured."""
-    selections = result.selections
+def method_table(result: Result, baseline: str) -> Table:
+    """A row for every method: the measure under each selection, difference to the baseline, what else was measured."""
+    selections, measure = result.selections, result.measure
     compared = [selection for selection in selections if (baseline, selection) in result.summaries]
-    shown = ["accuracy"] if selections == ["tuned"] else selections
+    shown = [measure.name] if selections == ["tuned"] else selections
     against = [f"− {baseline}" + ("" if selection == "tuned" else f", {selection}") for selection in compared]
     worse = sorted({name for run in result.runs for name in run.metrics if name.startswith("corrupted/")})
     measured = {
-        "balanced": result.truth is not None and result.truth.unequal,
+        "balanced": measure == ACCURACY and result.truth is not None and result.truth.unequal,
         "source": result.measured("source"),
         "corrupted": bool(worse),
         "train − test": result.measured("train"),
@@ -111,20 +111,20 @@ def accuracy_table(result: Result, baseline: str) -> Table:
     rest = [name for name, there in measured.items() if there]
     rows = []
     for method in result.methods:
-        row = [_mean_and_sd(result.summaries.get((method, selection))) for selection in selections]
+        row = [_mean_and_sd(result.summaries.get((method, selection)), measure) for selection in selections]
         row += [_difference(result, method, baseline, selection) for selection in compared]
         selection = result.shown(method)
         summary = result.summaries[method, selection]
         found = {
             "balanced": number(100 * result.balanced[method, selection], ".1f"),
-            "source": number(100 * summary.metrics.get("source", math.nan), ".1f"),
-            "corrupted": number(100 * _mean([summary.metrics.get(name, math.nan) for name in worse]), ".1f"),
-            "train − test": number(100 * result.gap(method, selection), "+.1f"),
+            "source": measure.shown(summary.metrics.get("source", math.nan)),
+            "corrupted": measure.shown(_mean([summary.metrics.get(name, math.nan) for name in worse])),
+            "train − test": number(measure.scale * result.gap(method, selection), f"+{measure.pattern}"),
         }
         seconds = f"{_seconds(summary.choosing_seconds)} + {_seconds(summary.seconds)}"
         rows.append([method, *row, *(found[name] for name in rest), seconds])
     columns = ["method", *shown, *against, *rest, "seconds"]
-    if result.truth is not None:
+    if measure == ACCURACY and result.truth is not None:
         known = dict.fromkeys(shown, result.truth.majority) | {"balanced": result.truth.chance}
         rows.append([MAJORITY, *(number(100 * known[name], ".1f") if name in known else "" for name in columns[1:])])
     return Table(columns, rows)
@@ -182,18 +182,21 @@ def notes(result: Result, baseline: str) -> list[Note]:
 
 def _prices(result: Result) -> list[str]:
     lines = []
-    for method, c in price_of_choosing(result.runs).items():
+    for method, c in price_of_choosing(result.runs, measure=result.measure).items():
         honest = result.summaries[method, "honest"]
         who = "each draw chose for itself" if honest.setting is None else "all draws chose"
         setting = setting_in_words(result.reported(method, "honest"))
         took = f"choosing took {_seconds(honest.choosing_seconds)} s"
-        lines.append(f"{method}: {points(c)} points over {counted(c.n, 'draw')}; {who}: {setting}; {took}")
+        lines.append(
+            f"{method}: {points(c)}{result.measure.points} over {counted(c.n, 'draw')}; {who}: {setting}; {took}"
+        )
     return lines
 
 
 def _diverged(result: Result) -> list[str]:
+    counts = f"{result.measure.name} {result.measure.scale * result.measure.failed:g}"
     return [
-        f"{method}, {selection}: {summary.diverged} of {counted(len(summary.seeds), 'draw')}, counted as accuracy 0"
+        f"{method}, {selection}: {summary.diverged} of {counted(len(summary.seeds), 'draw')}, counted as {counts}"
         for (method, selection), summary in result.summaries.items()
         if summary.diverged
     ]
@@ -209,21 +212,28 @@ def _confused(result: Result, baseline: str) -> list[str]:
 def _fine_print(result: Result, baseline: str) -> list[str]:
     draws = {len(summary.seeds) for summary in result.summaries.values()}
     count = counted(draws.pop(), "draw") if len(draws) == 1 else f"{min(draws)} to {max(draws)} draws"
-    lines = [f"Accuracy on target test data in %, mean ± standard deviation over {count}."]
+    measure = result.measure
+    name = measure.name[0].upper() + measure.name[1:] + ("" if measure.larger else " (smaller is better)")
+    lines = [f"{name} on target test data{' in %' if measure.percent else ''}, mean ± standard deviation over {count}."]
     if baseline in result.methods:
-        lines.append(f"− {baseline}: points, paired by draw, 95 % interval, not corrected for the number of rows.")
+        unit = "points, " if measure.percent else ""
+        lines.append(f"− {baseline}: {unit}paired by draw, 95 % interval, not corrected for the number of rows.")
     else:
         lines.append(f"No differences to {baseline}: it was not run.")
     given, other = ("one source model and ", "other source models or ") if result.measured("source") else ("", "")
     lines.append(f"{INTERVAL_COVERS}, given {given}one test set. They do not cover {other}other data.")
-    if result.truth is not None:
+    if result.truth is not None and measure == ACCURACY:
         lines += [result.truth.sentence, _balanced_in_words(result, result.truth)]
     if any(name.startswith("corrupted/") for run in result.runs for name in run.metrics):
         lines.append(
-            "Corrupted: mean accuracy on the same test images made worse in several ways; each is in runs.csv."
+            f"Corrupted: mean {measure.name} on the same test images made worse in several ways; each is in runs.csv."
         )
-    source = "Source: accuracy kept on the source task, %. " if result.measured("source") else ""
-    gap = "Train − test: points. " if result.measured("train") else ""
+    source = (
+        f"Source: {measure.name} kept on the source task{', %' if measure.percent else ''}. "
+        if result.measured("source")
+        else ""
+    )
+    gap = "Train − test: points. " if result.measured("train") and measure.percent else ""
     lines.append(f"{source}{gap}Seconds: choosing + report runs.")
     if any(summary.edges for summary in result.summaries.values()):
         lines.append("▼ ▲: the lowest or highest value that was tried; a better one may lie beyond.")
@@ -233,18 +243,18 @@ def _fine_print(result: Result, baseline: str) -> list[str]:
 def _balanced_in_words(result: Result, truth: Truth) -> str:
     if truth.unequal:
         return "Balanced: accuracy within each class, averaged over classes."
-    gaps = [abs(result.balanced[key] - summary.accuracy_mean) for key, summary in result.summaries.items()]
+    gaps = [abs(result.balanced[key] - summary.mean) for key, summary in result.summaries.items()]
     known = [gap for gap in gaps if math.isfinite(gap)]
     if not known:
         return "Classes are of nearly one size."
     return f"Classes are of nearly one size: balanced accuracy is within {100 * max(known):.1f} points in every row."
 
 
-def _mean_and_sd(summary: Summary | None) -> str:
+def _mean_and_sd(summary: Summary | None, measure: Measure) -> str:
     if summary is None:
         return DASH
-    sd = number(100 * summary.accuracy_sd, ".1f")
-    return number(100 * summary.accuracy_mean, ".1f") + ("" if sd == DASH else f" ± {sd}")
+    sd = measure.shown(summary.sd)
+    return measure.shown(summary.mean) + ("" if sd == DASH else f" ± {sd}")
 
 
 def _difference(result: Result, method: str, baseline: str, selection: str) -> str:

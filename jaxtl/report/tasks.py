@@ -76,7 +76,7 @@ def task_table(result: Result, tasks: Sequence[str], baseline: str, floor: Mappi
         rows.append(
             [
                 method if selection == "tuned" else f"{method}, {selection}",
-                percent(summary.accuracies),
+                percent(summary.values),
                 points(difference) if difference else "baseline" if is_baseline else DASH,
                 *(percent(metric_of(result, method, selection, f"test/{task}")) for task in tasks),
                 percent(metric_of(result, method, selection, "delta_p"), "+.1f"),

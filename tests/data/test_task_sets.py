@@ -21,14 +21,14 @@ def telling():
 
 def test_two_digits_stand_side_by_side_and_every_answer_is_theirs(telling):
     for part in (two_digits(telling).train, two_digits(telling).test):
-        left, right = part.inputs[:, 0, 0, 0].astype(int), part.inputs[:, 0, 2, 0].astype(int)
-        assert part.inputs.shape[1:] == (3, 4, 1)
-        assert np.array_equal(part.targets["left"], left)
-        assert np.array_equal(part.targets["right"], right)
-        assert np.array_equal(part.targets["larger"], left > right)
-        assert np.array_equal(part.targets["sum"], left + right)
-        assert np.array_equal(part.targets["parity"], (left + right) % 2)
-        assert {target.dtype for target in part.targets.values()} == {np.dtype(np.int32)}
+        left, right = part.images[:, 0, 0, 0].astype(int), part.images[:, 0, 2, 0].astype(int)
+        assert part.images.shape[1:] == (3, 4, 1)
+        assert np.array_equal(part["left"], left)
+        assert np.array_equal(part["right"], right)
+        assert np.array_equal(part["larger"], left > right)
+        assert np.array_equal(part["sum"], left + right)
+        assert np.array_equal(part["parity"], (left + right) % 2)
+        assert {target.dtype for name, target in part.fields.items() if name != "image"} == {np.dtype(np.int32)}
 
 
 def test_a_digit_is_what_its_class_is_called_in_whatever_order(telling):
@@ -37,13 +37,13 @@ def test_a_digit_is_what_its_class_is_called_in_whatever_order(telling):
     parts = [part.having(label=order[part.labels].astype(np.int32)) for part in (telling.train, telling.test)]
     renumbered = dataclasses.replace(telling, train=parts[0], test=parts[1], classes=tuple(names))
     for task in ("left", "sum", "parity", "larger"):
-        expected, found = (two_digits(data).train.targets[task] for data in (telling, renumbered))
+        expected, found = (two_digits(data).train[task] for data in (telling, renumbered))
         assert np.array_equal(expected, found)
 
 
 def test_no_digit_occurs_twice_and_none_on_both_sides(telling):
     pairs = two_digits(telling)
-    seen = [np.concatenate([part.inputs[:, 1, 0, 0], part.inputs[:, 1, 2, 0]]) for part in (pairs.train, pairs.test)]
+    seen = [np.concatenate([part.images[:, 1, 0, 0], part.images[:, 1, 2, 0]]) for part in (pairs.train, pairs.test)]
     assert len(set(seen[0])) == len(seen[0]) == 150
     assert len(set(seen[1])) == len(seen[1]) == 50
     assert set(seen[0]).isdisjoint(seen[1])
@@ -51,8 +51,8 @@ def test_no_digit_occurs_twice_and_none_on_both_sides(telling):
 
 def test_the_order_of_pairs_is_fixed_by_the_seed(telling):
     first, again, other = two_digits(telling, 3), two_digits(telling, 3), two_digits(telling, 4)
-    assert np.array_equal(first.train.inputs, again.train.inputs)
-    assert not np.array_equal(first.train.inputs, other.train.inputs)
+    assert np.array_equal(first.train.images, again.train.images)
+    assert not np.array_equal(first.train.images, other.train.images)
 
 
 def test_two_digits_need_ten_classes():
@@ -63,7 +63,7 @@ def test_two_digits_need_ten_classes():
 
 def test_the_group_is_that_of_the_class():
     data = class_and_group(load("digits"), {"low": ["0", "1", "2"], "high": list("3456789")})
-    assert np.array_equal(data.train.targets["group"], data.train.targets["class"] >= 3)
+    assert np.array_equal(data.train["group"], data.train["class"] >= 3)
     assert data.classes == {"class": 10, "group": 2}
 
 
@@ -82,9 +82,9 @@ def test_groups_cover_every_class_once(groups, what):
 
 def test_low_rank_tasks_have_the_noise_and_the_rank_that_they_say():
     data = low_rank(tasks=5, rank=2, inputs=6, noise=0.5, train=20_000, test=10)
-    y = np.concatenate(list(data.train.targets.values()), axis=1)
-    solution, *_ = np.linalg.lstsq(data.train.inputs, y, rcond=None)
-    left_over = np.mean((y - data.train.inputs @ solution) ** 2, axis=0)
+    y = np.concatenate(list(data.train.without("image").fields.values()), axis=1)
+    solution, *_ = np.linalg.lstsq(data.train.images, y, rcond=None)
+    left_over = np.mean((y - data.train.images @ solution) ** 2, axis=0)
     np.testing.assert_allclose(left_over, list(data.noise.values()), rtol=0.05)
     np.testing.assert_allclose(np.linalg.norm(solution, axis=0), 1.0, atol=0.03)
     assert np.linalg.matrix_rank(solution, tol=0.1) == 2
@@ -102,11 +102,11 @@ def test_linnerud_is_split_and_whole():
     data = linnerud(test=5)
     theirs = load_linnerud()
     for task, column in (("weight", 0), ("waist", 1), ("pulse", 2)):
-        both = np.concatenate([data.train.targets[task], data.test.targets[task]])[:, 0]
+        both = np.concatenate([data.train[task], data.test[task]])[:, 0]
         assert sorted(both) == sorted(theirs.target[:, column])
-    inputs = np.concatenate([data.train.inputs, data.test.inputs])
+    inputs = np.concatenate([data.train.images, data.test.images])
     match = [int(np.flatnonzero((theirs.data == row).all(axis=1))[0]) for row in inputs]
-    weights = np.concatenate([data.train.targets["weight"], data.test.targets["weight"]])[:, 0]
+    weights = np.concatenate([data.train["weight"], data.test["weight"]])[:, 0]
     assert np.array_equal(theirs.target[match, 0], weights)
     with pytest.raises(InputError, match="20 of 20"):
         linnerud(test=20)
@@ -115,27 +115,27 @@ def test_linnerud_is_split_and_whole():
 def test_standardised_inputs_are_averaged_over_blocks_and_scaled_by_the_training_part():
     pairs = two_digits(load("digits"))
     small = standardised(pairs, 4)
-    assert small.train.inputs.shape == (719, 4, 8, 1)
-    means = pairs.train.inputs.reshape(719, 4, 2, 8, 2).mean((2, 4), dtype=np.float64)
+    assert small.train.images.shape == (719, 4, 8, 1)
+    means = pairs.train.images.reshape(719, 4, 2, 8, 2).mean((2, 4), dtype=np.float64)
     expected = (means - means.mean()) / means.std()
-    np.testing.assert_allclose(small.train.inputs[..., 0], expected, atol=1e-5)
-    tested = pairs.test.inputs.reshape(179, 4, 2, 8, 2).mean((2, 4), dtype=np.float64)
-    np.testing.assert_allclose(small.test.inputs[..., 0], (tested - means.mean()) / means.std(), atol=1e-5)
-    assert small.train.targets["left"] is pairs.train.targets["left"]
+    np.testing.assert_allclose(small.train.images[..., 0], expected, atol=1e-5)
+    tested = pairs.test.images.reshape(179, 4, 2, 8, 2).mean((2, 4), dtype=np.float64)
+    np.testing.assert_allclose(small.test.images[..., 0], (tested - means.mean()) / means.std(), atol=1e-5)
+    assert small.train["left"] is pairs.train["left"]
 
 
 @pytest.mark.parametrize("shape", [(24, 9), (9, 24)])
 def test_tall_and_wide_images_are_averaged_by_their_shorter_edge(shape):
     images = np.random.default_rng(0).integers(0, 256, (12, *shape), np.uint8)
     tasks = class_and_group(from_arrays(images, np.arange(12) % 2, images, np.arange(12) % 2), {"all": "01"})
-    assert standardised(tasks, 4).train.inputs.shape == (12, shape[0] // 2, shape[1] // 2, 1)
-    assert standardised(tasks, 9).train.inputs.shape == (12, *shape, 1)
+    assert standardised(tasks, 4).train.images.shape == (12, shape[0] // 2, shape[1] // 2, 1)
+    assert standardised(tasks, 9).train.images.shape == (12, *shape, 1)
 
 
 def test_standardised_numbers_keep_their_noise_in_proportion():
     data = low_rank(tasks=2, inputs=4, noise=2.0)
     scaled = standardised(data, 1)
     for task in data.classes:
-        assert scaled.noise[task] == pytest.approx(4.0 / np.var(data.train.targets[task]), rel=1e-5)
-        assert scaled.train.targets[task].std() == pytest.approx(1.0, rel=1e-5)
-        assert scaled.test.targets[task].mean() != 0.0  # the scale is that of the training part
+        assert scaled.noise[task] == pytest.approx(4.0 / np.var(data.train[task]), rel=1e-5)
+        assert scaled.train[task].std() == pytest.approx(1.0, rel=1e-5)
+        assert scaled.test[task].mean() != 0.0  # the scale is that of the training part

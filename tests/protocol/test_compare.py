@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxtl.errors import InputError, NotFinite
-from jaxtl.protocol import Draw, Method, Range, RunStore, Selection, compare, planned_runs, trial_settings
+from jaxtl.protocol import ACCURACY, Draw, Method, Range, RunStore, Selection, compare, planned_runs, trial_settings
 
 LEARNING_RATES, PULLS = Range(0.004, 0.1), Range(0.03, 30.0)
 TUNING, REPORT = [0, 1], [10, 11, 12]
@@ -378,7 +378,7 @@ def test_two_selections_of_one_name_are_refused():
         ({"contrasts": [("a", "bb")]}, "contrasts: no method 'bb'"),
         ({"contrasts": [("a", "a")]}, "contrasts: a pair repeats"),
         ({"contrasts": [("a", "b"), ("b", "a")]}, "contrasts: a pair repeats"),
-        ({"margin": 1.0}, "margin: 1.0"),
+        ({"measure": ACCURACY._replace(margin=1.0)}, "margin of accuracy: 1.0"),
         ({"methods": []}, "methods: none"),
         ({"methods": ["a", "a"]}, "methods: 'a' is there twice"),
     ],

@@ -6,7 +6,15 @@ import math
 import numpy as np
 import pytest
 
-from jaxtl.protocol import Run, cannot_decide, contrast_family, detectable_difference, paired, verdict_sentence
+from jaxtl.protocol import (
+    ACCURACY,
+    Run,
+    cannot_decide,
+    contrast_family,
+    detectable_difference,
+    paired,
+    verdict_sentence,
+)
 from jaxtl.protocol.power import smallest_p
 
 BASE = np.random.default_rng(3).normal(0.6, 0.02, 12)
@@ -91,7 +99,7 @@ def test_the_line_names_what_would_do():
         "3 report draws cannot show a difference (p is 1 at least with 4 contrasts; 8 "
     )
     assert cannot_decide(3, 4).endswith('"no effect beyond ±1" needs differences with an sd below 0.40 points')
-    assert "±0.5" in cannot_decide(2, 1, margin=0.005)
+    assert "±0.5" in cannot_decide(2, 1, measure=ACCURACY._replace(margin=0.005))
     assert cannot_decide(1, 1) == 'one report draw gives no interval and no test: every verdict will be "undecided"'
     assert cannot_decide(2, 0) == cannot_decide(6, 1) == cannot_decide(8, 4) == ""
     for draws, sd in ((2, 0.001), (3, 0.0039), (5, 0.008)):

@@ -7,6 +7,7 @@ import scipy.stats
 
 from jaxtl.errors import InputError
 from jaxtl.protocol import (
+    ACCURACY,
     Run,
     contrast,
     contrast_family,
@@ -103,8 +104,8 @@ def test_verdicts(differences, verdict):
 
 def test_the_margin_is_named_in_points():
     small = [0.002, -0.003, 0.002, -0.003, 0.002, -0.001]
-    assert paired("a", "b", small, margin=0.005).verdict == "no effect beyond ±0.5"
-    assert paired("a", "b", small, margin=0.001).verdict == "undecided"
+    assert paired("a", "b", small, measure=ACCURACY._replace(margin=0.005)).verdict == "no effect beyond ±0.5"
+    assert paired("a", "b", small, measure=ACCURACY._replace(margin=0.001)).verdict == "undecided"
 
 
 def test_one_draw_and_not_a_number_give_no_figures():
@@ -207,16 +208,16 @@ def test_summaries():
         ),
     ]
     tuned, honest = summarise(runs)
-    assert (tuned.method, tuned.selection, tuned.seeds, tuned.accuracies) == ("l2", "tuned", (100, 101), (0.6, 0.7))
-    assert tuned.accuracy_mean == pytest.approx(0.65)
-    assert tuned.accuracy_sd == pytest.approx(0.1 / math.sqrt(2))
+    assert (tuned.method, tuned.selection, tuned.seeds, tuned.values) == ("l2", "tuned", (100, 101), (0.6, 0.7))
+    assert tuned.mean == pytest.approx(0.65)
+    assert tuned.sd == pytest.approx(0.1 / math.sqrt(2))
     assert tuned.metrics == pytest.approx({"test": 0.65, "train": 0.85})
     assert (tuned.setting, tuned.edges, tuned.diverged) == ({"pull": 1.0}, (), 0)
     assert (tuned.seconds, tuned.choosing_seconds) == (5.0, 5.0)
     assert (honest.setting, honest.settings) == (None, ({"pull": 1.0}, {"pull": 2.0}))
     assert (honest.edges, honest.diverged, honest.choosing_seconds) == (("pull>",), 1, 0.5)
-    assert honest.accuracies == (0.6, 0.0)
-    assert math.isnan(summarise(report("a", [0.5]))[0].accuracy_sd)
+    assert honest.values == (0.6, 0.0)
+    assert math.isnan(summarise(report("a", [0.5]))[0].sd)
 
 
 def test_price_of_choosing_is_tuned_minus_honest():

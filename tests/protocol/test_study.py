@@ -15,16 +15,16 @@ from jaxtl.losses import mean_of, squared_error
 from jaxtl.optimizers import Group
 from jaxtl.penalties import Term, l2
 from jaxtl.program import Weights, make_program
-from jaxtl.protocol import Budget, Draw, Range, Recipe, Trainer, rates_of, study
+from jaxtl.protocol import R2, Budget, Draw, Range, Recipe, Trainer, rates_of, study
 from jaxtl.protocol.recipes import range_of
 
 CONFIG = Budget(steps=20, trials=3, tuning_draws=1, report_draws=3, learning_rate=(0.05, 0.5))
 
 
 class Rows:
-    """y = x·w of a table with 6 columns and few rows; "test" is 1 / (1 + squared error)."""
+    """y = x·w of a table with 6 columns and few rows, judged by R²."""
 
-    config, title, origin, content, points = CONFIG, "rows of a table", "made up", (), 2
+    config, title, origin, content, points, measure = CONFIG, "rows of a table", "made up", (), 2, R2
 
     def key(self, draw, use):
         return jax.random.fold_in(jax.random.key(draw.seed), ("rows", "start", "run").index(use))
@@ -47,7 +47,7 @@ class Rows:
 
     def score(self, weights, seed):
         rows = self.table(jax.random.key(seed), 100)
-        return float(1 / (1 + jnp.mean((rows["x"] @ weights.params["kernel"] - rows["label"]) ** 2)))
+        return self.measure.score(rows["label"], rows["x"] @ weights.params["kernel"])
 
     def validate(self, trained, draw):
         return self.score(trained.weights, 1000)

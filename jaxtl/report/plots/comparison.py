@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from jaxtl.protocol.measures import ACCURACY
 from jaxtl.protocol.results import Result, headed, interval_of_mean, points, slug
 from jaxtl.report.plots import curves, trends
 from jaxtl.report.plots.confusions import confusion_maps
@@ -26,7 +27,7 @@ from jaxtl.report.plots.style import (
     new_figure,
     set_title,
     styled,
-    within_percent,
+    within,
 )
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def _itself(figure: Figure) -> Figure:
 
 def plots_of(result: Result, baseline: str, axes: Sequence[str] = ()) -> list[Plot]:
     """The pictures of one result, as far as it holds what they show; `axes` become part of their names."""
-    found = [Plot("accuracy", "Target accuracy by method", partial(accuracy, result, baseline))]
+    measure = result.measure
+    found = [Plot(measure.key, f"Target {measure.name} by method", partial(by_method, result, baseline))]
     if result.contrasts:
         found.append(Plot("contrasts", "The contrasts fixed beforehand", partial(forest, result)))
     if result.truth is not None and (confusions := result.looked_into(baseline)):
@@ -76,7 +78,7 @@ def plots_of(result: Result, baseline: str, axes: Sequence[str] = ()) -> list[Pl
         draw = partial(confusion_maps, f"{caption}: {result.title}", result.truth.names, confusions)
         found.append(Plot("confusion", caption, draw))
     for name, caption, quantities in (
-        ("learning_curves", "Training loss and validation accuracy", curves.learning(result)),
+        ("learning_curves", f"Training loss and validation {measure.name}", curves.learning(result)),
         ("movement", "Distance from the anchor and weight norm", curves.movement(result)),
     ):
         if quantities:
@@ -86,25 +88,25 @@ def plots_of(result: Result, baseline: str, axes: Sequence[str] = ()) -> list[Pl
 
 
 def plots_across(results: Sequence[Result], baseline: str) -> list[Plot]:
-    """Accuracy, and the difference to the baseline, against each number on which several results differ."""
+    """The measure, and the difference to the baseline, against each number on which several results differ."""
     return [
         Plot(f"against_{trend.axis}{slug(trend.others)}", trend.title, partial(trends.draw, trend, baseline))
         for trend in trends.trends(results)
     ]
 
 
-def accuracy(result: Result, baseline: str) -> Figure:
+def by_method(result: Result, baseline: str) -> Figure:
     """A row per method and selection: a point per draw, the mean and its 95 % interval."""
     names = [method if selection == "tuned" else f"{method}, {selection}" for method, selection in result.summaries]
-    figure = new_figure(7.4, 1.2 + 0.34 * len(names), f"Target accuracy: {result.title}")
-    axis = figure.subplots()
+    figure = new_figure(7.4, 1.2 + 0.34 * len(names), f"Target {result.measure.name}: {result.title}")
+    axis, measure = figure.subplots(), result.measure
     name_rows(axis, names)
     for y, ((_, selection), summary) in enumerate(result.summaries.items()):
-        colour, count = SELECTION_COLOUR[selection], len(summary.accuracies)
-        mark(axis, y, summary.accuracy_mean, interval_of_mean(summary.accuracies), colour)
+        colour, count = SELECTION_COLOUR[selection], len(summary.values)
+        mark(axis, y, summary.mean, interval_of_mean(summary.values), colour, scale=measure.scale)
         heights = y + np.linspace(-0.28, 0.28, count) if count > 1 else [y]
         axis.scatter(
-            [100 * value for value in summary.accuracies],
+            [measure.scale * value for value in summary.values],
             heights,
             s=9,
             color=INK,
@@ -113,18 +115,18 @@ def accuracy(result: Result, baseline: str) -> Figure:
             zorder=3,
             clip_on=summary.diverged > 0,  # else a point at 100 % is whole
         )
-        sd = f" ± {100 * summary.accuracy_sd:.1f}" if math.isfinite(summary.accuracy_sd) else ""
+        sd = f" ± {measure.shown(summary.sd)}" if math.isfinite(summary.sd) else ""
         diverged = f", {summary.diverged} diverged" if summary.diverged else ""
-        beside(axis, y, f"{100 * summary.accuracy_mean:.1f}{sd}{diverged}")
+        beside(axis, y, f"{measure.shown(summary.mean)}{sd}{diverged}")
     caption = "a point per draw, in the same order in every row; mean with 95 % interval"
     if (baseline, "tuned") in result.summaries:
-        mean = 100 * result.summaries[baseline, "tuned"].accuracy_mean
+        mean = measure.scale * result.summaries[baseline, "tuned"].mean
         axis.axvline(mean, color=FAINT, linewidth=0.9, linestyle="--", zorder=0)
         caption += f"; dashed: {baseline}"
     low, high = _span_without_diverged(result)
     axis.set_xlim(low, high)
-    unit = "accuracy on target test data, %"
-    if result.truth is not None:
+    unit = f"{measure.name} on target test data{', %' if measure.percent else ''}"
+    if measure == ACCURACY and result.truth is not None:
         level = 100 * result.truth.majority
         axis.axvline(level, color=VERMILLION, linewidth=0.9, linestyle=":", zorder=0)
         unit += f"; majority class: {level:.1f}" + (" (dotted)" if low <= level <= high else "")
@@ -138,25 +140,35 @@ def forest(result: Result) -> Figure:
     figure = new_figure(7.4, 1.3 + 0.36 * len(result.contrasts), f"Contrasts fixed beforehand: {result.title}")
     axis = figure.subplots()
     name_rows(axis, [f"{c.a} − {c.b}" for c in result.contrasts])
-    margin = 100 * result.margin
+    measure = result.measure
+    margin = measure.scale * measure.margin
     axis.axvspan(-margin, margin, color=BAND, linewidth=0, zorder=0)
     axis.axvline(0, color=FAINT, linewidth=0.9, zorder=1)
     for y, c in enumerate(result.contrasts):
-        mark(axis, y, c.difference, c.ci95, BLUE if c.verdict in ("helps", "hurts") else INK, c.verdict != "undecided")
+        mark(
+            axis,
+            y,
+            c.difference,
+            c.ci95,
+            BLUE if c.verdict in ("helps", "hurts") else INK,
+            c.verdict != "undecided",
+            measure.scale,
+        )
         beside(axis, y, f"{points(c)}  {c.verdict}")
-    axis.set_xlim(within_percent(axis.get_xlim(), -100.0))
-    axis.set_xlabel("difference in target accuracy, points")
+    axis.set_xlim(within(measure.of_differences, axis.get_xlim()))
+    axis.set_xlabel(f"difference in target {measure.name}{', points' if measure.percent else ''}")
     caption = f"paired by draw, 95 % interval; grey: within ±{margin:g}; verdicts after Holm's correction"
     explain(axis, caption)
     return figure
 
 
 def _span_without_diverged(result: Result) -> tuple[float, float]:
-    """Limits in percent. A diverged run counts as 0, which would squeeze all others; it is told beside its row."""
+    """Limits as they are told. A diverged run would squeeze all others; it is told beside its row."""
     shown = [run.metrics["test"] for run in result.runs if run.stage == "report" and not run.diverged]
     for summary in result.summaries.values():
         if len(summary.seeds) > 1 and not summary.diverged:
-            shown += interval_of_mean(summary.accuracies)
-    low, high = (100 * min(shown), 100 * max(shown)) if shown else (0.0, 100.0)
-    room = 0.03 * (high - low) + 0.2
-    return within_percent((low - room, high + room))
+            shown += interval_of_mean(summary.values)
+    scale = result.measure.scale
+    low, high = (scale * min(shown), scale * max(shown)) if shown else (0.0, scale)
+    room = 0.03 * (high - low) + 0.002 * scale
+    return within(result.measure.told_bounds, (low - room, high + room))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from jaxtl.protocol.measures import Measure
 from jaxtl.protocol.results import Result
 from jaxtl.report.plots.style import FAINT, INK, PALETTE, legend_outside, panel_grid, remark
 
@@ -18,22 +19,22 @@ Arrays = dict[str, np.ndarray]
 
 
 class Quantity(NamedTuple):
-    """A row of panels: a name, the curves it shows by label ("" for the only one), and whether to show percent."""
+    """A row of panels: a name, the curves it shows by label ("" for the only one), and what they measure."""
 
     name: str
     curves: dict[str, str]
-    percent: bool = False
+    measure: Measure | None = None
 
     @property
     def factor(self) -> float:
-        return 100.0 if self.percent else 1.0
+        return self.measure.scale if self.measure else 1.0
 
 
 def learning(result: Result) -> list[Quantity]:
-    """Loss and validation accuracy, where they were kept."""
+    """Loss and the measure on validation data, where they were kept."""
     return [
         *_kept(result, "training loss", "curve/loss"),
-        *_kept(result, "validation accuracy, %", "curve/validation", percent=True),
+        *_kept(result, f"validation {result.measure.heading}", "curve/validation", result.measure),
     ]
 
 
@@ -61,8 +62,8 @@ def draw(result: Result, baseline: str, title: str, quantities: Sequence[Quantit
             if not curves:
                 remark(axis, "not recorded")
     for row, quantity in enumerate(quantities):
-        if quantity.percent:
-            panels.keep_within_percent(row)
+        if quantity.measure:
+            panels.keep_within(row, quantity.measure.told_bounds)
     _legend(
         panels.figure,
         {label: colour for label, colour in colours.items() if label},
@@ -71,9 +72,9 @@ def draw(result: Result, baseline: str, title: str, quantities: Sequence[Quantit
     return panels.figure
 
 
-def _kept(result: Result, name: str, prefix: str, percent: bool = False) -> list[Quantity]:
+def _kept(result: Result, name: str, prefix: str, measure: Measure | None = None) -> list[Quantity]:
     kept = dict.fromkeys(array for run in result.runs for array in run.arrays if array.startswith(prefix))
-    return [Quantity(name, {array.removeprefix(prefix): array for array in kept}, percent)] if kept else []
+    return [Quantity(name, {array.removeprefix(prefix): array for array in kept}, measure)] if kept else []
 
 
 def _arrays(result: Result, method: str) -> list[Arrays]:

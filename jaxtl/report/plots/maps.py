@@ -14,11 +14,12 @@ from jaxtl.report.plots.style import (
     GREEN,
     INK,
     PALETTE,
+    PERCENT,
     VERMILLION,
     legend_outside,
     light_greys,
     new_figure,
-    within_percent,
+    within,
 )
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def heat_maps(title: str, maps: Sequence[Map]) -> Figure:
 def _span(accuracies: Sequence[np.ndarray]) -> tuple[float, float]:
     """The ends of the one scale, in percent; apart where all accuracies are equal."""
     low, high = 100 * min(map(np.min, accuracies)), 100 * max(map(np.max, accuracies))
-    return (low, high) if high > low else within_percent((low - 1.0, high + 1.0))
+    return (low, high) if high > low else within(PERCENT, (low - 1.0, high + 1.0))
 
 
 def _heat(axis: Axes, one: Map, ends: tuple[float, float]) -> AxesImage:

@@ -14,6 +14,7 @@ from jaxtl.report.plots.style import (
     GREEN,
     INK,
     ORANGE,
+    PERCENT,
     PURPLE,
     VERMILLION,
     beside,
@@ -22,7 +23,7 @@ from jaxtl.report.plots.style import (
     light_greys,
     mark,
     new_figure,
-    within_percent,
+    within,
 )
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def labellings(
         heights = y + np.linspace(-0.28, 0.28, len(found))
         axis.scatter(100 * found, heights, s=8, color=colour, alpha=0.5, linewidths=0, zorder=3)
         beside(axis, y, f"{100 * found.mean():.1f}{'  chosen' if y == chosen else ''}", colour)
-    axis.set_xlim(within_percent(axis.get_xlim()))
+    axis.set_xlim(within(PERCENT, axis.get_xlim()))
     axis.set_xlabel("accuracy on target test data, %")
     explain(axis, "a point per draw; mean with 95 % interval; dashed: all transferred")
     return figure

@@ -39,6 +39,8 @@ SETTINGS: dict[Any, Any] = {
     "ytick.color": INK,
 }
 
+PERCENT = (0.0, 100.0)
+
 
 class Panels(NamedTuple):
     """A figure of small panels, and the panels by name."""
@@ -46,10 +48,10 @@ class Panels(NamedTuple):
     figure: Figure
     of: dict[str, list[Axes]]
 
-    def keep_within_percent(self, row: int) -> None:
-        """Bound a row of accuracies, once all of it is drawn: limits that are set are shared, and grow no more."""
+    def keep_within(self, row: int, bounds: tuple[float, float]) -> None:
+        """Bound a row, once all of it is drawn: limits that are set are shared, and grow no more."""
         for panels in self.of.values():
-            panels[row].set_ylim(within_percent(panels[row].get_ylim()))
+            panels[row].set_ylim(within(bounds, panels[row].get_ylim()))
 
 
 @contextlib.contextmanager
@@ -93,10 +95,9 @@ def legend_outside(
         legend.remove()
 
 
-def within_percent(limits: tuple[float, float], lowest: float = 0.0) -> tuple[float, float]:
-    """Limits of an axis of accuracies in percent, however wide an interval is; of differences from -100 on."""
-    low, high = limits
-    return max(lowest, low), min(100.0, high)
+def within(bounds: tuple[float, float], limits: tuple[float, float]) -> tuple[float, float]:
+    """Limits of an axis, within what its values are bounded by: 0 and 100 % of an accuracy, however wide a bar."""
+    return max(bounds[0], limits[0]), min(bounds[1], limits[1])
 
 
 def light_greys() -> LinearSegmentedColormap:
@@ -157,10 +158,18 @@ def panel_grid(title: str, names: Sequence[str], rows: Sequence[str], shared: Se
     return Panels(figure, grid)
 
 
-def mark(axis: Axes, y: float, mean: float, interval: tuple[float, float], colour: str, filled: bool = True) -> None:
-    """A mean and its interval in a row, fractions shown in percent."""
-    axis.plot([100 * end for end in interval], [y, y], color=colour, linewidth=1.6, solid_capstyle="butt")
-    axis.plot([100 * mean], [y], "o", color=colour, markersize=6, markerfacecolor=colour if filled else "white")
+def mark(
+    axis: Axes,
+    y: float,
+    mean: float,
+    interval: tuple[float, float],
+    colour: str,
+    filled: bool = True,
+    scale: float = 100.0,
+) -> None:
+    """A mean and its interval in a row; as they come, fractions are shown in percent."""
+    axis.plot([scale * end for end in interval], [y, y], color=colour, linewidth=1.6, solid_capstyle="butt")
+    axis.plot([scale * mean], [y], "o", color=colour, markersize=6, markerfacecolor=colour if filled else "white")
 
 
 def remark(axis: Axes, text: str) -> None:

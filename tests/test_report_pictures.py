@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from jaxtl.protocol import Run, paired
+from jaxtl.protocol import ACCURACY, Run, paired
 from jaxtl.report import Plot, Result, Section, Table, Truth, write_sections
 from jaxtl.report.files import write_files
 from jaxtl.report.plots import glyphs
@@ -210,9 +210,7 @@ def test_validation_accuracy_ends_at_100():
     arrays = {"curve/step": np.arange(3), "curve/validation": np.array([0.2, 0.99, 1.0])}
     result = Result("toy", {}, runs_of("l2", [0.5, 0.6], tuple(arrays)), [], lambda run: arrays)
     with styled():
-        figure = draw(
-            result, "l2", "title", [Quantity("validation accuracy, %", {"": "curve/validation"}, percent=True)]
-        )
+        figure = draw(result, "l2", "title", [Quantity("validation accuracy, %", {"": "curve/validation"}, ACCURACY)])
     assert figure.axes[0].get_ylim()[1] == 100
 
 

@@ -58,6 +58,17 @@ def describe_device() -> str:
     return (kind if len(devices) == 1 else f"{len(devices)} x {kind}") + together
 
 
+def device_kind() -> str:
+    """What runs are made on, in a word or two: by rounding alone another kind may choose another setting.
+
+    Example:
+        >>> bool(device_kind())
+        True
+    """
+    kind = jax.devices()[0].device_kind
+    return f"{kind} {platform.machine()}" if jax.default_backend() == "cpu" else kind
+
+
 def describe_speed() -> str:
     """What is on that makes programs fast, in words; on a CPU also what could be."""
     directory = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]

@@ -17,6 +17,7 @@ from jaxtl.labels import some
 from jaxtl.models import initialise
 from jaxtl.problems.few_shot import held_out, labelled_examples, seed_of
 from jaxtl.problems.source import make_model
+from jaxtl.protocol import Draw
 
 
 def choose_tasks(split: str, flag: str, source: DataSet, target: DataSet) -> tuple[DataSet, DataSet]:
@@ -56,7 +57,7 @@ def check_examples(config: Any, task: DataSet, n: int, folds: bool) -> None:
     except InputError as error:
         raise InputError(error.what, where=f"--config.validation={config.validation}", todo=error.todo) from None
     for draw in range(config.tuning_draws + config.report_draws):  # a long tail is not the same in all of them
-        seed = seed_of(config, draw)
+        seed = seed_of(config, Draw(draw))
         try:
             subset, given = labelled_examples(config, task, pool, n, seed)
             if folds:

@@ -34,7 +34,7 @@ from jaxtl.optimizers import pull_per_rate
 from jaxtl.problems.images import Images, classes_of, in_channels, outputs
 from jaxtl.problems.source import Source, make_model
 from jaxtl.program import Program, Weights
-from jaxtl.protocol import MEASURES, Draw, Setting, Trained, Truth, pull_name, rates_of
+from jaxtl.protocol import MEASURES, Draw, Setting, Trained, Truth, draw_key, pull_name, rates_of
 from jaxtl.transfer import Adaptation, Transfer, matching_classes, repeat_channels, sum_channels, transfer
 
 CORRUPTIONS = {  # about severity 3 of 5 in CIFAR-10-C
@@ -79,7 +79,8 @@ class Examples(NamedTuple):
 
 def held_out(config: Any, task: DataSet) -> tuple[np.ndarray, np.ndarray]:
     """(what chooses the "tuned" settings, what the labelled examples are drawn from): indices."""
-    return hold_out(task.train.labels, min(config.validation, len(task.train) // 4), config.seed)
+    count = min(config.validation, len(task.train) // 4)
+    return hold_out(task.train.labels, count, config.seed, task.train.groups)
 
 
 def labelled_examples(config: Any, task: DataSet, pool: np.ndarray, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -92,9 +93,9 @@ def labelled_examples(config: Any, task: DataSet, pool: np.ndarray, n: int, seed
     return subset, given
 
 
-def seed_of(config: Any, draw: int) -> int:
+def seed_of(config: Any, draw: Draw) -> int:
     """What NumPy draws by."""
-    return 1000 * config.seed + draw
+    return 1_000_000_000 * draw.replicate + 1000 * config.seed + draw.seed
 
 
 class FewShot:
@@ -137,16 +138,17 @@ class FewShot:
 
     def key(self, draw: Draw, use: str) -> jax.Array:
         """The random key of a draw for one of `USES`."""
-        key = jax.random.fold_in(jax.random.key(self.config.seed), draw.seed)
-        return jax.random.fold_in(key, USES.index(use))
+        return draw_key(self.config.seed, draw, USES.index(use))
 
     def examples(self, draw: Draw) -> Examples:
         """What a draw trains on and is validated on; a fold is validated on the labelled examples it leaves out."""
-        seed = seed_of(self.config, draw.seed)
+        seed = seed_of(self.config, draw)
         subset, given = labelled_examples(self.config, self.task, self.pool, self.n, seed)
         if draw.fold is None:
             return Examples(subset, self.held, given)
-        train, validation = stratified_folds(given[subset], draw.folds, seed, classes=self.task.classes)[draw.fold]
+        groups = None if self.task.train.groups is None else self.task.train.groups[subset]
+        folds = stratified_folds(given[subset], draw.folds, seed, classes=self.task.classes, groups=groups)
+        train, validation = folds[draw.fold]
         return Examples(subset[train], subset[validation], given)
 
     def data(self, program: Program, start: Weights, draw: Draw) -> Any:

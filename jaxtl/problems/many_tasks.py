@@ -24,7 +24,7 @@ from jaxtl.models import Classifier, Cnn, Mlp, initialise
 from jaxtl.optimizers import pull_per_rate
 from jaxtl.penalties import Term
 from jaxtl.program import Program, Weights
-from jaxtl.protocol import ACCURACY, Draw, Setting, Trained, Truth, rates_of
+from jaxtl.protocol import ACCURACY, Draw, Setting, Trained, Truth, draw_key, rates_of
 from jaxtl.protocol.results import PREDICTION
 from jaxtl.step import EVALUATE
 from jaxtl.trees import Tree
@@ -139,16 +139,15 @@ class ManyTasks:
 
     def key(self, draw: Draw, use: str) -> jax.Array:
         """The random key of a draw for one of `USES`."""
-        key = jax.random.fold_in(jax.random.key(self.config.seed), draw.seed)
-        return jax.random.fold_in(key, USES.index(use))
+        return draw_key(self.config.seed, draw, USES.index(use))
 
     def labelled_order(self, draw: Draw) -> np.ndarray:
         """The pool, shuffled; the first `n` are labelled."""
-        return np.random.default_rng([self.config.seed, 1, draw.seed]).permutation(self.pool)
+        return np.random.default_rng([self.config.seed, 1, *draw.entropy]).permutation(self.pool)
 
     def examples(self, draw: Draw) -> Examples:
         """What a draw trains on and is validated on; a fold is validated on the labelled examples it leaves out."""
-        config, random = self.config, np.random.default_rng([self.config.seed, 2, draw.seed])
+        config, random = self.config, np.random.default_rng([self.config.seed, 2, *draw.entropy])
         seen, known = self.labelled_order(draw)[: config.n], {}
         for task in self.names:
             known[task] = random.random(config.n) >= config.missing

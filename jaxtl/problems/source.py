@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -83,7 +83,17 @@ def make_model(config: Any, shape: tuple[int, ...], **heads: int) -> Classifier:
     return Classifier(Cnn(config.widths, config.normalisation, pooling), tuple(heads.items()))
 
 
-def make_source(config: Any, task: DataSet, workdir: Path, examples: int = 0) -> Source:
+class SourceUnit(NamedTuple):
+    """The training of a source model, as a unit of work: with the config it says all that is done."""
+
+    task: DataSet
+    workdir: Path
+    examples: int
+
+
+def make_source(
+    config: Any, task: DataSet, workdir: Path, examples: int = 0, *, executor: Callable[..., Iterable] = map
+) -> Source:
     """A source model, trained here (an interrupted training goes on) or read from `config.source_checkpoint`.
 
     Args:
@@ -91,11 +101,18 @@ def make_source(config: Any, task: DataSet, workdir: Path, examples: int = 0) ->
         task: the source task.
         workdir: of its training; "source.safetensors" is written there.
         examples: how many it is trained on; 0 is all.
+        executor: as for `study`; it is asked for one unit.
 
     Raises:
         InputError: weights of another model.
         Interrupted, NotFinite: as `fit`.
     """
+    (source,) = executor(functools.partial(_source, config), [SourceUnit(task, workdir, examples)])
+    return source
+
+
+def _source(config: Any, unit: SourceUnit) -> Source:
+    task, workdir, examples = unit
     images = Images.of(task)
     model = make_model(config, images.shape, head=len(task.classes))
     start = Weights(

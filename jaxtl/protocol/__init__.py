@@ -14,7 +14,7 @@ from jaxtl.protocol.compare import Comparison, Selection, compare
 from jaxtl.protocol.design import Draw, Method, Range, Setting, planned_runs, trial_settings
 from jaxtl.protocol.measures import ACCURACY, MEASURES, R2, Measure, Truth, balanced_accuracy, confusion_matrix
 from jaxtl.protocol.power import cannot_decide, detectable_difference
-from jaxtl.protocol.recipes import Problem, Recipe, Trained, pull_name, rates_of
+from jaxtl.protocol.recipes import Problem, Recipe, Trained, draw_key, pull_name, rates_of
 from jaxtl.protocol.results import Result
 from jaxtl.protocol.runs import Run, RunStore, identity, to_csv
 from jaxtl.protocol.statistics import (
@@ -65,6 +65,7 @@ __all__ = [
     "contrast",
     "contrast_family",
     "detectable_difference",
+    "draw_key",
     "each_draw",
     "holm",
     "identity",

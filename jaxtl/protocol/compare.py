@@ -26,7 +26,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from jaxtl.errors import InputError
-from jaxtl.protocol.design import Draw, Method, check_draws, check_plan
+from jaxtl.protocol.design import Draw, Method, Setting, check_draws, check_plan
 from jaxtl.protocol.measures import ACCURACY, Measure
 from jaxtl.protocol.runs import Run, RunStore
 from jaxtl.protocol.statistics import Contrast, contrast_family
@@ -73,6 +73,7 @@ def compare(
     selections: Iterable[Selection] = (),
     contrasts: Iterable[tuple[str, str]] = (),
     measure: Measure = ACCURACY,
+    replicates: int = 1,
     store: RunStore | None = None,
     progress: Callable[[str], None] | None = None,
     executor: Executor = map,
@@ -92,6 +93,8 @@ def compare(
         selections: further ways to choose; the runs that choose are made once and scored by all of them.
         contrasts: pairs (a, b) of method names, fixed before the results are seen: a − b under the selection "tuned".
         measure: what "test" is: which direction is better, what it is bounded by, which effects matter.
+        replicates: how often all of it is repeated, with tuning draws, a design and (by `Draw.replicate`) a source of
+            its own each; then contrasts are over replicates, in which the report draws are nested.
         store: keeps the runs; the same comparison with the same store makes only those that are missing.
         progress: called with a few words before each of the `planned_runs`, also those found in the store.
         executor: (work, units) -> what work(unit) returns, in their order: here one after another.
@@ -127,10 +130,11 @@ def compare(
     desk = _Desk(worker, RunStore() if store is None else store, progress or _quiet, executor)
     choices = [
         choice
+        for replicate in range(replicates)
         for way in ways
         for method in methods
         if way.methods is None or method.name in way.methods
-        for choice in _choices(way, method.name, tuning, report, folds)
+        for choice in _choices(way, method.name, tuning, report, folds, replicate)
     ]
     runs = desk.choose(choices)
     runs += desk.report(choices)
@@ -145,6 +149,7 @@ class _Choice:
     method: str
     draws: list[Draw]
     seeds: list[int]
+    replicate: int = 0
     trial: int | None = None
 
     @property
@@ -153,13 +158,16 @@ class _Choice:
         return STAGES[self.way.over]
 
 
-def _choices(way: Selection, method: str, tuning: list[int], report: list[int], folds: int) -> Iterator[_Choice]:
+def _choices(
+    way: Selection, method: str, tuning: list[int], report: list[int], folds: int, replicate: int
+) -> Iterator[_Choice]:
     if way.over == "tuning":
-        yield _Choice(way, method, [Draw(seed) for seed in tuning], report)
+        yield _Choice(way, method, [Draw(seed, replicate=replicate) for seed in tuning], report, replicate)
         return
     for seed in report:
-        parts = [Draw(seed, fold, folds) for fold in range(folds)] if way.over == "folds" else [Draw(seed)]
-        yield _Choice(way, method, parts, [seed])
+        whole = Draw(seed, replicate=replicate)
+        parts = [whole._replace(fold=fold, folds=folds) for fold in range(folds)] if way.over == "folds" else [whole]
+        yield _Choice(way, method, parts, [seed], replicate)
 
 
 @dataclass(frozen=True)
@@ -174,7 +182,7 @@ class _Desk:
     def choose(self, choices: Sequence[_Choice]) -> list[Run]:
         """Decide every choice, each as soon as it can be, and return the runs that it took."""
         for choice in choices:
-            if len(self.worker.settings(choice.method)) == 1:
+            if len(self._settings(choice)) == 1:
                 choice.trial = 0
         open_ones = [choice for choice in choices if choice.trial is None]
         units = dict.fromkeys(unit for choice in open_ones for unit in self._units(choice))
@@ -182,12 +190,13 @@ class _Desk:
             self._decide(open_ones)
         self._decide(open_ones)  # where everything was in the store
         runs = [run for choice in open_ones for trial in self._by_trial(choice) for run in trial if run is not None]
-        return list({(run.method, run.stage, run.seed, run.fold, run.trial): run for run in runs}.values())
+        of = ((run.method, run.stage, run.replicate, run.seed, run.fold, run.trial) for run in runs)
+        return list(dict(zip(of, runs, strict=True)).values())
 
     def report(self, choices: Sequence[_Choice]) -> list[Run]:
         """Every chosen setting on its report draws, with test metrics."""
         asked = [
-            (choice, Unit(choice.method, "report", Draw(seed), (choice.trial or 0,)))
+            (choice, Unit(choice.method, "report", Draw(seed, replicate=choice.replicate), (choice.trial or 0,)))
             for choice in choices
             for seed in choice.seeds
         ]
@@ -202,10 +211,13 @@ class _Desk:
 
     def _units(self, choice: _Choice) -> list[Unit]:
         """All settings of a draw are one unit where they are trained in one sweep, and one each otherwise."""
-        every = tuple(range(len(self.worker.settings(choice.method))))
+        every = tuple(range(len(self._settings(choice))))
         together = self.worker.methods[choice.method].train_all is not None
         parts = [every] if together else [(trial,) for trial in every]
         return [Unit(choice.method, choice.stage, draw, part) for draw in choice.draws for part in parts]
+
+    def _settings(self, choice: _Choice) -> list[Setting]:
+        return self.worker.settings(choice.method, choice.replicate)
 
     def _found(self, unit: Unit) -> list[Run | None]:
         return [self.store.find(plan) for plan in self.worker.plan(unit)]
@@ -245,7 +257,7 @@ class _Desk:
 
     def _by_trial(self, choice: _Choice) -> list[list[Run | None]]:
         """[trials][draws], None where the store has none."""
-        every = tuple(range(len(self.worker.settings(choice.method))))
+        every = tuple(range(len(self._settings(choice))))
         by_draw = [self._found(Unit(choice.method, choice.stage, draw, every)) for draw in choice.draws]
         return [list(runs) for runs in zip(*by_draw, strict=True)]
 
@@ -253,7 +265,8 @@ class _Desk:
         fold = "" if unit.draw.fold is None else f", fold {unit.draw.fold + 1}/{unit.draw.folds}"
         for trial in unit.trials:
             what = "chosen setting" if unit.stage == "report" else f"trial {trial + 1}/{self.worker.trials}"
-            self.progress(f"{unit.method}: {unit.stage}, {what}, draw {unit.draw.seed}{fold}")
+            again = f", replicate {unit.draw.replicate + 1}" if unit.draw.replicate else ""
+            self.progress(f"{unit.method}: {unit.stage}, {what}, draw {unit.draw.seed}{fold}{again}")
 
 
 def _score(run: Run, way: Selection) -> float:

@@ -28,11 +28,18 @@ class Draw(NamedTuple):
         seed: decides labelled subset, head initialisation, batch order and augmentation.
         fold: train without this one of `folds` stratified parts of the labelled examples; None: train on all of them.
         folds: number of parts; 0 where `fold` is None.
+        replicate: which repetition of the whole comparison: each has tuning draws, a design and a source of its own.
     """
 
     seed: int
     fold: int | None = None
     folds: int = 0
+    replicate: int = 0
+
+    @property
+    def entropy(self) -> tuple[int, ...]:
+        """What NumPy's generators of a draw are seeded by, beside the seed of the run and the use."""
+        return (self.seed, self.replicate) if self.replicate else (self.seed,)
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ class Result:
     def reported(self, method: str, selection: str) -> list[Run]:
         """Report runs, ordered by draw."""
         found = (run for run in self.runs if (run.method, run.selection) == (method, selection))
-        return sorted((run for run in found if run.stage == "report"), key=lambda run: run.seed)
+        return sorted((run for run in found if run.stage == "report"), key=lambda run: (run.replicate, run.seed))
 
     def difference(self, method: str, baseline: str, selection: str = "tuned") -> Contrast | None:
         """Method − baseline, paired by draw and uncorrected; None where one of them was not run or is the other."""

@@ -46,6 +46,8 @@ class Run:
         note: what was said when it diverged.
         chosen_in: of a report run, the stage of the runs that chose its setting.
         scores: of a run that chooses, what further selections say of it.
+        replicate: see `Draw`.
+        device: the kind it was made on.
     """
 
     method: str
@@ -64,6 +66,8 @@ class Run:
     note: str = ""
     chosen_in: str = ""
     scores: dict[str, float] = field(default_factory=dict)
+    replicate: int = 0
+    device: str = ""
 
 
 COLUMNS = tuple(column.name for column in fields(Run))  # names that no hyperparameter and no metric may take
@@ -72,9 +76,9 @@ COLUMNS = tuple(column.name for column in fields(Run))  # names that no hyperpar
 class RunStore:
     """Keeps finished runs; the same comparison with the same store makes none of them twice.
 
-    A run is found again by (method, stage, seed, fold, trial, setting): the two selections share a report run when they
-    choose the same setting. On disk, `runs.jsonl` gains a line per run, and `arrays/METHOD-SEED-TRIAL.npz` is complete
-    before its line is written, so a run that is listed is whole.
+    A run is found again by (method, stage, replicate, seed, fold, trial, setting): the two selections share a report run
+    when they choose the same setting. On disk, `runs.jsonl` gains a line per run, and `arrays/METHOD-SEED-TRIAL.npz`
+    (METHOD-rN-SEED-TRIAL of replicate N > 0) is complete before its line is written, so a run that is listed is whole.
 
     Args:
         directory: where to keep the runs; created if need be. None keeps them in memory.
@@ -227,8 +231,8 @@ def to_csv(runs: Iterable[Run], path: str | os.PathLike[str]) -> Path:
     runs = list(runs)
     settings = list(dict.fromkeys(name for run in runs for name in run.setting))
     metrics = list(dict.fromkeys(name for run in runs for name in run.metrics))
-    before = ["method", "stage", "selection", "seed", "fold", "trial"]
-    after = ["seconds", "edges", "diverged", "note"]
+    before = ["method", "stage", "selection", "replicate", "seed", "fold", "trial"]
+    after = ["seconds", "edges", "diverged", "note", "device"]
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, [*before, *settings, "validation", *metrics, *after], extrasaction="ignore")
     writer.writeheader()
@@ -237,11 +241,12 @@ def to_csv(runs: Iterable[Run], path: str | os.PathLike[str]) -> Path:
 
 
 def _key(run: Run) -> tuple:
-    return run.method, run.stage, run.seed, run.fold, run.trial, tuple(sorted(run.setting.items()))
+    return run.method, run.stage, run.replicate, run.seed, run.fold, run.trial, tuple(sorted(run.setting.items()))
 
 
 def _stem(run: Run) -> str:
-    return f"{run.method}-{run.seed}-{run.trial}"
+    replicate = f"-r{run.replicate}" if run.replicate else ""
+    return f"{run.method}{replicate}-{run.seed}-{run.trial}"
 
 
 def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:

@@ -271,23 +271,40 @@ def _verdict(interval: tuple[float, float], p: float, measure: Measure) -> str:
 
 
 def _reported(runs: Iterable[Run], method: str, selection: str) -> list[Run]:
-    """The report runs of a method under a selection, ordered by seed; one per draw."""
+    """The report runs of a method under a selection, ordered by replicate and seed; one per draw."""
     report = [run for run in runs if run.stage == "report" and run.selection == selection]
-    found = sorted((run for run in report if run.method == method), key=lambda run: run.seed)
+    found = sorted((run for run in report if run.method == method), key=_place)
     if not found:
         todo = suggest(method, {run.method for run in report})
         raise InputError(f"no report runs with selection '{selection}'", where=f"method '{method}'", todo=todo)
-    if len({run.seed for run in found}) < len(found):
+    if len(set(map(_place, found))) < len(found):
         todo = "give the runs of one comparison at a time"
         raise InputError("two report runs for one draw", where=f"method '{method}'", todo=todo)
     return found
 
 
 def _contrast_runs(a: str, b: str, first: list[Run], second: list[Run], measure: Measure) -> Contrast:
-    if [run.seed for run in first] != [run.seed for run in second]:
+    if list(map(_place, first)) != list(map(_place, second)):
         raise InputError("different draws", where=f"{a} vs {b}", todo="compare runs that share their draws")
     differences = [ours.metrics["test"] - theirs.metrics["test"] for ours, theirs in zip(first, second, strict=True)]
+    replicates = {run.replicate for run in first}
+    if len(replicates) > 1:  # draws of one replicate share what chose their setting: no more than one observation
+        of = np.array([run.replicate for run in first])
+        differences = [float(np.mean(np.asarray(differences)[of == replicate])) for replicate in sorted(replicates)]
     return paired(a, b, differences, measure=measure)
+
+
+def mixed_devices(runs: Iterable[Run]) -> list[str]:
+    """Draws whose report runs were made on several kinds of device, in words; pairs of them differ by rounding too."""
+    kinds: dict[tuple[int, int], set[str]] = {}
+    for run in runs:
+        if run.stage == "report" and run.device:
+            kinds.setdefault(_place(run), set()).add(run.device)
+    return [f"draw {seed}: {', '.join(sorted(found))}" for (_, seed), found in sorted(kinds.items()) if len(found) > 1]
+
+
+def _place(run: Run) -> tuple[int, int]:
+    return run.replicate, run.seed
 
 
 def _summary(runs: list[Run], method: str, selection: str) -> Summary:

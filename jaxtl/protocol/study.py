@@ -15,6 +15,7 @@ from jaxtl.protocol.recipes import Problem, Recipe, measure_of
 from jaxtl.protocol.results import Axes, Result
 from jaxtl.protocol.runs import RunStore, identity
 from jaxtl.protocol.training import Trainer
+from jaxtl.protocol.units import Executor
 from jaxtl.writers import Progress
 
 
@@ -89,6 +90,7 @@ def study(
     *,
     methods: Sequence[str] | None = None,
     honest: Sequence[str] | None = None,
+    executor: Executor = map,
 ) -> Result:
     """Choose, report and compare all methods on one problem, as `compare` does.
 
@@ -99,6 +101,7 @@ def study(
         contrasts: pairs of methods fixed beforehand; those that are not run are left out.
         axes: what tells this result from others of the experiment.
         methods, honest: in place of those of the config.
+        executor: as for `compare`; what it is asked for are pure functions of the config and a unit.
 
     Returns:
         The result.
@@ -136,6 +139,7 @@ def study(
             measure=measure_of(problem),
             store=store,
             progress=tell,
+            executor=executor,
         )
     truth = getattr(problem, "truth", None)
     return Result(problem.title, dict(axes or {}), runs, verdicts, store.arrays, measure_of(problem), truth)

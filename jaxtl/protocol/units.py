@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxtl.devices.backend import device_kind
 from jaxtl.errors import InputError, NotFinite
 from jaxtl.protocol.design import Draw, Method, Setting, check_columns, edges_of, trial_settings
 from jaxtl.protocol.measures import ACCURACY, Measure
@@ -58,13 +59,13 @@ class Worker:
     test: Callable[[Any, Draw], tuple[Mapping[str, float], Mapping[str, np.ndarray]]]
     measure: Measure = ACCURACY
 
-    def settings(self, method: str) -> list[Setting]:
-        """Those that are tried, by trial."""
-        return trial_settings(self.methods[method].search, self.trials)
+    def settings(self, method: str, replicate: int = 0) -> list[Setting]:
+        """Those that are tried, by trial; another replicate tries others."""
+        return trial_settings(self.methods[method].search, self.trials, replicate)
 
     def plan(self, unit: Unit) -> list[Run]:
         """The runs of a unit before they are made."""
-        settings, edges = self.settings(unit.method), unit.stage == "report"
+        settings, edges = self.settings(unit.method, unit.draw.replicate), unit.stage == "report"
         return [
             Run(
                 unit.method,
@@ -75,6 +76,8 @@ class Worker:
                 trial,
                 settings[trial],
                 edges_of(settings, trial) if edges else (),
+                replicate=unit.draw.replicate,
+                device=device_kind(),
             )
             for trial in unit.trials
         ]

@@ -16,6 +16,7 @@ from rich.text import Text
 from jaxtl.protocol import INTERVAL_COVERS, Run, Summary, price_of_choosing, verdict_sentence
 from jaxtl.protocol.measures import ACCURACY, Measure, Truth
 from jaxtl.protocol.results import Result, compact, headed, number, points
+from jaxtl.protocol.statistics import mixed_devices
 from jaxtl.report.plots.confusions import in_words
 from jaxtl.text import markdown, printable
 
@@ -174,6 +175,7 @@ def notes(result: Result, baseline: str) -> list[Note]:
         ),
         Note("Price of choosing from the labelled examples alone: tuned − honest", _prices(result)),
         Note("Diverged", _diverged(result)),
+        Note("Pairs made on several kinds of device, which differ by rounding too", mixed_devices(result.runs)),
         Note("Classes confused most", _confused(result, baseline)),
         Note("", _fine_print(result, baseline)),
     ]

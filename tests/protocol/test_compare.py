@@ -7,9 +7,11 @@ import pytest
 
 from jaxtl.errors import InputError, NotFinite
 from jaxtl.protocol import ACCURACY, Draw, Method, Range, RunStore, Selection, compare, planned_runs, trial_settings
+from jaxtl.protocol.statistics import mixed_devices
 
 LEARNING_RATES, PULLS = Range(0.004, 0.1), Range(0.03, 30.0)
 TUNING, REPORT = [0, 1], [10, 11, 12]
+HERE = {"learning_rate": 0.02, "pull": 1.0}
 
 
 class Laboratory:
@@ -406,3 +408,48 @@ def test_wrong_metrics_are_refused(metrics, message):
     method = Method("a", {"pull": PULLS}, lambda setting, draw: 0.5)
     with pytest.raises(InputError, match=message):
         compare([method], 2, [0], [1], validate=lambda t, d: t, test=lambda t, d: (metrics, {}))
+
+
+# ---- replicates
+
+
+def test_every_replicate_has_its_own_design_tuning_draws_and_choice_and_counts_once(tmp_path):
+    """Where the best pull differs between replicates, each chooses its own; the contrast has as many pairs as they."""
+    best = [0.3, 3.0, 10.0]
+
+    def method(name, gain):
+        def train(setting, draw):
+            return 0.5 + gain - 0.01 * math.log(setting["pull"] / best[draw.replicate]) ** 2 + draw.seed / 1e4
+
+        return Method(name, {"learning_rate": LEARNING_RATES, "pull": PULLS}, train)
+
+    methods, store = [method("a", 0.1), method("b", 0.0)], RunStore(tmp_path)
+    how = {"validate": lambda trained, draw: trained, "test": lambda trained, draw: ({"test": trained}, {"x": [1]})}
+    asked = {"contrasts": [("a", "b")], "replicates": 3, "store": store, **how}
+    runs, (contrast,) = compare(methods, 8, [0, 1], range(10, 16), **asked)
+    assert len(runs) == 3 * 2 * (8 * 2 + 6)
+    designs = [{run.setting["pull"] for run in runs if (run.replicate, run.stage) == (r, "tuning")} for r in range(3)]
+    pairs = [
+        {(run.setting["learning_rate"], run.setting["pull"]) for run in runs if run.replicate == r} for r in range(3)
+    ]
+    assert designs[0] == designs[1] == designs[2]
+    assert len(pairs[0] & pairs[1] & pairs[2]) < 8
+    for replicate, pull in enumerate(best):
+        found = {run.setting["pull"] for run in runs if (run.replicate, run.stage) == (replicate, "report")}
+        nearest = min(designs[0], key=lambda tried, pull=pull: abs(math.log(tried / pull)))
+        assert found == {nearest}
+    assert (contrast.n, round(contrast.difference, 6)) == (3, 0.1)
+    again = compare(methods, 8, [0, 1], range(10, 16), **asked | {"store": RunStore(tmp_path)})
+    assert again.runs == runs
+    alone = compare(methods, 8, [0, 1], range(10, 16), contrasts=[("a", "b")], **how)
+    assert [run.setting for run in alone.runs] == [run.setting for run in runs if run.replicate == 0]
+
+
+def test_pairs_made_on_several_kinds_of_device_are_named():
+    laboratory = Laboratory()
+    runs, _ = laboratory.compare([laboratory.method("a", HERE), laboratory.method("b", HERE)])
+    assert len({run.device for run in runs}) == 1
+    assert runs[0].device
+    assert mixed_devices(runs) == []
+    moved = [replace(run, device="H100") if (run.method, run.seed) == ("b", REPORT[1]) else run for run in runs]
+    assert mixed_devices(moved) == [f"draw {REPORT[1]}: H100, {runs[0].device}"]

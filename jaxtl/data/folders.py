@@ -126,7 +126,18 @@ def _read(directory: Path, parts: list[Path], memory: float) -> tuple[list[_Part
             what = "holds images and no folders of them" if any(map(_is_image, _files(part))) else "holds no images"
             raise InputError(what, where=part, todo="put them into one folder for each class")
     _check_classes(parts[0], classes)
-    files = [file for content in contents for file, _ in content]
+    images, remarks = pictures(directory, [file for content in contents for file, _ in content], memory)
+    labels, first = np.array([label for content in contents for _, label in content]), len(contents[0])
+    found = [(images[:first], labels[:first], classes), (images[first:], labels[first:], classes)]
+    return found[: len(parts)], remarks
+
+
+def pictures(directory: Path, files: list[Path], memory: float) -> tuple[np.ndarray | Stored, list[str]]:
+    """The images of files of one size [N, H, W, C], on disk where they take more memory; and remarks about them.
+
+    Raises:
+        InputError: files that are no images, cannot be read or are of several sizes; all are told at once.
+    """
     headers = _headers(directory, files)
     (width, height), grey = next(iter(headers.values())).size, all(found.grey for found in headers.values())
     white = decode.white_levels(_each(directory, [file for file in files if headers[file].deep], _top))
@@ -140,9 +151,7 @@ def _read(directory: Path, parts: list[Path], memory: float) -> tuple[list[_Part
         images = Stored(read, np.arange(len(files)), shape)
     else:
         images = np.stack(_each(directory, files, lambda file: _decoded(file, shape, white)))
-    labels, first = np.array([label for content in contents for _, label in content]), len(contents[0])
-    found = [(images[:first], labels[:first], classes), (images[first:], labels[first:], classes)]
-    return found[: len(parts)], _remarks(headers.values(), white)
+    return images, _remarks(headers.values(), white)
 
 
 def _check_classes(directory: Path, classes: list[str]) -> None:

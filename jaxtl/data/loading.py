@@ -18,6 +18,7 @@ from jaxtl.data.folders import holds_folders, read_folders
 from jaxtl.data.npz import read_npz
 from jaxtl.data.on_disk import memory_budget
 from jaxtl.data.readers import holds_cifar, holds_idx, read_cifar, read_idx, refuse_pickle
+from jaxtl.data.tables import holds_table, read_table
 from jaxtl.data.tfds_read import newest_version, read_prepared, refuse_tfrecord
 from jaxtl.data.tfds_write import prepare
 from jaxtl.errors import InputError, suggest
@@ -31,8 +32,8 @@ FILES = {  # what a name may lie in, below the data directory, in the order of l
 }
 FASHION = OFFICIAL["fashion_mnist"].classes
 FORMATS = (
-    "give an .npz, a cifar-*-binary.tar.gz, or a directory of CIFAR .bin files, idx files, array_record files or one "
-    "folder of images for each class"
+    "give an .npz, a cifar-*-binary.tar.gz, or a directory of CIFAR .bin files, idx files, array_record files, one "
+    "folder of images for each class, or images with a CSV of file and label"
 )
 
 LONGEST = 4096  # letters of a path: what systems take
@@ -59,7 +60,8 @@ def load(
             "fashion_mnist", any image set that tensorflow-datasets has prepared ("svhn_cropped"), or "auto": cifar10 if
             it can be had, else the digits with a notice. Anything else is a path: an .npz ("file.npz#usps" for the
             keys usps_train_images, ...), a CIFAR binary archive or its directory, a directory of idx files, a prepared
-            directory of tensorflow-datasets, a directory with one folder of images for each class.
+            directory of tensorflow-datasets, a directory with one folder of images for each class, or
+            one with a CSV of file and label (and group and split, if there are any).
         data_dir: by default $JAXTL_DATA, else jaxtl in $XDG_CACHE_HOME or ~/.cache.
         fetch: whether the network may be asked; $JAXTL_OFFLINE forbids it for all calls.
         progress: (total, description) -> a display of what is fetched, such as `jaxtl.writers.Progress`.
@@ -168,4 +170,6 @@ def _reader_of(path: Path, name: str, memory: int, prefix: str = "") -> Reader |
         return functools.partial(read_cifar, path, name)
     if holds_idx(path):
         return functools.partial(read_idx, path, name, memory)
+    if path.is_dir() and holds_table(path):
+        return functools.partial(read_table, path, name, memory)
     return functools.partial(read_folders, path, name, memory) if path.is_dir() and holds_folders(path) else None

@@ -76,8 +76,8 @@ COLUMNS = tuple(column.name for column in fields(Run))  # names that no hyperpar
 class RunStore:
     """Keeps finished runs; the same comparison with the same store makes none of them twice.
 
-    A run is found again by (method, stage, replicate, seed, fold, trial, setting): the two selections share a report run
-    when they choose the same setting. On disk, `runs.jsonl` gains a line per run, and `arrays/METHOD-SEED-TRIAL.npz`
+    A run is found again by (method, stage, replicate, seed, fold, trial, setting): selections share a report run when
+    they choose the same setting. On disk, `runs.jsonl` gains a line per run, and `arrays/METHOD-SEED-TRIAL.npz`
     (METHOD-rN-SEED-TRIAL of replicate N > 0) is complete before its line is written, so a run that is listed is whole.
 
     Args:

@@ -131,11 +131,11 @@ def test_a_class_may_be_called_like_a_part(tmp_path, classes):
 def test_parts_without_classes_are_no_classes(tmp_path):
     for name in ("train", "test"):
         picture(tmp_path / "set" / name / "0.png", 0)
-    (tmp_path / "set/train.csv").write_text("image,label")
+    (tmp_path / "set/train.csv").write_text("image,size")
     refused(tmp_path / "set", "set/train: holds images and no folders of them", "one folder for each class")
 
 
-@pytest.mark.parametrize("table", ["labels.csv", "annotations.json", "metadata.jsonl", "train.tsv", "list.txt"])
+@pytest.mark.parametrize("table", ["annotations.json", "metadata.jsonl", "train.tsv", "list.txt"])
 @pytest.mark.parametrize("names", [("images",), ("photos",), ("Images", "masks"), ("img", "more")])
 def test_a_folder_beside_a_table_of_labels_is_no_class(tmp_path, table, names):
     for name in names:

@@ -61,7 +61,7 @@ from jaxtl.bounds import (
     refuse_beyond_memory,
     refuse_too_many_runs,
 )
-from jaxtl.cli import flags, page, replicas, workdir
+from jaxtl.cli import flags, page, publish, replicas, workdir
 from jaxtl.cli.flags import command
 from jaxtl.cli.workdir import directory_of
 from jaxtl.devices import backend, processes
@@ -201,7 +201,10 @@ def _execute(main: Main, config_class: type, argv: Sequence[str]) -> None:
     processes.join(**team)
     replicas.mute_all_but_first()
     request = flags.parse(config_class, argv, _default_workdir(main))
-    now = workdir.Record.of(Path(inspect.getfile(main)).resolve(), request.config)
+    experiment = Path(inspect.getfile(main)).resolve()
+    if request.publish:
+        publish.check(experiment)
+    now = workdir.Record.of(experiment, request.config)
     replicas.refuse_different(now)
     may_change = getattr(config_class, "may_change", ())
     backend.use_compilation_cache()
@@ -210,6 +213,9 @@ def _execute(main: Main, config_class: type, argv: Sequence[str]) -> None:
         if directory is not None:
             with _stop_on_signals():
                 main(request.config, directory)
+    if request.publish and processes.is_first():
+        for path in publish.write(experiment, inspect.getmodule(main).__doc__ or "", resolved(request.workdir), now):
+            print(printable(f"wrote {path}"))
 
 
 @contextlib.contextmanager

@@ -139,6 +139,12 @@ def test_an_installed_or_read_only_copy_is_no_place_for_a_page(toy, capsys, monk
         publish.check(Path("/usr/lib/python3/site-packages/experiments/toy.py"))
 
 
+def test_a_fork_does_not_write_the_page_of_what_it_forks(toy, capsys):
+    assert cli.execute(toy.main, toy.Config, ["--publish"], forked=True) == 2
+    assert capsys.readouterr().err.startswith("--publish: a fork has no page of its own")
+    assert not toy.page.exists()
+
+
 def test_what_no_run_has_written_is_not_overwritten(toy, capsys):
     toy.page.write_text("# notes of a week\n")
     assert refused(toy, capsys).endswith("toy.md: was not written by a run: move it away to publish here")

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl.data import DataSet, Split, channel_statistics, image_batches, normalise, on_device
-from jaxtl.errors import InputError, kind_of, suggest
+from jaxtl.errors import InputError, kind_of, suggest, whole_number
 from jaxtl.losses import accuracy, mean_of, per_example, softmax_cross_entropy
 from jaxtl.models import as_forward
 from jaxtl.optimizers import Group
@@ -180,7 +180,11 @@ def evaluate(
         raise InputError(f"no part '{part}'", where="evaluate part", todo=suggest(part, ("train", "test")))
     split = data.test if part == "test" else data.train
     mean, std = channel_statistics(data.train.images)
-    weights, step, size = _as_weights(weights), _evaluation(model), min(batch_size, len(split))
+    weights, step, size = (
+        _as_weights(weights),
+        _evaluation(model),
+        min(whole_number(batch_size, "evaluate batch_size"), len(split)),
+    )
     state = TrainState(jnp.int32(0), weights.params, weights.model_state, (), jax.random.key(0))
     sums = dict.fromkeys([*METRICS, "count"], 0.0)
     for first in range(0, len(split), size):

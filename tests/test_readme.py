@@ -1,9 +1,11 @@
 """What the pages show runs: their Python, their forks, their commands; what they promise and quote is there."""
 
 import ast
+import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 from test_house import ORDER
+
+from jaxtl.cli import flags
 
 ROOT = Path(__file__).parents[1]
 PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in (
@@ -99,6 +103,27 @@ def test_every_program_of_a_page_exists(module):
     if not module.endswith("NAME"):
         place = ROOT / module.replace(".", "/")
         assert place.with_suffix(".py").exists() or (place / "__main__.py").exists()
+
+
+COMMANDS = sorted(
+    {
+        (module, words.strip('"'))
+        for page in PAGES.values()
+        for module, words in [
+            *re.findall(r"python -m experiments\.([\w.]+)((?: --[\w.]+=\S+| --smoke)*)", page),
+            *(("cifar_transfer", f" {words}") for words in re.findall(r'make run ARGS="([^"]+)"', page)),
+        ]
+    }
+)
+
+
+@pytest.mark.parametrize(("module", "asked"), COMMANDS)
+def test_every_command_of_a_page_asks_for_settings_that_there_are(module, asked):
+    if "NAME" in module or not asked:
+        return
+    config = importlib.import_module(f"experiments.{module}").Config
+    _, rest = flags.team(shlex.split(asked))
+    flags.parse(config, rest, "runs/x")
 
 
 def test_every_guarantee_names_a_test_that_exists():

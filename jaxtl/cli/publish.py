@@ -35,7 +35,9 @@ def check(experiment: Path, forked: bool = False) -> None:
         InputError: a fork, an installed or read-only copy, or a file in its place that no run has written.
     """
     if forked:
-        raise InputError("a fork has no page of its own: the summary.md of its run is ready to paste", where="--publish")
+        raise InputError(
+            "a fork has no page of its own: the summary.md of its run is ready to paste", where="--publish"
+        )
     page = page_of(experiment)
     installed = {"site-packages", "dist-packages"} & {*page.parts}
     if installed or not os.access(page.parent, os.W_OK):

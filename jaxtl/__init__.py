@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         per_class,
         stratified_folds,
     )
+    from jaxtl.data.batches import batches
     from jaxtl.devices.placement import make_mesh
     from jaxtl.errors import InputError, Interrupted, NotFinite
     from jaxtl.labels import NEW, SHARED, TRANSFERRED, count_by_label, everything, having, kernels, label_params
@@ -113,8 +114,9 @@ __version__ = "0.1.0"
 
 _ROOMS = {
     "checkpoints": "export load_weights restore save",
-    "data": "DataSet Split channel_statistics feed from_arrays hold_out image_batches load normalise on_device "
-    "per_class stratified_folds",
+    "data": "DataSet Split channel_statistics feed from_arrays hold_out image_batches load normalise "
+    "on_device per_class stratified_folds",
+    "data.batches": "batches",
     "devices.placement": "make_mesh",
     "errors": "InputError Interrupted NotFinite",
     "labels": "NEW SHARED TRANSFERRED count_by_label everything having kernels label_params",

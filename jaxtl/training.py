@@ -58,7 +58,7 @@ def classification(
         The program.
 
     Raises:
-        InputError: no data set, no transfer, and what `as_forward` and `make_program` refuse.
+        InputError: no data set of images with a class each, no transfer, what `as_forward` and `make_program` refuse.
 
     Example:
         >>> from jaxtl.data import load
@@ -71,7 +71,7 @@ def classification(
         >>> dict(classification(model, load("digits"), moved, groups).rates)
         {'learning_rate/new': 0.1}
     """
-    _check_data(data, "classification data")
+    _check_data(data, "train", "classification data")
     if not isinstance(moved, Transfer):
         todo = "pass what transfer(source, target) returns; without a source model use make_program"
         raise InputError(f"{kind_of(moved)} is no Transfer", where="classification moved", todo=todo)
@@ -165,7 +165,7 @@ def evaluate(
         {"accuracy": a fraction, "loss": in nats}.
 
     Raises:
-        InputError: no data set, a part that there is not, and what `as_forward` refuses.
+        InputError: no data set of images with a class each, a part that there is not, and what `as_forward` refuses.
 
     Example:
         >>> from jaxtl.data import from_arrays
@@ -175,9 +175,9 @@ def evaluate(
         >>> evaluate(Classifier(Mlp(()), (("head", 2),)), {"head": {"kernel": kernel, "bias": jnp.zeros(2)}}, data)
         {'accuracy': 1.0, 'loss': 4.5...e-05}
     """
-    _check_data(data, "evaluate data")
     if part not in ("train", "test"):
         raise InputError(f"no part '{part}'", where="evaluate part", todo=suggest(part, ("train", "test")))
+    _check_data(data, part, "evaluate data")
     split = data.test if part == "test" else data.train
     mean, std = channel_statistics(data.train.images)
     weights, step, size = (
@@ -206,7 +206,12 @@ def _as_weights(params: Weights | Tree) -> Weights:
     return params if isinstance(params, Weights) else Weights(params)
 
 
-def _check_data(data: Any, where: str) -> None:
+def _check_data(data: Any, part: str, where: str) -> None:
     if not isinstance(data, DataSet):
         todo = "make one: from_arrays(images, labels), or load(name_or_path)"
         raise InputError(f"{kind_of(data)} is no DataSet", where=where, todo=todo)
+    split = data.test if part == "test" else data.train
+    if "image" not in split or split.target != "class":
+        what = f"a {part} example has {', '.join(split.names)}, and its label is: {split.target}"
+        todo = "this is for images or features with a class each; use make_program with batches"
+        raise InputError(what, where=where, todo=todo)

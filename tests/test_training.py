@@ -13,6 +13,7 @@ from jaxtl.loop import request_stop, stop_request
 KEY = jax.random.key(0)
 RANDOM = np.random.default_rng(0)
 DATA = tl.from_arrays(RANDOM.integers(0, 256, (70, 4, 4, 1), dtype=np.uint8), np.arange(70) % 3)
+NUMBERS = tl.from_arrays(DATA.train.images, np.linspace(0, 1, len(DATA.train)), target="number")
 MODEL = tl.Classifier(tl.Mlp((5,)), (("head", 3),))
 GROUPS = {"transferred": tl.Group(0.01), "new": tl.Group(0.1)}
 PULLS = {"transferred": tl.Term(0.01, tl.l2, ("anchor",)), "new": tl.Term(0.001, tl.l2)}
@@ -112,6 +113,8 @@ def test_a_model_with_batch_statistics_is_trained_and_judged_by_them():
         (lambda: tl.train(program(), moved().params, DATA, steps=0), "steps"),
         (lambda: tl.train(program(), moved().params, DATA, steps=1, rates={"pull": 1.0}), "rates"),
         (lambda: tl.evaluate(MODEL, moved().params, DATA.test), "evaluate data"),
+        (lambda: tl.classification(MODEL, NUMBERS, moved(), GROUPS), "classification data"),
+        (lambda: tl.evaluate(MODEL, moved().params, NUMBERS), "evaluate data"),
         (lambda: tl.evaluate(MODEL, moved().params, DATA, part="validation"), "evaluate part"),
         (lambda: tl.evaluate(MODEL, moved().params, DATA, batch_size=0), "evaluate batch_size"),
         (lambda: tl.evaluate(MODEL, {"head": moved().params["head"]}, DATA), "Classifier"),

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         Cnn,
         Mlp,
         as_forward,
+        cut,
         initial_model_state,
         initialise,
         resnet18,
@@ -58,10 +59,11 @@ if TYPE_CHECKING:
     from jaxtl.optimizers import Group, per_label, pull_per_rate
     from jaxtl.penalties import Term, elastic_net, fisher, group_lasso, l1, l2, labelled
     from jaxtl.problems import FewShot, ManyTasks, make_source
-    from jaxtl.program import Program, Weights, make_program
+    from jaxtl.program import Program, Weights, alternate, make_program
     from jaxtl.protocol import (
         Budget,
         Draw,
+        Measure,
         Method,
         Problem,
         Range,
@@ -123,12 +125,12 @@ _ROOMS = {
     "loop": "fit",
     "losses": "accuracy make_loss_fn mean_of per_example sigmoid_binary_cross_entropy softmax_cross_entropy "
     "squared_error",
-    "models": "Classifier Cnn Mlp as_forward initial_model_state initialise resnet18 wide_resnet",
+    "models": "Classifier Cnn Mlp as_forward cut initial_model_state initialise resnet18 wide_resnet",
     "optimizers": "Group per_label pull_per_rate",
     "penalties": "Term elastic_net fisher group_lasso l1 l2 labelled",
     "problems": "FewShot ManyTasks make_source",
-    "program": "Program Weights make_program",
-    "protocol": "Budget Draw Method Problem Range Recipe Result RunStore Selection Trained Trainer rates_of",
+    "program": "Program Weights alternate make_program",
+    "protocol": "Budget Draw Measure Method Problem Range Recipe Result RunStore Selection Trained Trainer rates_of",
     "protocol.compare": "compare",
     "protocol.study": "study",
     "proximal": "Ball Prox prox_elastic_net prox_group_lasso prox_l1",

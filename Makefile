@@ -7,12 +7,13 @@ VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
 SOURCES := jaxtl experiments tests
+PAGES := $(SOURCES) README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md CITATION.cff LICENSE
 
 # Transparent huge pages for malloc: 1.0 to 1.2 times the speed of a training step on CPU (glibc 2.35+; elsewhere no effect).
 # It has to be set before Python starts.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: help run smoke bench test test-all lint clean
+.PHONY: help run smoke bench test test-all lint docs clean
 
 help:
 	@echo "make run       the main job: experiments/cifar_transfer.py"
@@ -21,6 +22,7 @@ help:
 	@echo "               goes on where it was stopped; ARGS=--overwrite measures anew"
 	@echo "make test      the tests; make test-all: the slow ones too, with PyTorch"
 	@echo "make lint      ruff and mypy"
+	@echo "make docs      the pages as a site in build/site, links checked"
 	@echo "make clean     remove what make has made; runs/ stays"
 
 run: $(VENV)/installed
@@ -43,6 +45,12 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 
+# mkdocs wants its pages below a directory of their own: links to them, so that none is there twice.
+docs: $(VENV)/installed-docs
+	rm -rf build/docs build/site && mkdir -p build/docs
+	ln -s $(addprefix ../../,$(PAGES)) build/docs/
+	$(BIN)/mkdocs build --strict
+
 # What make has made, and nothing else: runs/ stays.
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
@@ -60,6 +68,10 @@ $(VENV)/installed-test: pyproject.toml | $(BIN)/pip
 $(VENV)/installed-oracles: pyproject.toml | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --editable ".[test,oracles]"
 	@touch $@ $(VENV)/installed $(VENV)/installed-test
+
+$(VENV)/installed-docs: pyproject.toml | $(BIN)/pip
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	@touch $@ $(VENV)/installed
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -61,7 +61,7 @@ from jaxtl.bounds import (
     refuse_beyond_memory,
     refuse_too_many_runs,
 )
-from jaxtl.cli import flags, page, replicas, workdir
+from jaxtl.cli import flags, page, publish, replicas, workdir
 from jaxtl.cli.flags import command
 from jaxtl.cli.workdir import directory_of
 from jaxtl.devices import backend, processes
@@ -118,25 +118,26 @@ __all__ = [
 
 def run(main: Main, config_class: type) -> NoReturn:
     """Run an experiment from the command line and leave the process with its exit code."""
-    code = execute(main, config_class, sys.argv[1:])
+    code = execute(main, config_class, sys.argv[1:], forked=main.__module__ != "__main__")
     processes.leave(code)
     sys.exit(code)
 
 
-def execute(main: Main, config_class: type, argv: Sequence[str]) -> int:
+def execute(main: Main, config_class: type, argv: Sequence[str], *, forked: bool = False) -> int:
     """Run an experiment: the same command again resumes an unfinished run and prints the summary of a finished one.
 
     Args:
         main: main(config, workdir) does the work; it polls for signals through `loop`, and writes summary.json last.
         config_class: a flat dataclass with every default visible.
         argv: the arguments after the program's name.
+        forked: `main` is that of another file than the one that was started.
 
     Returns:
         The exit code. An exception that is not a `Stop` is a bug and passes through.
     """
     if any(argument in flags.HELP for argument in argv):
         return guarded(lambda: print(flags.help_text(main, config_class, _default_workdir(main))))
-    return guarded(lambda: _execute(main, config_class, argv))
+    return guarded(lambda: _execute(main, config_class, argv, forked))
 
 
 def header(experiment: str, config: Any, started: float, **more: Any) -> dict[str, Any]:
@@ -196,12 +197,15 @@ def _default_workdir(main: Main) -> str:
     return f"runs/{Path(inspect.getfile(main)).stem}"
 
 
-def _execute(main: Main, config_class: type, argv: Sequence[str]) -> None:
+def _execute(main: Main, config_class: type, argv: Sequence[str], forked: bool) -> None:
     team, argv = flags.team(argv)
     processes.join(**team)
     replicas.mute_all_but_first()
     request = flags.parse(config_class, argv, _default_workdir(main))
-    now = workdir.Record.of(Path(inspect.getfile(main)).resolve(), request.config)
+    experiment = Path(inspect.getfile(main)).resolve()
+    if request.publish:
+        publish.check(experiment, forked)
+    now = workdir.Record.of(experiment, request.config)
     replicas.refuse_different(now)
     may_change = getattr(config_class, "may_change", ())
     backend.use_compilation_cache()
@@ -210,6 +214,9 @@ def _execute(main: Main, config_class: type, argv: Sequence[str]) -> None:
         if directory is not None:
             with _stop_on_signals():
                 main(request.config, directory)
+    if request.publish and processes.is_first():
+        for path in publish.write(experiment, inspect.getmodule(main).__doc__ or "", resolved(request.workdir), now):
+            print(printable(f"wrote {path}"))
 
 
 @contextlib.contextmanager

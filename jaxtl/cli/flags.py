@@ -34,7 +34,7 @@ KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 HOW_TO_SET = "settings are given as --config.key=value"
 TEAM = {"coordinator": str, "processes": int, "process": int}
-OWN_FLAGS = ("workdir", "smoke", "overwrite", *TEAM, "help")
+OWN_FLAGS = ("workdir", "smoke", "overwrite", "publish", *TEAM, "help")
 COMMENT_COLUMN = 38
 
 
@@ -45,6 +45,7 @@ class Request:
     config: Any
     workdir: str
     overwrite: bool
+    publish: bool = False
 
 
 def team(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -93,12 +94,15 @@ def parse(config_class: type, argv: Sequence[str], default_workdir: str) -> Requ
     types = _field_types(config_class)
     values = _define_flags(config_class, types, argv)
     _read(values, types, argv)
+    publish = bool(values["publish"].value)
     given = config_flags.get_override_values(values["config"])
     if values["smoke"].value:
         if given.get("preset", "smoke") != "smoke":
             raise InputError(f"asks for another preset than --config.preset={given['preset']}", where="--smoke")
         given = {**given, "preset": "smoke"}
     preset = given.get("preset", getattr(config_class, "preset", ""))
+    if publish and preset == "smoke":
+        raise InputError("a smoke run is a check, not a result", where="--publish")
     filled = {**_preset(config_class, preset), **given}
     config = config_class(**{name: _checked(name, value, types.get(name)) for name, value in filled.items()})
     bounds.check(config)
@@ -109,7 +113,7 @@ def parse(config_class: type, argv: Sequence[str], default_workdir: str) -> Requ
         raise InputError("names no directory", where="--workdir", todo=f"for example --workdir={default_workdir}")
     elif refusal := bounds.PATH.refusal(workdir):
         raise InputError(refusal.what, where="--workdir", todo=refusal.todo)
-    return Request(config, workdir, bool(values["overwrite"].value))
+    return Request(config, workdir, bool(values["overwrite"].value), publish)
 
 
 def _field_types(config_class: type) -> dict[str, Any]:
@@ -132,6 +136,7 @@ def _define_flags(config_class: type, types: dict[str, Any], argv: Sequence[str]
     flags.DEFINE_string("workdir", None, "the run directory", flag_values=values)
     flags.DEFINE_bool("smoke", False, "the preset smoke", flag_values=values)
     flags.DEFINE_bool("overwrite", False, "replace an earlier run", flag_values=values)
+    flags.DEFINE_bool("publish", False, "write the result page", flag_values=values)
     for argument in argv:
         key = re.match(r"--?(?:no)?(config\.[^=]*|flagfile|undefok)", argument)  # the last two: absl's own, not ours
         if key and key[1].removeprefix("config.") not in types:
@@ -158,7 +163,11 @@ def _read(values: flags.FlagValues, types: dict[str, Any], argv: Sequence[str]) 
         raise _unknown(error.flagname, types) from None
     except flags.IllegalFlagValueError as error:
         refused = re.match(r"flag --(\S+?)=(.*?): ", str(error), re.DOTALL)
-        hints = {f"config.{name}": hint for name, hint in types.items()} | {"smoke": bool, "overwrite": bool}
+        hints = {f"config.{name}": hint for name, hint in types.items()} | {
+            "smoke": bool,
+            "overwrite": bool,
+            "publish": bool,
+        }
         if refused is None or refused[1] not in hints:
             raise InputError(" ".join(str(error).split())) from None
         raise _refusal(refused[1], refused[2], hints[refused[1]]) from None
@@ -246,6 +255,10 @@ def help_text(main: Callable[..., None], config_class: type, default_workdir: st
         ("--workdir=W", f"the run directory; by default {default_workdir}, with a preset {default_workdir}-PRESET"),
         ("--smoke", "the same as --config.preset=smoke"),
         ("--overwrite", "start again in a directory that holds an earlier run; that run is removed"),
+        (
+            "--publish",
+            f"write the result page {file.stem}.md beside {file.name}; of a finished run without computing anew",
+        ),
         ("--coordinator=HOST:PORT --processes=N --process=I", several_processes),
         ("--help", "this text"),
     ]

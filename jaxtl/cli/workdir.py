@@ -78,7 +78,7 @@ def read(directory: Path) -> Record | None:
         strangers = [entry for entry in entries if not entry.startswith((LOCK, UNFINISHED_RECORD, PROBE))]
         if not strangers:
             return None
-        what = f"is not a run: it holds {_few(strangers, ', ')} and no {RECORD}"
+        what = f"is not a run: it holds {few(strangers, ', ')} and no {RECORD}"
         raise InputError(what, where=directory, todo=ELSEWHERE)
     try:
         entries = json.loads(content)
@@ -105,7 +105,7 @@ def damaged(directory: Path, earlier: Record, now: Record) -> list[str]:
     """
     names = [name for name, digest in (earlier.report or {}).items() if _digest(directory / name) != digest]
     if names and earlier.changed_code(now):
-        what = f"not what the run wrote, and the code that could make it again has changed: {_few(names, ', ')}"
+        what = f"not what the run wrote, and the code that could make it again has changed: {few(names, ', ')}"
         raise InputError(
             what, where=directory, todo="choose another --workdir=..., or replace that run with --overwrite"
         )
@@ -132,11 +132,11 @@ def differs(directory: Path, earlier: Record, now: Record, may_change: Sequence[
     if refused:
         words = [f"{key} was {_json(earlier.config, key)} and is now {_json(now.config, key)}" for key in refused]
         these = f"; only {', '.join(may_change)} may change" if may_change else ""
-        what = "holds a run with another config: " + _few(words, "; ")
+        what = "holds a run with another config: " + few(words, "; ")
         raise InputError(what, where=directory, todo=todo + these)
     changed = earlier.changed_code(now)
     if changed and (keys or not is_finished(directory)):
-        what = f"the code has changed since this run began: {_few(changed, ', ')}"
+        what = f"the code has changed since this run began: {few(changed, ', ')}"
         raise InputError(what, where=directory, todo=f"put the code back, or {todo}")
     return bool(keys)
 
@@ -194,7 +194,7 @@ def clear(directory: Path) -> None:
 def summary(directory: Path, earlier: Record, now: Record) -> str:
     """What a finished run has to say, and whether the code is still the one that said it."""
     changed = earlier.changed_code(now)
-    note = f"the code has changed since this run: {_few(changed, ', ')}\n" if changed else ""
+    note = f"the code has changed since this run: {few(changed, ', ')}\n" if changed else ""
     table = files.read(directory / TABLE) or files.read(directory / SUMMARY) or b""
     return note + "\n".join(map(printable, table.decode(errors="replace").splitlines()))
 
@@ -203,7 +203,8 @@ def _json(config: dict[str, Any], key: str) -> str:
     return json.dumps(config[key]) if key in config else "absent"
 
 
-def _few(words: list[str], separator: str) -> str:
+def few(words: list[str], separator: str) -> str:
+    """The first three words, and how many more there are."""
     more = f" (and {len(words) - 3} more)" if len(words) > 3 else ""
     return separator.join(words[:3]) + more
 

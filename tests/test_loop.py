@@ -3,7 +3,6 @@
 import fcntl
 import json
 import signal
-import threading
 
 import jax
 import jax.numpy as jnp
@@ -113,10 +112,9 @@ def test_a_row_holds_the_mean_of_its_steps_and_evaluates_its_last_state():
     assert int(state.step) == 6
 
 
-@pytest.mark.parametrize("save_behind", [False, True])
 @pytest.mark.parametrize("chunk", [1, 3])
-def test_a_run_stopped_at_any_chunk_resumes_bit_for_bit(chunk, save_behind, tmp_path, stop_after, monkeypatch):
-    how = {"steps": 12, "chunk": chunk, "every": 6, "evaluate": norm, "save_behind": save_behind}
+def test_a_run_stopped_at_any_chunk_resumes_bit_for_bit(chunk, tmp_path, stop_after, monkeypatch):
+    how = {"steps": 12, "chunk": chunk, "every": 6, "evaluate": norm}
     with Writer(tmp_path / "whole", tensorboard=False) as log:
         whole, whole_history = fit(STEP, start(), DATA, Fixed(), **how, workdir=tmp_path / "whole", log=log)
     for chunks in range(1, 12 // chunk):
@@ -156,47 +154,6 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_and_no_line_stands_twice(
     assert history == whole_history
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert steps == [3, 6, 9]
-
-
-def test_saving_behind_the_run_goes_on_meanwhile_and_the_last_save_is_awaited(tmp_path, monkeypatch):
-    events, save, released = [], checkpoints.save, threading.Event()
-
-    def slow(workdir, state, meta):
-        if len(meta["history"]) == 1:
-            assert released.wait(60)  # until the run is where it could not be if it had waited
-        save(workdir, state, meta)
-        events.append(f"saved {int(state.step)}")
-
-    def evaluate(state):
-        events.append(f"evaluated {int(state.step)}")
-        if int(state.step) == 4:
-            released.set()
-        return {}
-
-    monkeypatch.setattr(checkpoints, "save", slow)
-    state, _ = fit(
-        STEP, start(), DATA, Fixed(), steps=6, every=2, evaluate=evaluate, workdir=tmp_path, save_behind=True
-    )
-    assert events.index("evaluated 4") < events.index("saved 2")
-    assert events[-1] == "saved 6"
-    assert_identical(checkpoints.restore(tmp_path, start()), state)
-
-
-@pytest.mark.parametrize(("full_from", "reached"), [(2, [2, 4]), (6, [2, 4, 6])])
-def test_what_cannot_be_saved_behind_is_told_at_the_next_save_or_at_the_end(tmp_path, monkeypatch, full_from, reached):
-    save, seen = checkpoints.save, []
-
-    def saving(workdir, state, meta):
-        if int(state.step) >= full_from:
-            raise InputError("no space", where=workdir)
-        return save(workdir, state, meta)
-
-    monkeypatch.setattr(checkpoints, "save", saving)
-    how = {"steps": 6, "every": 2, "evaluate": lambda state: seen.append(int(state.step)) or {}}
-    with pytest.raises(InputError, match="no space"):
-        fit(STEP, start(), DATA, Fixed(), **how, workdir=tmp_path, save_behind=True)
-    assert seen == reached
-    assert checkpoints.latest_step(tmp_path) == full_from - 2
 
 
 def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(tmp_path, stop_after, monkeypatch):

@@ -99,7 +99,7 @@ def test_what_something_else_made_is_refused_by_name_and_left_as_it_was(name, tm
 def test_what_may_change_goes_on_to_the_same_end(tmp_path):
     whole, _ = train(None, steps=8)
     train(tmp_path, steps=2)
-    how = {"every": 2, "chunk": 2, "evaluate": lambda state: {"norm": 1.0}, "save_behind": True, "progress": "on"}
+    how = {"every": 2, "chunk": 2, "evaluate": lambda state: {"norm": 1.0}, "progress": "on"}
     train(tmp_path, steps=4, how=how)
     again = {name: np.asarray(array) for name, array in DATA.items()}  # the same numbers in other memory
     numbers = anchored(rates={"penalty/new": 0, "learning_rate/new": np.float64(0.1)})

@@ -40,7 +40,6 @@ class Config:
     learning_rate: float = 0.1
     batch_size: int = 5
     mesh: tuple[str, ...] = ()
-    save_behind: bool = False
     broken_at: int = -1  # the step whose images are infinite
 
 
@@ -91,9 +90,7 @@ def main(config: Config, workdir: Path) -> None:
     how = {"steps": config.steps, "chunk": config.chunk, "every": config.every, "evaluate": norm, "best": "norm"}
     print("training", flush=True)
     with Writer(workdir) as log:
-        state, history = fit(
-            step, state, data, Fixed(), **how, mesh=mesh, workdir=workdir, save_behind=config.save_behind, log=log
-        )
+        state, history = fit(step, state, data, Fixed(), **how, mesh=mesh, workdir=workdir, log=log)
     figures = {"history": history, "digest": [float(jnp.sum(leaf)) for leaf in jax.tree.leaves(state.params)]}
     (workdir / "summary.json").write_text(json.dumps(figures))
 

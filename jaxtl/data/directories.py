@@ -65,7 +65,7 @@ def _named(*variables: str) -> list[Path]:
     return [files.expanded(root) for variable in variables if (root := os.environ.get(variable))]
 
 
-def keep_to_data(workdir: Path, origin: str, *content: Any) -> None:
+def keep_to_data(workdir: Path | str, origin: str, *content: Any) -> None:
     """Refuse to go on with other data: what "auto" or a path stands for may change from one day to the next.
 
     Args:
@@ -76,7 +76,7 @@ def keep_to_data(workdir: Path, origin: str, *content: Any) -> None:
     Raises:
         InputError: the run began with data of another origin or content, or data.txt cannot be read or written.
     """
-    file, asked = workdir / "data.txt", origin.encode("utf-8", "backslashreplace")
+    file, asked = Path(workdir) / "data.txt", origin.encode("utf-8", "backslashreplace")
     began, digest = files.read(file), _digest(content).encode()
     if began is not None:
         began, _, known = began.partition(CONTENT)

@@ -97,7 +97,6 @@ def fit(
     best: str | None = None,
     mesh: Mesh | None = None,
     workdir: Path | str | None = None,
-    save_behind: bool = False,
     log: Log | None = None,
     progress: str = "",
 ) -> tuple[TrainState, list[Row]]:
@@ -121,11 +120,8 @@ def fit(
             more steps; no other process may use it meanwhile. With each goes what made it: rates, defaults among them,
             `given`, the first state, the data (of a `Stream` its first batch), `best`, and the step, code and constants
             alike (not what a callback computes on the host). With another of these it is refused. What may change:
-            `steps`, `every`, `evaluate`, `log`, `progress`, `save_behind`; and, where results are then equal to
-            rounding, `chunk`, the mesh, the devices and the versions of the libraries.
-        save_behind: go on with the next chunk while a checkpoint is written, at the price of a second copy of the state
-            on the device; an error is told at the next save, or at the end. Otherwise what has been saved is on disk
-            before the next chunk begins.
+            `steps`, `every`, `evaluate`, `log`, `progress`; and, where results are then equal to rounding,
+            `chunk`, the mesh, the devices and the versions of the libraries.
         log: gets each row as it is made.
         progress: what to call this work on a progress display; none when empty.
 
@@ -159,7 +155,7 @@ def fit(
     with contextlib.ExitStack() as until_the_end:
         if workdir is not None and not checkpoints.is_owned(workdir):
             until_the_end.enter_context(checkpoints.own(workdir))
-        book = until_the_end.enter_context(contextlib.closing(History(workdir, best, log, save_behind, made)))
+        book = History(workdir, best, log, made)
         state = _begin(state, steps, chunk, book)
         done = int(state.step)
         display = until_the_end.enter_context(Progress(steps, progress, start=done)) if progress else None

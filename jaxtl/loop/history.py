@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -12,7 +10,6 @@ import jax
 
 from jaxtl import checkpoints
 from jaxtl.checkpoints.origin import Origin, refuse_another
-from jaxtl.devices.placement import gather
 from jaxtl.errors import InputError
 from jaxtl.loop.arguments import figures
 from jaxtl.loop.finite import Meter
@@ -45,14 +42,11 @@ class History:
         workdir: where checkpoints go, if anywhere.
         best: the figure whose highest value marks the state to keep, if any.
         log: gets each row, if anyone.
-        behind: whether a checkpoint is written while the run goes on.
         made: what makes the states of this run, if there is a workdir.
     """
 
-    def __init__(self, workdir: Path | str | None, best: str | None, log: Log | None, behind: bool, made: Origin):
+    def __init__(self, workdir: Path | str | None, best: str | None, log: Log | None, made: Origin):
         self.workdir, self.best_name, self.log, self.made = workdir, best, log, made
-        self.writer = ThreadPoolExecutor(1) if behind else None
-        self.being_written: Future | None = None
         self.history: list[Row] = []
         self.meter = Meter({}, 0)
         self.best_value: float | None = None
@@ -93,28 +87,7 @@ class History:
         if self.workdir is not None:
             meter = [self.meter.sums, self.meter.count, self.meter.last_loss]
             meta = {"history": self.history, "best": self.best_value, "meter": meter, "origin": self.made}
-            if self.writer is None:
-                checkpoints.save(self.workdir, self._whole(state), meta)
-                return
-            self.finish_writing()
-            # copies, because the run goes on: it donates the state and adds to the history; in one piece, because what
-            # is divided among processes is put together by all of them at once
-            copied = copy_tree(jax.tree.map(gather, self._whole(state)))
-            self.being_written = self.writer.submit(checkpoints.save, self.workdir, copied, copy.deepcopy(meta))
-
-    def finish_writing(self) -> None:
-        """Wait until what is being written behind is on disk, or raise what went wrong there."""
-        if self.being_written is not None:
-            being_written, self.being_written = self.being_written, None
-            being_written.result()
-
-    def close(self) -> None:
-        """Nothing is left to be written."""
-        try:
-            self.finish_writing()
-        finally:
-            if self.writer is not None:
-                self.writer.shutdown()
+            checkpoints.save(self.workdir, self._whole(state), meta)
 
     def resume(self, state: TrainState) -> TrainState | None:
         """The newest state that was saved, with all that belongs to it; None if nothing was. `state` is like it.
@@ -122,7 +95,6 @@ class History:
         Raises:
             InputError: what lies there is no run, or another one.
         """
-        self.finish_writing()
         if self.workdir is None or checkpoints.latest_step(self.workdir) is None:
             return None
         meta = checkpoints.read_meta(self.workdir)

@@ -92,7 +92,7 @@ class SourceUnit(NamedTuple):
 
 
 def make_source(
-    config: Any, task: DataSet, workdir: Path, examples: int = 0, *, executor: Callable[..., Iterable] = map
+    config: Any, task: DataSet, workdir: Path | str, examples: int = 0, *, executor: Callable[..., Iterable] = map
 ) -> Source:
     """A source model, trained here (an interrupted training goes on) or read from `config.source_checkpoint`.
 
@@ -107,7 +107,7 @@ def make_source(
         InputError: weights of another model.
         Interrupted, NotFinite: as `fit`.
     """
-    (source,) = executor(functools.partial(_source, config), [SourceUnit(task, workdir, examples)])
+    (source,) = executor(functools.partial(_source, config), [SourceUnit(task, Path(workdir), examples)])
     return source
 
 

@@ -84,7 +84,7 @@ def each_draw(seeds: Iterable[int], title: str) -> Iterator[Draw]:
 def study(
     problem: Problem,
     recipes: Mapping[str, Recipe],
-    workdir: Path,
+    workdir: Path | str,
     contrasts: Sequence[tuple[str, str]] = (),
     axes: Axes | None = None,
     *,

@@ -13,11 +13,9 @@ from jaxtl.selection.gradient import Implicit, Slope, hypergradient
 from jaxtl.selection.implicit import implicit_gradient, linearised
 from jaxtl.selection.label_search import (
     FROZEN,
-    LabelSearch,
     assignment_grid,
     assignment_start,
     assignments,
-    search_labels,
 )
 from jaxtl.selection.learning import LearnedRates, learn_rates, resilient
 from jaxtl.selection.logistic import LogisticCriteria, LogisticPath, logistic_criteria, logistic_path
@@ -34,7 +32,6 @@ from jaxtl.sweep import sweep
 __all__ = [
     "FROZEN",
     "Implicit",
-    "LabelSearch",
     "LearnedRates",
     "LogisticCriteria",
     "LogisticPath",
@@ -58,7 +55,6 @@ __all__ = [
     "reptile",
     "resilient",
     "ridge_path",
-    "search_labels",
     "sweep",
     "temperature",
     "validation_criteria",

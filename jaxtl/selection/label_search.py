@@ -1,4 +1,4 @@
-"""A search over label trees: which blocks of a source model to freeze, to fine-tune, or to begin anew.
+"""All label trees of a kind in one sweep: which blocks of a source model to freeze, to fine-tune, or to begin anew.
 
 Blocks are named from input to output. What a network learned is the more general the nearer to its input, so only
 labellings frozen… transferred… new… are searched: two cuts, (B + 1)(B + 2)/2 labellings of B blocks.
@@ -12,9 +12,7 @@ Source: Yosinski, Clune, Bengio and Lipson, "How transferable are features in de
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -138,74 +136,6 @@ def assignment_start(
         raise InputError(what, where=f"block '{block}'", todo="label every parameter by the blocks of the grid")
     params = map_named(lambda _, old, new, block: jnp.where(starts[block], new, old), source, fresh, labels)
     return params, {name: value for name, value in point.items() if not name.startswith(STARTS_NEW)}
-
-
-@dataclasses.dataclass(frozen=True)
-class LabelSearch:
-    """What became of labellings; printed, a line each, the best first.
-
-    Attributes:
-        rows: the labellings tried.
-        scores: [len(rows)], larger is better; −inf where a run was not finite.
-    """
-
-    rows: Sequence[Assignment]
-    scores: np.ndarray
-
-    def __post_init__(self):
-        if np.shape(self.scores) != (len(self.rows),) or not np.any(np.isfinite(self.scores)):
-            what = f"scores of shape {np.shape(self.scores)} for {len(self.rows)} labellings, or none finite"
-            raise InputError(what, where="LabelSearch", todo="give one score per labelling")
-
-    @property
-    def best(self) -> Assignment:
-        """The labelling with the best score; of equals the first."""
-        return self.rows[int(np.argmax(self.scores))]
-
-    def __str__(self) -> str:
-        width = max(map(len, KINDS))
-        widths = [max(width, len(block)) for block in self.rows[0]]
-        lines = ["  ".join(block.ljust(width) for block, width in zip(self.rows[0], widths, strict=True)) + "  score"]
-        for k in np.argsort(-self.scores, kind="stable"):
-            cells = [label.ljust(width) for label, width in zip(self.rows[k].values(), widths, strict=True)]
-            lines.append("  ".join([*cells, f"{self.scores[k]:.4g}"]))
-        return "\n".join(lines)
-
-
-def search_labels(blocks: Sequence[str], score: Callable[[Assignment], float]) -> LabelSearch:
-    """Climb from all blocks fine-tuned, a cut by one block at a time, until no neighbour scores better.
-
-    For many blocks, or runs too large to train side by side: about as many runs as blocks. A local best may stop it;
-    to try every labelling, sweep `assignment_grid(assignments(blocks), rates)` and make a `LabelSearch` of the scores.
-
-    Args:
-        blocks: names, from input to output.
-        score: labelling -> score on validation data, larger is better; NaN counts as −inf. Called once a labelling.
-
-    Returns:
-        All labellings tried, in order, with their scores.
-
-    Example:
-        >>> found = search_labels(["a", "b", "c"], lambda row: -abs(list(row.values()).count("frozen") - 2))
-        >>> found.best, len(found.rows)
-        ({'a': 'frozen', 'b': 'frozen', 'c': 'transferred'}, 7)
-    """
-    assignments(blocks)  # refuses blocks that cannot be
-    tried: dict[tuple[int, int], float] = {}
-
-    def scored(cuts):
-        if cuts not in tried:
-            value = float(score(_cut(blocks, *cuts)))
-            tried[cuts] = -math.inf if math.isnan(value) else value
-        return tried[cuts]
-
-    best, before = (0, len(blocks)), None
-    while best != before:
-        before = best
-        frozen, kept = best
-        near = [(frozen + 1, kept), (frozen, kept - 1), (frozen - 1, kept), (frozen, kept + 1)]
-        best = max([best, *(cuts for cuts in near if 0 <= cuts[0] <= cuts[1] <= len(blocks))], key=scored)
-    return LabelSearch([_cut(blocks, *cuts) for cuts in tried], np.array(list(tried.values())))
 
 
 def _check_rows(rows: Sequence[Assignment]) -> None:

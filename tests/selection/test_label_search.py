@@ -15,11 +15,9 @@ from jaxtl.optimizers import Group, per_label
 from jaxtl.penalties import Term, l2, labelled
 from jaxtl.selection.label_search import (
     FROZEN,
-    LabelSearch,
     assignment_grid,
     assignment_start,
     assignments,
-    search_labels,
 )
 from jaxtl.step import Fixed, compile_step, init_state, make_epoch, make_train_step, total_gradient
 from jaxtl.sweep import sweep
@@ -117,44 +115,11 @@ def test_a_row_is_a_program_built_for_it(swept, k):
     np.testing.assert_allclose(swept.scores[k], score(state, DATA, None), rtol=1e-5)
 
 
-def test_the_table_of_a_sweep(swept):
-    found = LabelSearch(assignments(BLOCKS), swept.scores)
-    assert found.best == assignments(BLOCKS)[swept.best]
-    lines = str(found).splitlines()
-    assert lines[0].split() == [*BLOCKS, "score"]
-    assert [float(line.split()[-1]) for line in lines[1:]] == sorted(
-        (float(f"{value:.4g}") for value in swept.scores), reverse=True
-    )
-    assert lines[1].split()[:3] == list(found.best.values())
-
-
-@pytest.mark.parametrize("best", assignments(BLOCKS), ids=lambda row: "-".join(row.values()))
-def test_climbing_finds_the_top_of_a_single_hill(best):
-    calls = []
-
-    def hill(row):
-        calls.append(row)
-        gaps = [list(row.values()).count(label) - list(best.values()).count(label) for label in (FROZEN, NEW)]
-        return -float(np.abs(gaps).sum())
-
-    found = search_labels(BLOCKS, hill)
-    assert found.best == best
-    assert len(calls) == len(found.rows) == len({tuple(row.values()) for row in calls})
-
-
-def test_climbing_walks_around_what_diverges():
-    found = search_labels(
-        "ab", lambda row: np.nan if row["a"] == FROZEN else {"transferred": 0.0, "new": 1.0}[row["b"]]
-    )
-    assert found.best == {"a": TRANSFERRED, "b": NEW}
-    assert np.isneginf(found.scores).sum() >= 1
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: assignments([]), "is empty"),
-        (lambda: search_labels(["a", "a"], float), "names one twice"),
+        (lambda: assignments(["a", "a"]), "names one twice"),
         (lambda: assignment_grid([], RATES), "has no labellings"),
         (lambda: assignment_grid([{"a": "old"}], RATES), "unknown label 'old'"),
         (lambda: assignment_grid([{"a": NEW}, {"b": NEW}], RATES), "are not"),
@@ -166,8 +131,6 @@ def test_climbing_walks_around_what_diverges():
             "'y': no parameter has",
         ),
         (lambda: assignment_start(LABELS, SOURCE, {}, {}), "assignment_start fresh"),
-        (lambda: LabelSearch([{"a": NEW}], np.zeros(2)), "one score per labelling"),
-        (lambda: LabelSearch([{"a": NEW}], np.array([-np.inf])), "none finite"),
     ],
 )
 def test_refuses(call, message):

@@ -36,7 +36,6 @@ import numpy as np
 
 from jaxtl import cli, report
 from jaxtl.data import DataSet, keep_to_data, load
-from jaxtl.labels import some
 from jaxtl.loop import StoppableProgress, raise_if_stopped
 from jaxtl.problems import (
     FewShot,
@@ -185,16 +184,13 @@ def main(config: Config, workdir: Path) -> None:
     check_tasks(config, source_task, task, [n], folds=False, models=max(len(settings), config.tasks))
     keep_to_data(workdir, task.origin, *task.content)
     source = make_source(config, source_task, workdir / "source")
-    console.print(f"source model: {source.accuracy:.1%} of its {len(source_task.test)} test images are right")
-    console.print(f"target: {some(task.classes)}; {n} labelled examples of each")
+    report.print_source(console, source)
     problem = FewShot(config, source, task, n)
+    report.print_target(console, problem)
     figures = adapt_each(config, SmallTasks(problem), settings)
-    section = section_of(config, problem, len(settings), figures)
-    report.print_section(console, section, config.preset)
-    header = cli.header("learned_starts", config, started, data=data.origin, notice=task.notice)
-    console.line()
-    for path in report.write_sections(workdir, header, {"starts": figures}, [section]):
-        console.print(f"wrote {path}", soft_wrap=True)
+    page = report.Page(console, config.preset)
+    page.add(section_of(config, problem, len(settings), figures), {"starts": figures})
+    page.write(workdir, cli.header("learned_starts", config, started, data=data.origin, notice=task.notice))
 
 
 if __name__ == "__main__":

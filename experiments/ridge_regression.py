@@ -412,22 +412,15 @@ def main(config: Config, workdir: Path) -> None:
     console.print(f"data      {data}")
     for label, count in count_by_label(problem.params, problem.labels).items():
         console.print(f"label     {label}: {count.leaves} kernels, one a group, {count.parameters} parameters")
-    sections: list[Section] = []
-    figures: dict[str, Any] = {}
+    page = report.Page(console, config.preset)
     for part in (
         functools.partial(textbook, config, workdir),
         functools.partial(paths, config, problem),
         functools.partial(criteria, config, problem, y),
         functools.partial(judge, config, x, y),
     ):
-        section, found = part()
-        report.print_section(console, section, config.preset)
-        sections.append(section)
-        figures |= found
-    header = cli.header("ridge_regression", config, started, data=data)
-    console.line()
-    for path in report.write_sections(workdir, header, figures, sections):
-        console.print(f"wrote {path}", soft_wrap=True)
+        page.add(*part())
+    page.write(workdir, cli.header("ridge_regression", config, started, data=data))
 
 
 def diabetes() -> tuple[np.ndarray, np.ndarray]:

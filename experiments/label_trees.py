@@ -59,6 +59,7 @@ from jaxtl.protocol import (
 )
 from jaxtl.protocol.results import compact, number, points
 from jaxtl.report import Plot, Section, Table
+from jaxtl.report.cells import percent
 from jaxtl.report.plots import searches as pictures
 from jaxtl.report.tables import counted
 from jaxtl.selection import FROZEN
@@ -156,8 +157,8 @@ def section_of(config: Config, problem: FewShot, found: Searched) -> tuple[Secti
         difference = paired("", "all transferred", test[k] - test[transferred])
         rate = found.settings[k]["learning_rate"]
         cells = [*(row[name] for name in names[:-1]), compact(rate), number(100 * found.scores[k], ".1f")]
-        cells += [f"{number(100 * test[k].mean(), '.1f')} ± {100 * test[k].std(ddof=1):.1f}"]
-        rows.append([*cells, points(difference) if k != transferred else "", "chosen" if k == chosen else ""])
+        cells += [percent(test[k]), points(difference) if k != transferred else ""]
+        rows.append([*cells, "chosen" if k == chosen else ""])
         figures.append({"labels": row, "learning_rate": rate, "validation": found.scores[k], "test": test[k]})
         figures[-1] |= {"difference": difference.difference, "ci95": difference.ci95}
     against = []

@@ -52,6 +52,7 @@ from jaxtl.problems import (
 from jaxtl.protocol import Draw, Draws, Training, paired, verdict_sentence
 from jaxtl.protocol.results import compact, number, points
 from jaxtl.report import Section, Table
+from jaxtl.report.cells import percent
 from jaxtl.report.tables import counted
 from jaxtl.terminal import Terminal
 from jaxtl.trees import Tree
@@ -141,9 +142,9 @@ def section_of(config: Config, problem: FewShot, settings: int, figures: dict[st
         difference = paired(name, "source", found["test"] - figures["source"]["test"])
         found |= {"difference": difference.difference, "ci95": difference.ci95, "verdict": difference.verdict}
         learning_rate, penalty = map(compact, found["setting"])
-        spread = f"{number(100 * found['test'].mean(), '.1f')} ± {100 * found['test'].std(ddof=1):.1f}"
         told = [points(difference), difference.verdict] if name != "source" else ["", ""]
-        rows.append([name, learning_rate, penalty, number(100 * found["validation"], ".1f"), spread, *told])
+        validation, test = number(100 * found["validation"], ".1f"), percent(found["test"])
+        rows.append([name, learning_rate, penalty, validation, test, *told])
         rows[-1].append(number(found["seconds"], ".1f") if found["seconds"] else "")
         lines += [verdict_sentence(difference)] if name != "source" else []
     what = {"mlp": "an MLP", "cnn": "a CNN"}[config.model]

@@ -24,7 +24,6 @@ from typing import Annotated, Any, ClassVar
 
 from jaxtl import cli, report
 from jaxtl.data import load
-from jaxtl.labels import some
 from jaxtl.loop import StoppableProgress
 from jaxtl.methods.finetuning import RECIPES
 from jaxtl.problems import FewShot, FewShotConfig, SourceConfig, check_plan, check_tasks, choose_tasks, make_source
@@ -103,10 +102,10 @@ def main(config: Config, workdir: Path) -> None:
         for examples in config.source_examples:
             room = workdir / f"{cli.directory_of(split)}-source_{examples or 'all'}"
             source = make_source(config, source_task, room / "source", examples)
-            console.print(f"source model: {source.accuracy:.1%} of its {len(source_task.test)} test images are right")
+            report.print_source(console, source)
             for n in config.n_per_class:
                 problem = FewShot(config, source, task, n)
-                console.print(f"target: {some(task.classes)}; {n} labelled examples of each")
+                report.print_target(console, problem)
                 report.print_batches(console, config.batch_size, n * len(task.classes))
                 report.print_transfer(console, problem.moved)
                 axes: dict[str, Any] = {
@@ -119,8 +118,7 @@ def main(config: Config, workdir: Path) -> None:
     origin = data.origin if data is source_data else f"{source_data.origin} → {data.origin}"
     notice = report.together(*(task.notice for _, task in tasks))
     header = cli.header("cifar_transfer", config, started, data=origin, notice=notice)
-    for path in report.write_files(workdir, header, results, baseline=BASELINE):
-        console.print(f"wrote {path}")
+    report.print_written(console, report.write_files(workdir, header, results, baseline=BASELINE))
 
 
 if __name__ == "__main__":

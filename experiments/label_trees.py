@@ -29,7 +29,7 @@ import numpy as np
 from jaxtl import cli, report
 from jaxtl.data import keep_to_data, load
 from jaxtl.errors import InputError
-from jaxtl.labels import TRANSFERRED, some
+from jaxtl.labels import TRANSFERRED
 from jaxtl.loop import StoppableProgress
 from jaxtl.methods.finetuning import label_trees, labellings, moving
 from jaxtl.problems import (
@@ -59,6 +59,7 @@ from jaxtl.protocol import (
 )
 from jaxtl.protocol.results import compact, number, points
 from jaxtl.report import Plot, Section, Table
+from jaxtl.report.cells import percent
 from jaxtl.report.plots import searches as pictures
 from jaxtl.report.tables import counted
 from jaxtl.selection import FROZEN
@@ -156,8 +157,8 @@ def section_of(config: Config, problem: FewShot, found: Searched) -> tuple[Secti
         difference = paired("", "all transferred", test[k] - test[transferred])
         rate = found.settings[k]["learning_rate"]
         cells = [*(row[name] for name in names[:-1]), compact(rate), number(100 * found.scores[k], ".1f")]
-        cells += [f"{number(100 * test[k].mean(), '.1f')} ± {100 * test[k].std(ddof=1):.1f}"]
-        rows.append([*cells, points(difference) if k != transferred else "", "chosen" if k == chosen else ""])
+        cells += [percent(test[k]), points(difference) if k != transferred else ""]
+        rows.append([*cells, "chosen" if k == chosen else ""])
         figures.append({"labels": row, "learning_rate": rate, "validation": found.scores[k], "test": test[k]})
         figures[-1] |= {"difference": difference.difference, "ci95": difference.ci95}
     against = []
@@ -194,17 +195,14 @@ def main(config: Config, workdir: Path) -> None:
     check_tasks(config, source_task, task, [n], folds=False, models=len(config.learning_rates))
     keep_to_data(workdir, task.origin, *task.content)
     source = make_source(config, source_task, workdir / "source")
-    console.print(f"source model: {source.accuracy:.1%} of its {len(source_task.test)} test images are right")
-    console.print(f"target: {some(task.classes)}; {n} labelled examples of each")
-    report.print_batches(console, config.batch_size, n * len(task.classes))
+    report.print_source(console, source)
     problem = FewShot(config, source, task, n)
+    report.print_target(console, problem)
+    report.print_batches(console, config.batch_size, n * len(task.classes))
     found = search(config, problem, RunStore(workdir / "label_trees", of=identity(config)))
-    section, figures = section_of(config, problem, found)
-    report.print_section(console, section, config.preset)
-    header = cli.header("label_trees", config, started, data=data.origin, notice=task.notice)
-    console.line()
-    for path in report.write_sections(workdir, header, figures, [section]):
-        console.print(f"wrote {path}", soft_wrap=True)
+    page = report.Page(console, config.preset)
+    page.add(*section_of(config, problem, found))
+    page.write(workdir, cli.header("label_trees", config, started, data=data.origin, notice=task.notice))
 
 
 if __name__ == "__main__":

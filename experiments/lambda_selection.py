@@ -24,42 +24,28 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 
 from jaxtl import cli, report
 from jaxtl.data import keep_to_data, load
-from jaxtl.labels import NEW, TRANSFERRED, some
+from jaxtl.labels import NEW, TRANSFERRED
 from jaxtl.loop import StoppableProgress
 from jaxtl.methods.finetuning import RECIPES, TOWARDS
 from jaxtl.problems import FewShot, FewShotConfig, SourceConfig, check_tasks, check_training, choose_tasks, make_source
 from jaxtl.problems.criteria import Criteria
-from jaxtl.protocol import (
-    Draw,
-    Draws,
-    Range,
-    Run,
-    RunStore,
-    Setting,
-    Trained,
-    Trainer,
-    Training,
-    identity,
-    paired,
-    trial_settings,
-)
+from jaxtl.problems.pull_map import PullMap, map_out
+from jaxtl.protocol import Draw, Draws, Range, RunStore, Trainer, Training, identity, paired, trial_settings
 from jaxtl.protocol.results import compact, number, points
 from jaxtl.report import Plot, Section, Table
+from jaxtl.report.choices import choices_table
 from jaxtl.report.plots.maps import Map, heat_maps, overfitting
 from jaxtl.report.tables import counted
-from jaxtl.selection import regret
+from jaxtl.selection import Choice, judge_choices
 from jaxtl.terminal import Terminal
-from jaxtl.writers import Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +95,8 @@ class Config(SourceConfig, FewShotConfig, Draws, Training):
     }
 
 
-MAPS = {"l2_differential": "pull/transferred", "l2_sp": "pull/source"}  # method: the pull that goes down the map
 ACROSS = "pull/new"
+MAPS = {"l2_differential": ("pull/transferred", ACROSS), "l2_sp": ("pull/source", ACROSS)}  # method: down, across
 TOWARDS_WHAT = {"pull/transferred": "towards zero", "pull/source": "towards the source"}
 CRITERIA = {  # a column of every run, and the sign that makes larger better
     "validation accuracy": ("validation", 1),
@@ -123,6 +109,7 @@ CRITERIA = {  # a column of every run, and the sign that makes larger better
     "evidence": ("log_evidence", 1),
     "evidence of the head": ("head_log_evidence", 1),
 }
+BEST_FIXED = "best fixed pair"
 REGIONS = {  # parts of the map, of (pull on transferred, pull on new)
     "equal": lambda down, across: down == across,
     "new > transferred": lambda down, across: down < across,
@@ -130,169 +117,90 @@ REGIONS = {  # parts of the map, of (pull on transferred, pull on new)
 }
 
 
-# ---------------------------------------------------------------- the map
-
-
-def pulls_of(config: Config) -> np.ndarray:
-    low, high = config.pull
-    return np.geomspace(low, high, config.points)
-
-
-def settings_of(config: Config, method: str, learning_rate: float) -> list[Setting]:
-    """Every pair of pulls, the weakest first."""
-    return [
-        {"learning_rate": learning_rate, MAPS[method]: float(down), ACROSS: float(across)}
-        for down, across in itertools.product(pulls_of(config), repeat=2)
-    ]
-
-
 def choose_learning_rate(config: Config, trainer: Trainer, store: RunStore) -> float:
     """The best of plain fine-tuning on the tuning draws: the map shows pulls, and no learning rates in disguise."""
     settings = trial_settings({"learning_rate": Range(*config.learning_rate)}, config.trials)
-    scores = [trainer.kept(store, "fine_tune", settings, Draw(seed)) for seed in range(config.tuning_draws)]
+    scores = [trainer.kept(store, "fine_tune", settings, Draw(seed)) for seed in config.tuning_seeds]
     means = np.mean([[run.validation for run in runs] for runs in scores], axis=0)
     return settings[int(np.argmax(means))]["learning_rate"]
-
-
-class Mapped(NamedTuple):
-    """A method's runs on one problem: [draws][K] on the tuning and on the report draws."""
-
-    method: str
-    n: int
-    learning_rate: float
-    tuning: list[list[Run]]
-    report: list[list[Run]]
-
-    def scores(self, column: str, sign: int = 1) -> np.ndarray:
-        """[report draws, K], larger is better; −inf where there is none."""
-
-        def score(run: Run) -> float:
-            value = run.validation if column == "validation" else run.metrics.get(column, np.nan)
-            return sign * value if np.isfinite(value) else -np.inf
-
-        return np.array([[score(run) for run in runs] for runs in self.report])
-
-    @property
-    def test(self) -> np.ndarray:
-        """[report draws, K]."""
-        return self.scores("test")
-
-    @property
-    def pulls(self) -> np.ndarray:
-        """[K, 2]: down and across."""
-        return np.array([[run.setting[MAPS[self.method]], run.setting[ACROSS]] for run in self.report[0]])
-
-
-def map_out(
-    config: Config, problem: FewShot, trainer: Trainer, method: str, learning_rate: float, store: RunStore
-) -> Mapped:
-    settings = settings_of(config, method, learning_rate)
-    criteria = Criteria(problem, {TRANSFERRED: TOWARDS, NEW: TOWARDS["zero"]})
-
-    def measured(draw: Draw, trained: Sequence[Trained | None], tried: Sequence[Setting]) -> list[dict[str, float]]:
-        both = zip(trained, criteria.by_folds(trainer, method, tried, draw), strict=True)
-        return [found | (criteria.measure(one, draw) if one else {}) for one, found in both]
-
-    runs, cut = [], config.tuning_draws
-    draws = [Draw(seed) for seed in range(cut + config.report_draws)]
-    with Progress(len(draws), f"{method}, n = {problem.n}: {len(settings)} pairs of pulls a draw") as progress:
-        for draw in draws:
-            stage, measure = ("tuning", None) if draw.seed < cut else ("report", functools.partial(measured, draw))
-            runs.append(trainer.kept(store, method, settings, draw, stage=stage, measure=measure))
-            progress.advance()
-    return Mapped(method, problem.n, learning_rate, runs[:cut], runs[cut:])
 
 
 # ---------------------------------------------------------------- what the maps say
 
 
-def criteria_table(mapped: Mapped) -> tuple[Table, dict[str, Any], dict[str, list[int]]]:
+def choices_on(mapped: PullMap) -> dict[str, Choice]:
+    """What every criterion chooses on every draw, beside choices that show what there is to win and to lose."""
+    scores = {name: mapped.scores(column, sign) for name, (column, sign) in CRITERIA.items()}
+    scores["weakest pulls"] = np.zeros_like(mapped.test)  # ties go to the first
+    scores[BEST_FIXED] = mapped.test.mean(axis=0)
+    scores["best of every draw"] = mapped.test
+    return judge_choices(scores, mapped.test, BEST_FIXED)
+
+
+def criteria_table(mapped: PullMap, choices: dict[str, Choice]) -> tuple[Table, dict[str, Any]]:
     """A row per criterion: which pulls it chooses, test accuracy there, and what that loses."""
-    test, rows, figures, choices = mapped.test, [], {}, {}
-    best_fixed = np.full(len(test), test.mean(axis=0).argmax())
-    candidates = {name: mapped.scores(*how) for name, how in CRITERIA.items()}
-    picks = {
-        name: scores.argmax(axis=1) for name, scores in candidates.items() if np.isfinite(scores).any(axis=1).all()
-    }
-    choices = {name: list(map(int, picks.get(name, []))) for name in CRITERIA}
-    picks |= {
-        "weakest pulls": np.zeros(len(test), int),
-        "best fixed pair": best_fixed,
-        "best of every draw": test.argmax(1),
-    }
-    for name, picked in picks.items():
-        at = test[np.arange(len(test)), picked]
-        lost = regret(np.eye(test.shape[1])[picked], test)
-        difference = paired(name, "best fixed pair", -lost)
-        down, across = np.exp(np.log(mapped.pulls[picked]).mean(axis=0))
-        compared = "" if name == "best fixed pair" else points(difference)
-        accuracy_cell = f"{100 * at.mean():.1f} ± {100 * at.std(ddof=1):.1f}"
-        rows.append([name, compact(down), compact(across), accuracy_cell, compared])
-        figures[name] = {"pulls": mapped.pulls[picked], "test": at, "difference": difference.difference}
-        figures[name] |= {"ci95": difference.ci95}
-    columns = ["λ by", "pull transferred", "pull new", "accuracy", "− best fixed pair"]
-    return Table(columns, rows), figures, choices
+
+    def geometric_means(pulls: np.ndarray) -> list[str]:
+        return [compact(mean) for mean in np.exp(np.log(pulls).mean(axis=0))]
+
+    columns = ["λ by", "pull transferred", "pull new", "accuracy"]
+    return choices_table(choices, mapped.pulls, columns, geometric_means, BEST_FIXED)
 
 
-def region_table(mapped: Mapped) -> tuple[Table, dict[str, Any]]:
+def region_table(mapped: PullMap) -> tuple[Table, dict[str, Any]]:
     """The best pair of each part of the map by the tuning draws, judged on the report draws."""
-    mean = np.mean([[run.validation for run in runs] for runs in mapped.tuning], axis=0)
+    validation, test = mapped.tuning_scores, mapped.test
     picked = {
-        name: max((k for k, pulls in enumerate(mapped.pulls) if inside(*pulls)), key=lambda k: mean[k])
+        name: max((k for k, pulls in enumerate(mapped.pulls) if inside(*pulls)), key=lambda k: validation[k])
         for name, inside in REGIONS.items()
     }
     rows, figures = [], {}
     for name, k in picked.items():
-        at = mapped.test[:, k]
-        difference = paired(name, "equal", at - mapped.test[:, picked["equal"]])
-        down, across = mapped.pulls[k]
-        told = [difference.verdict, points(difference)] if name != "equal" else ["", ""]
-        rows.append([name, compact(down), compact(across), number(100 * at.mean(), ".1f"), *told[::-1]])
-        figures[name] = {
-            "pulls": [down, across],
-            "test": at,
-            "difference": difference.difference,
-            "ci95": difference.ci95,
-        }
+        pulls, difference = list(mapped.pulls[k]), paired(name, "equal", test[:, k] - test[:, picked["equal"]])
+        told = [points(difference), difference.verdict] if name != "equal" else ["", ""]
+        rows.append([name, *map(compact, pulls), number(100 * test[:, k].mean(), ".1f"), *told])
+        figures[name] = {"pulls": pulls, "test": test[:, k]}
+        figures[name] |= {"difference": difference.difference, "ci95": difference.ci95}
     columns = ["part of the map", "pull transferred", "pull new", "accuracy", "− equal", "verdict"]
     return Table(columns, rows, words=(0, 5)), figures
 
 
-def section_of(config: Config, mapped: Mapped, truth: report.Truth) -> tuple[Section, dict[str, Any], Map]:
-    table, criteria, choices = criteria_table(mapped)
+def section_of(
+    heading: str, mapped: PullMap, choices: dict[str, Choice], truth: report.Truth
+) -> tuple[Section, dict[str, Any]]:
+    """What one map says, in words and figures."""
+    table, criteria = criteria_table(mapped, choices)
     regions, parts = region_table(mapped)
     lines = [
         f"Learning rate {compact(mapped.learning_rate)}, chosen by fine-tuning without pulls on "
-        f"{counted(config.tuning_draws, 'other draw')}. Ties go to the weaker pulls.",
+        f"{counted(len(mapped.tuning), 'other draw')}. Ties go to the weaker pulls.",
         truth.sentence,
-        f"Accuracy on target test data in %, mean ± sd of {config.report_draws} draws; differences in points, paired "
+        f"Accuracy on target test data in %, mean ± sd of {len(mapped.report)} draws; differences in points, paired "
         "by draw, 95 % interval. Pulls: geometric means of what was chosen.",
         "Best fixed pair, best of every draw: chosen by test accuracy, which nobody can do; they measure the others.",
         "Parts of the map: the best pair of each by validation on the tuning draws, judged on the report draws.",
     ]
-    heading = f"{mapped.method}, {mapped.n} per class"
-    size = config.points
-    down = f"pull on transferred, {TOWARDS_WHAT[MAPS[mapped.method]]}"
-    cells = {name: [divmod(k, size) for k in picked] for name, picked in choices.items()}
-    accuracies = mapped.test.mean(axis=0).reshape(size, size)
-    drawn = Map(heading, down, pulls_of(config), pulls_of(config), accuracies, cells)
     figures = {"criteria": criteria, "parts": parts, "test": mapped.test.mean(axis=0), "pulls": mapped.pulls}
-    validation = mapped.scores("validation").mean(axis=0)
-    return Section(heading, [table, regions], lines), {heading: figures | {"validation": validation}}, drawn
+    figures["validation"] = mapped.scores("validation").mean(axis=0)
+    return Section(heading, [table, regions], lines), {heading: figures}
 
 
-def overfitting_plot(config: Config, mapped: Mapped) -> Plot:
+def panel_of(heading: str, mapped: PullMap, choices: dict[str, Choice]) -> Map:
+    """One map as it is drawn, with the cells that criteria chose."""
+    pulls, size = mapped.side, len(mapped.side)
+    picked = {name: choices[name].picked if name in choices else () for name in CRITERIA}
+    cells = {name: [divmod(int(k), size) for k in of_draws] for name, of_draws in picked.items()}
+    down = f"pull on transferred, {TOWARDS_WHAT[mapped.axes[0]]}"
+    return Map(heading, down, pulls, pulls, mapped.test.mean(axis=0).reshape(size, size), cells)
+
+
+def overfitting_plot(mapped: PullMap, n: int) -> Plot:
     """Along the diagonal of the map of L2: one pull for all parameters."""
-    diagonal = np.arange(config.points) * (config.points + 1)
-
-    def column(name: str) -> np.ndarray:
-        return np.mean([[runs[k].metrics.get(name, np.nan) for k in diagonal] for runs in mapped.report], axis=0)
-
-    losses = {"train": column("train_loss"), "test": column("test_loss")}
-    norms = {label: column(f"norm/{label}") for label in (TRANSFERRED, NEW)}
-    title = f"One pull for all parameters, {mapped.n} per class"
-    draw = functools.partial(overfitting, title, pulls_of(config), losses, column("df"), norms)
-    return Plot(f"overfitting_n_{mapped.n}", "Loss, degrees of freedom and norms along one common pull", draw)
+    losses = {part: mapped.along_diagonal(f"{part}_loss") for part in ("train", "test")}
+    norms = {label: mapped.along_diagonal(f"norm/{label}") for label in (TRANSFERRED, NEW)}
+    title = f"One pull for all parameters, {n} per class"
+    draw = functools.partial(overfitting, title, mapped.side, losses, mapped.along_diagonal("df"), norms)
+    return Plot(f"overfitting_n_{n}", "Loss, degrees of freedom and norms along one common pull", draw)
 
 
 # ---------------------------------------------------------------- the experiment
@@ -310,32 +218,30 @@ def main(config: Config, workdir: Path) -> None:
     check_tasks(config, source_task, task, config.n_per_class, folds=True, models=max(config.points**2, config.trials))
     keep_to_data(workdir, task.origin, *task.content)
     source = make_source(config, source_task, workdir / "source")
-    console.print(f"source model: {source.accuracy:.1%} of its {len(source_task.test)} test images are right")
-    sections: list[Section] = []
-    maps: list[Map] = []
+    report.print_source(console, source)
+    page = report.Page(console, config.preset)
+    panels: list[Map] = []
     plots: list[Plot] = []
-    figures: dict[str, Any] = {}
     for n in config.n_per_class:
         problem = FewShot(config, source, task, n)
         trainer = Trainer(problem, {name: RECIPES[name] for name in ("fine_tune", *MAPS)})
-        console.print(f"target: {some(task.classes)}; {n} labelled examples of each")
+        report.print_target(console, problem)
         report.print_batches(console, config.batch_size, n * len(task.classes))
         store = RunStore(workdir / f"n_{n}", of=identity(config, n))
         learning_rate = choose_learning_rate(config, trainer, store)
-        for method in MAPS:
-            mapped = map_out(config, problem, trainer, method, learning_rate, store)
-            section, found, drawn = section_of(config, mapped, problem.truth)
-            report.print_section(console, section, config.preset)
-            sections.append(section)
-            maps.append(drawn)
-            figures |= found
-            plots += [overfitting_plot(config, mapped)] if method == "l2_differential" else []
-    draw = functools.partial(heat_maps, "Target accuracy in %, and where each criterion lands (mean over draws)", maps)
-    plots.insert(0, Plot("maps", "Accuracy over both pulls, and the choices of the criteria", draw))
-    sections.insert(0, Section("Maps", plots=plots))
-    header = cli.header("lambda_selection", config, started, data=data.origin, notice=task.notice)
-    for path in report.write_sections(workdir, header, figures, sections):
-        console.print(f"wrote {path}", soft_wrap=True)
+        criteria = Criteria(problem, {TRANSFERRED: TOWARDS, NEW: TOWARDS["zero"]})
+        pulls = np.geomspace(config.pull[0], config.pull[1], config.points)
+        for method, axes in MAPS.items():
+            mapped = map_out(trainer, method, pulls, axes, learning_rate, criteria, store)
+            heading, choices = f"{method}, {n} per class", choices_on(mapped)
+            page.add(*section_of(heading, mapped, choices, problem.truth))
+            panels.append(panel_of(heading, mapped, choices))
+            plots += [overfitting_plot(mapped, n)] if method == "l2_differential" else []
+    title = "Target accuracy in %, and where each criterion lands (mean over draws)"
+    draw = functools.partial(heat_maps, title, panels)
+    maps = Plot("maps", "Accuracy over both pulls, and the choices of the criteria", draw)
+    page.sections.insert(0, Section("Maps", plots=[maps, *plots]))
+    page.write(workdir, cli.header("lambda_selection", config, started, data=data.origin, notice=task.notice))
 
 
 if __name__ == "__main__":

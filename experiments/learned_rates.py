@@ -36,7 +36,7 @@ import numpy as np
 
 from jaxtl import cli, report
 from jaxtl.data import DataSet, keep_to_data, load
-from jaxtl.labels import NEW, some
+from jaxtl.labels import NEW
 from jaxtl.loop import StoppableProgress
 from jaxtl.methods.finetuning import TOWARDS, head, pulled
 from jaxtl.problems import (
@@ -200,19 +200,15 @@ def main(config: Config, workdir: Path) -> None:
     needed = 12.0 * config.points**2 * (1 + config.widths[-1]) * len(task.classes)
     cli.refuse_beyond_memory(needed, what, where="--config.points", todo="use fewer points")
     keep_to_data(workdir, task.origin, *task.content)
-    made: list[tuple[Section, dict[str, Any]]] = []
+    page = report.Page(console, config.preset)
     for answer, own, from_task, to_task in (asked[part] for part in config.parts):
         source = make_source(own, from_task, workdir / ("source" if own is config else "small_source"))
-        console.print(f"source model: {source.accuracy:.1%} of its {len(from_task.test)} test images are right")
-        console.print(f"target: {some(task.classes)}; {n} labelled examples of each")
+        report.print_source(console, source)
+        problem = FewShot(own, source, to_task, n)
+        report.print_target(console, problem)
         report.print_batches(console, config.batch_size, n * len(task.classes))
-        made.append(answer(config, FewShot(own, source, to_task, n)))
-        report.print_section(console, made[-1][0], config.preset)
-    figures = {name: found for _, by_name in made for name, found in by_name.items()}
-    header = cli.header("learned_rates", config, started, data=data.origin, notice=task.notice)
-    console.line()
-    for path in report.write_sections(workdir, header, figures, [section for section, _ in made]):
-        console.print(f"wrote {path}", soft_wrap=True)
+        page.add(*answer(config, problem))
+    page.write(workdir, cli.header("learned_rates", config, started, data=data.origin, notice=task.notice))
 
 
 if __name__ == "__main__":

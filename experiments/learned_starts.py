@@ -36,7 +36,6 @@ import numpy as np
 
 from jaxtl import cli, report
 from jaxtl.data import DataSet, keep_to_data, load
-from jaxtl.labels import some
 from jaxtl.loop import StoppableProgress, raise_if_stopped
 from jaxtl.problems import (
     FewShot,
@@ -53,6 +52,7 @@ from jaxtl.problems import (
 from jaxtl.protocol import Draw, Draws, Training, paired, verdict_sentence
 from jaxtl.protocol.results import compact, number, points
 from jaxtl.report import Section, Table
+from jaxtl.report.cells import percent
 from jaxtl.report.tables import counted
 from jaxtl.terminal import Terminal
 from jaxtl.trees import Tree
@@ -142,9 +142,9 @@ def section_of(config: Config, problem: FewShot, settings: int, figures: dict[st
         difference = paired(name, "source", found["test"] - figures["source"]["test"])
         found |= {"difference": difference.difference, "ci95": difference.ci95, "verdict": difference.verdict}
         learning_rate, penalty = map(compact, found["setting"])
-        spread = f"{number(100 * found['test'].mean(), '.1f')} ± {100 * found['test'].std(ddof=1):.1f}"
         told = [points(difference), difference.verdict] if name != "source" else ["", ""]
-        rows.append([name, learning_rate, penalty, number(100 * found["validation"], ".1f"), spread, *told])
+        validation, test = number(100 * found["validation"], ".1f"), percent(found["test"])
+        rows.append([name, learning_rate, penalty, validation, test, *told])
         rows[-1].append(number(found["seconds"], ".1f") if found["seconds"] else "")
         lines += [verdict_sentence(difference)] if name != "source" else []
     what = {"mlp": "an MLP", "cnn": "a CNN"}[config.model]
@@ -185,16 +185,13 @@ def main(config: Config, workdir: Path) -> None:
     check_tasks(config, source_task, task, [n], folds=False, models=max(len(settings), config.tasks))
     keep_to_data(workdir, task.origin, *task.content)
     source = make_source(config, source_task, workdir / "source")
-    console.print(f"source model: {source.accuracy:.1%} of its {len(source_task.test)} test images are right")
-    console.print(f"target: {some(task.classes)}; {n} labelled examples of each")
+    report.print_source(console, source)
     problem = FewShot(config, source, task, n)
+    report.print_target(console, problem)
     figures = adapt_each(config, SmallTasks(problem), settings)
-    section = section_of(config, problem, len(settings), figures)
-    report.print_section(console, section, config.preset)
-    header = cli.header("learned_starts", config, started, data=data.origin, notice=task.notice)
-    console.line()
-    for path in report.write_sections(workdir, header, {"starts": figures}, [section]):
-        console.print(f"wrote {path}", soft_wrap=True)
+    page = report.Page(console, config.preset)
+    page.add(section_of(config, problem, len(settings), figures), {"starts": figures})
+    page.write(workdir, cli.header("learned_starts", config, started, data=data.origin, notice=task.notice))
 
 
 if __name__ == "__main__":

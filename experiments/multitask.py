@@ -42,39 +42,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import jax
 import numpy as np
 
 from jaxtl import cli, report
 from jaxtl.data.task_sets import load_tasks
 from jaxtl.errors import NotFinite
-from jaxtl.labels import count_by_label, label_params
-from jaxtl.loop import raise_if_stopped
 from jaxtl.methods.multitask.recipes import PULLED, cosines, recipes
 from jaxtl.problems import ManyTasks, ManyTasksConfig, NewTask, check_many_tasks, check_training
-from jaxtl.problems.many_tasks import fraction
 from jaxtl.problems.trunk_pulls import along
-from jaxtl.protocol import Budget, Draw, Setting, Trainer, paired, study, to_csv
-from jaxtl.protocol.results import Result, compact, number, points
-from jaxtl.report import Plot, Section, Table
-from jaxtl.report.files import contrast_figures
-from jaxtl.report.plots.confusions import confusion_maps
-from jaxtl.report.tables import counted, setting_table
-from jaxtl.report.tasks import (
-    classes_in_words,
-    contrasts,
-    cosine_maps,
-    mean_cosines,
-    on_task,
-    per_task,
-    percent,
-    sentences,
-    task_table,
-    weighing,
-    weights_and_cosines,
-    with_gains,
-)
-from jaxtl.selection import regret
+from jaxtl.protocol import Budget, Draw, Result, Setting, Trainer, each_draw, study
+from jaxtl.protocol.results import compact
+from jaxtl.report import Section
+from jaxtl.report.cells import span
+from jaxtl.report.choices import choices_table
+from jaxtl.report.tables import counted
+from jaxtl.report.tasks import figures_of, new_task_section, print_tasks, tasks_section, with_gains
+from jaxtl.selection import judge_choices
 from jaxtl.terminal import Terminal
 from jaxtl.trees import Tree
 from jaxtl.writers import Progress
@@ -167,7 +150,7 @@ class Config(ManyTasksConfig, Budget):
     }
 
 
-BASELINE, SINGLE = "equal_l2", "single_l2"
+BASELINE, SINGLE, FROM_ALL = "equal_l2", "single_l2", "from_all"
 CONTRASTS = (
     ("equal_l2", "equal"),
     ("equal_l2", "single_l2"),
@@ -178,10 +161,32 @@ CONTRASTS = (
     ("mgda_l2", "equal_l2"),
     ("nash_l2", "equal_l2"),
 )
-FROM_ALL = "from_all"
 CRITERIA = {"validation": 1, "folds": 1, "aic": -1, "bic": -1, "log_evidence": 1}  # 1: larger is better
-COSINES = f"Cosines between the tasks' gradients on the trunk, {BASELINE}"
-WEIGHTS = "How much each task counts, and how gradients agree"
+BEST_FIXED = "best fixed pull"
+
+
+def choose_trunk_pull(
+    config: Config, problem: ManyTasks, trainer: Trainer, setting: Setting
+) -> tuple[Section, dict[str, Any]]:
+    """Pulls on the shared trunk beside the chosen learning rate and pull on the heads: what each criterion chooses."""
+    pulls = np.geomspace(config.pull[0] / 10, config.pull[-1], config.path_points)
+    settings = [setting | {"pull/shared": float(pull)} for pull in pulls]
+    seeds = range(config.tuning_draws, config.tuning_draws + config.path_draws)
+    found = along(problem, trainer, BASELINE, settings, each_draw(seeds, "pulls on the trunk"))
+    scores = {name: sign * found[name] for name, sign in CRITERIA.items() if name in found}
+    scores["weakest pull"] = np.zeros_like(found["test"])  # ties go to the first
+    scores[BEST_FIXED] = found["test"].mean(axis=0)
+    choices = judge_choices(scores, found["test"], BEST_FIXED)
+    columns = ["λ_shared by", "pull", "mean over tasks"]
+    table, figures = choices_table(choices, pulls, columns, lambda chosen: [span(chosen)], BEST_FIXED)
+    lines = [
+        f"{BASELINE} at its chosen setting, but {len(pulls)} pulls on the trunk from {compact(pulls[0])} to "
+        f"{compact(pulls[-1])}; {counted(config.path_draws, 'draw')}.",
+        "Folds: of the labelled examples. AIC, BIC and evidence, where there are any: of all tasks as one.",
+    ]
+    means = {name: column.mean(axis=0) for name, column in found.items()}
+    section = Section("How hard to pull the shared trunk", [table], lines)
+    return section, {"path": {"pulls": pulls, "choices": figures, "means": means}}
 
 
 def trunks_of(trainer: Trainer, settings: Mapping[str, Setting], seed: int) -> dict[str, Tree]:
@@ -195,117 +200,11 @@ def trunks_of(trainer: Trainer, settings: Mapping[str, Setting], seed: int) -> d
     return {f"from_{task}": trunk for task, trunk in trunks[SINGLE].items()} | {FROM_ALL: trunks[BASELINE]}
 
 
-def path(config: Config, problem: ManyTasks, trainer: Trainer, setting: Setting) -> tuple[Section, dict[str, Any]]:
-    """Pulls on the shared trunk beside the chosen learning rate and pull on the heads: what each criterion chooses."""
-    pulls = np.geomspace(config.pull[0] / 10, config.pull[-1], config.path_points)
-    settings = [setting | {"pull/shared": float(pull)} for pull in pulls]
-    draws = [Draw(config.tuning_draws + k) for k in range(config.path_draws)]
-    found: dict[str, list[np.ndarray]] = {name: [] for name in ("test", *CRITERIA, "df")}
-    with Progress(len(draws), "pulls on the trunk") as progress:
-        for draw in draws:
-            raise_if_stopped(f"before the pulls on draw {draw.seed}")
-            for name, column in along(problem, trainer, BASELINE, settings, draw).items():
-                found[name].append(column)
-            progress.advance()
-    columns = {name: np.array(rows) for name, rows in found.items() if rows}
-    test = columns["test"]
-    best = int(test.mean(axis=0).argmax())
-    picks = {name: sign * columns[name] for name, sign in CRITERIA.items() if name in columns}
-    picks = {name: np.where(np.isfinite(scores), scores, -np.inf).argmax(axis=1) for name, scores in picks.items()}
-    picks |= {"weakest pull": np.zeros(len(test), int), "best fixed pull": np.full(len(test), best)}
-    rows, figures = [], {}
-    for name, picked in picks.items():
-        difference = paired(name, "best fixed pull", -regret(np.eye(len(pulls))[picked], test))
-        at = test[np.arange(len(test)), picked]
-        chosen = np.unique(picked)
-        ends = " to ".join(dict.fromkeys(compact(pulls[k]) for k in (chosen[0], chosen[-1])))
-        compared = "" if name == "best fixed pull" else points(difference)
-        rows.append([name, ends, percent(at), compared])
-        figures[name] = {"pulls": pulls[picked], "test": at, "difference": difference.difference}
-    lines = [
-        f"{BASELINE} at its chosen setting, but {len(pulls)} pulls on the trunk from {compact(pulls[0])} to "
-        f"{compact(pulls[-1])}; {counted(len(draws), 'draw')}.",
-        "Folds: of the labelled examples. AIC, BIC and evidence, where there are any: of all tasks as one.",
-    ]
-    along_pulls = {name: columns[name].mean(axis=0) for name in columns}
-    table = Table(["λ_shared by", "pull", "mean over tasks", "− best fixed pull"], rows)
-    return Section("How hard to pull the shared trunk", [table], lines), {
-        "path": {"pulls": pulls, "choices": figures, "means": along_pulls}
-    }
-
-
-# ---------------------------------------------------------------- what is shown
-
-
-def floors_of(problem: ManyTasks) -> dict[str, float]:
-    """What guessing reaches on each task: the most frequent class always, or R² 0 for the mean of numbers."""
-    return {task: 0.0 if task in problem.numbers else problem.truth_of(task).majority for task in problem.names}
-
-
-def together(problem: ManyTasks, result: Result) -> Section:
-    config, names, floors = problem.config, problem.names, floors_of(problem)
-    unit = "R² on test data, %" if problem.numbers else "test accuracy, %"
-    lines = [
-        *sentences(result, BASELINE),
-        f"Tasks: {unit}, mean ± sd over {counted(config.report_draws, 'draw')} of examples, network and order.",
-        f"Intervals cover the draws, given one test set of {len(problem.tasks.test)} examples.",
-        "Train − test: points. Seconds: choosing + report runs.",
-    ]
-    if BASELINE in result.methods:
-        lines.append(f"− {BASELINE}: points, paired by draw, 95 % interval, not corrected for the number of rows.")
-    if result.measured("delta_p"):
-        lines.append(f"Δp: relative gain over {SINGLE}, a model for each task, on the same draw, mean over tasks, %.")
-    lines.append("Guessing: always the most frequent class of a task; of numbers, their mean.")
-    if problem.numbers:
-        lines.append("Mean over tasks: v/(v + e) for variance v and squared error e, 50 % for predicting the mean.")
-    if problem.tasks.noise:
-        best = [1 - problem.tasks.noise[task] / np.var(problem.tasks.test[task]) for task in names]
-        mean = np.mean([fraction(r2, is_number=True) for r2 in best])
-        lines.append(
-            f"Known: the best prediction there is reaches R² {100 * np.mean(best):.1f}, the mean {100 * mean:.1f}."
-        )
-    if any(summary.edges for summary in result.summaries.values()):
-        lines.append("▼ ▲: the lowest or highest value that was tried; a better one may lie beyond.")
-    title = f"Each method on each task: {result.title}"
-    draw = functools.partial(per_task, result, names, title, unit, BASELINE, PULLED, floors)
-    plots = [Plot("tasks", "Each method on each task", draw)]
-    if result.contrasts:
-        plots.append(Plot("contrasts", "The contrasts fixed beforehand", functools.partial(contrasts, result)))
-    for task in names:
-        if task in problem.numbers:
-            continue
-        truth = problem.truth_of(task)
-        if confusions := on_task(result, task, truth).looked_into(BASELINE):
-            lines.append(classes_in_words(task, confusions, truth.names))
-            seen = f"Which classes of {task} are taken for which"
-            drawing = functools.partial(confusion_maps, seen, truth.names, confusions)
-            plots.append(Plot(f"confusion_{task}", seen, drawing))
-    if maps := mean_cosines(result, BASELINE, names):
-        plots.append(Plot("cosines", COSINES, functools.partial(cosine_maps, COSINES, names, maps)))
-    if shown := weighing(result, PULLED):
-        plots.append(Plot("weights", WEIGHTS, functools.partial(weights_and_cosines, shown, WEIGHTS)))
-    floor = float(np.mean([fraction(floors[task], task in problem.numbers) for task in names]))
-    tables = [task_table(result, names, BASELINE, {"mean over tasks": floor, **floors}), setting_table(result)]
-    return Section(f"Together or apart: {config.n} labelled examples", tables, lines, plots)
-
-
-def moved(problem: ManyTasks, result: Result) -> Section:
-    config, rows = problem.config, []
-    for (method, _), summary in result.summaries.items():
-        difference = result.difference(method, FROM_ALL)
-        gap = number(100 * result.gap(method, "tuned"), "+.1f")
-        rows.append([method, percent(summary.values), points(difference) if difference else "baseline", gap])
-    table = Table(["trunk", config.new_task, f"− {FROM_ALL}", "train − test"], rows)
-    known = config.new_task not in problem.numbers
-    lines = [
-        *sentences(result, FROM_ALL),
-        problem.truth_of(config.new_task).sentence if known else "50 %: predicting the mean.",
-        f"Every trunk has learned from the same {config.n} examples, at the setting chosen for {SINGLE} or {BASELINE}; "
-        f"then trunk and head are trained on {config.n_new} other examples of the new task.",
-    ]
-    title = f"A new task: {config.new_task}, {config.n_new} labelled examples"
-    plots = [Plot("new_task", title, functools.partial(contrasts, result))]
-    return Section(title, [table, setting_table(result)], lines, plots)
+def move_trunks(task: NewTask, trunks: Mapping[str, str], workdir: Path) -> Result:
+    """The new task on every trunk, and on a fresh one, under the protocol."""
+    methods = task.recipes(trunks)
+    others = [(FROM_ALL, other) for other in methods if other != FROM_ALL]
+    return study(task, methods, workdir, others, methods=(), honest=())
 
 
 # ---------------------------------------------------------------- the experiment
@@ -319,63 +218,32 @@ def main(config: Config, workdir: Path) -> None:
     moves = len(config.tasks) + 1 if config.new_task else 0  # a trunk for each task, and none
     report.print_plan(console, config.report_draws, max(len(planned), moves))
     cli.refuse_too_many_runs(*config.planned_runs(len(METHODS)), where="--config.trials")
+    where = config.data_dir or None
     tasks = load_tasks(
-        config.data,
-        config.images,
-        config.data_dir or None,
-        rank=config.rank,
-        noise=config.noise,
-        seed=config.seed,
-        progress=Progress,
+        config.data, config.images, where, rank=config.rank, noise=config.noise, seed=config.seed, progress=Progress
     )
     folds, models = bool(config.honest or config.path_draws), max(config.trials, config.path_points)
     check_many_tasks(config, tasks, folds=folds, models=models)
-    size = f"{len(tasks.train)} training and {len(tasks.test)} test examples"
-    console.print(f"data      {size}, {tasks.origin}", soft_wrap=True)
-    if tasks.notice:
-        console.print(f"NOTE: {tasks.notice}", style="bold yellow", soft_wrap=True)
-    problem = ManyTasks(config, tasks, watch=cosines)
-    params = problem.net.init(jax.random.key(0))
-    for label, count in count_by_label(params, label_params(params, problem.net.rules)).items():
-        console.print(f"label     {label}: {count.leaves} leaves, {count.parameters:,} parameters")
+    problem, methods = ManyTasks(config, tasks, watch=cosines), recipes(config.tasks)
+    print_tasks(console, problem)
     report.print_batches(console, config.batch_size, config.n)
-    methods = recipes(config.tasks)
+    page, trainer = report.Page(console, config.preset), Trainer(problem, methods)
     result = study(problem, methods, workdir / "together", planned)
     result = dataclasses.replace(result, runs=with_gains(result.runs, SINGLE, problem.numbers))
-    sections, results = [together(problem, result)], {"together": result}
-    figures: dict[str, Any] = {}
+    results = {"together": result}
+    page.add(tasks_section(problem, result, BASELINE, SINGLE, PULLED), {"together": figures_of(result)})
+    from_one = {f"from_{name}": config.glossary["from_TASK"] for name in config.tasks}
     chosen = {method: result.reported(method, "tuned")[0].setting for method in result.methods}
-    trainer = Trainer(problem, methods)
     if config.path_draws and BASELINE in chosen:
-        section, figures = path(config, problem, trainer, chosen[BASELINE])
-        sections.append(section)
+        page.add(*choose_trunk_pull(config, problem, trainer, chosen[BASELINE]))
     if config.new_task and {SINGLE, BASELINE} <= chosen.keys():
         task = NewTask(problem, functools.partial(trunks_of, trainer, chosen))
-        trunks = {f"from_{name}": config.glossary["from_TASK"] for name in config.tasks}
-        moving = task.recipes(trunks | {FROM_ALL: config.glossary[FROM_ALL]})
-        others = [(FROM_ALL, other) for other in moving if other != FROM_ALL]
-        results["new_task"] = study(task, moving, workdir / "new_task", others, methods=(), honest=())
-        sections.append(moved(problem, results["new_task"]))
-    for section in sections:
-        report.print_section(console, section, config.preset)
+        result = move_trunks(task, from_one | {FROM_ALL: config.glossary[FROM_ALL]}, workdir / "new_task")
+        results["new_task"] = result
+        page.add(new_task_section(task, result, FROM_ALL, f"{SINGLE} or {BASELINE}"), {"new_task": figures_of(result)})
     header = cli.header("multitask", config, started, data=tasks.origin, notice=tasks.notice)
-    from_one = config.glossary["from_TASK"]
-    header["glossary"] = header["glossary"] | {f"from_{task}": from_one for task in config.tasks}
-    figures |= {name: numbers_of(result) for name, result in results.items()}
-    console.line()
-    for name, result in results.items():
-        to_csv(result.runs, workdir / f"{name}.csv")
-        console.print(f"wrote {workdir / name}.csv", soft_wrap=True)
-    for file in report.write_sections(workdir, header, figures, sections):
-        console.print(f"wrote {file}", soft_wrap=True)
-
-
-def numbers_of(result: Result) -> dict[str, Any]:
-    """What summary.json keeps of a comparison, accuracies and differences as fractions."""
-    return {
-        "methods": [dataclasses.asdict(summary) for summary in result.summaries.values()],
-        "contrasts": [contrast_figures(contrast) for contrast in result.contrasts],
-    }
+    header["glossary"] = config.glossary | from_one
+    page.write(workdir, header, {name: result.runs for name, result in results.items()})
 
 
 if __name__ == "__main__":

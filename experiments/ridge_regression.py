@@ -23,7 +23,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -33,21 +33,24 @@ import numpy as np
 
 from jaxtl import cli, report
 from jaxtl.labels import count_by_label, label_params, label_set
-from jaxtl.loop import fit, raise_if_stopped
-from jaxtl.losses import make_loss_fn, mean_of, squared_error
-from jaxtl.optimizers import Group, per_label
-from jaxtl.penalties import Term, l1, l2, labelled
-from jaxtl.protocol import paired
-from jaxtl.protocol.results import compact, number, points
+from jaxtl.loop import fit
+from jaxtl.losses import mean_of, squared_error
+from jaxtl.optimizers import Group
+from jaxtl.penalties import Term, l1, l2
+from jaxtl.program import Weights, make_program
+from jaxtl.protocol import each_draw, paired
+from jaxtl.protocol.results import points
 from jaxtl.proximal import Prox, count_zeros, prox_elastic_net, prox_group_lasso, prox_l1
 from jaxtl.report import Plot, Section, Table
-from jaxtl.report.plots.paths import coefficient_paths, criteria_along
-from jaxtl.selection import RidgePath, ridge_path
-from jaxtl.step import Fixed, init_state, make_epoch, make_train_step, total_gradient
+from jaxtl.report.cells import percent
+from jaxtl.report.paths import criteria_section
+from jaxtl.report.plots.paths import coefficient_paths
+from jaxtl.selection import linear, ridge_path
+from jaxtl.step import make_epoch
 from jaxtl.sweep import sweep
 from jaxtl.terminal import Terminal
 from jaxtl.trees import Tree
-from jaxtl.writers import Progress, Writer
+from jaxtl.writers import Writer
 
 PATIENTS = 442
 Sizes = Annotated[tuple[Annotated[int, cli.Within(12, PATIENTS - 10)], ...], cli.Items(1, distinct=True)]
@@ -89,15 +92,9 @@ class Config:
 
 COEFFICIENTS, INTERCEPT = "coefficients", "intercept"
 SUBGRADIENT = "L1, subgradient"
-GROUPS = {
-    "person": ("age", "sex"),
-    "body": ("bmi", "bp"),
-    "lipids": ("s1", "s2", "s3", "s4", "s5"),
-    "glucose": ("s6",),
-}
+GROUPS = {"person": ("age", "sex"), "body": ("bmi", "bp"), "lipids": ("s1", "s2", "s3", "s4", "s5"), "glucose": ("s6",)}
+SIZES = [len(names) for names in GROUPS.values()]
 FEATURES = {name: group for group, names in GROUPS.items() for name in names}
-CRITERIA = ("LOO", "GCV", "AIC", "AICc", "BIC", "evidence")
-BOUNDS = UNPENALISED, BEST = "least squares", "best λ"
 TASK = {"task": Term(1.0, mean_of(squared_error, target="y"))}
 
 
@@ -131,13 +128,12 @@ def descend(x: np.ndarray, y: np.ndarray, lam: float, intercept: bool, workdir: 
     def forward(params, model_state, batch, ctx):
         return {"head": batch["x"] @ params["kernel"] + params.get("bias", jnp.zeros(1))[None]}, model_state
 
-    loss_fn = make_loss_fn(forward, TASK, labelled(labels, {COEFFICIENTS: Term(lam / len(x), l2)}))
-    tx = per_label(labels, {label: Group(0.5) for label in label_set(labels)})
-    step = make_train_step(total_gradient(loss_fn), tx)
+    groups = {label: Group(0.5) for label in label_set(labels)}
+    program = make_program(forward, labels, TASK, groups, {COEFFICIENTS: Term(lam / len(x), l2)})
     data = {"x": jnp.asarray(x, jnp.float32), "y": jnp.asarray(y, jnp.float32)}
-    state = init_state(params, tx, jax.random.key(0))
+    state = program.start(Weights(params), jax.random.key(0))
     with Writer(workdir) as writer:
-        state, _ = fit(step, state, data, Fixed(), steps=100, chunk=10, every=10, log=writer)
+        state, _ = fit(program.step, state, data, program.fixed(), steps=100, chunk=10, every=10, log=writer)
     return Line(state.params["kernel"].item(), state.params["bias"].item() if intercept else None)
 
 
@@ -180,13 +176,11 @@ class Problem(NamedTuple):
     @classmethod
     def of(cls, x: np.ndarray, y: np.ndarray) -> Problem:
         x, y = (x - x.mean(axis=0)) / x.std(axis=0), (y - y.mean()) / y.std()
-        blocks, start = {}, 0
-        for group, names in GROUPS.items():
-            blocks[group] = jnp.asarray(x[:, start : start + len(names)], jnp.float32)
-            start += len(names)
+        blocks = dict(zip(GROUPS, np.split(x, np.cumsum(SIZES)[:-1], axis=1), strict=True))
         params = {group: {"kernel": jnp.zeros((len(names), 1))} for group, names in GROUPS.items()}
         labels = label_params(params, [(".*/kernel", COEFFICIENTS)])
-        return cls(x, y, params, labels, {"x": blocks, "y": jnp.asarray(y[:, None], jnp.float32)})
+        data = {"x": blocks, "y": y[:, None]}
+        return cls(x, y, params, labels, jax.tree.map(lambda part: jnp.asarray(part, jnp.float32), data))
 
 
 class Pull(NamedTuple):
@@ -195,15 +189,15 @@ class Pull(NamedTuple):
     penalty: Term | None
     proximal: Prox | None
     solver: str
-    solve: Callable[[Problem, np.ndarray], np.ndarray] | None  # (problem, lams) -> coefficients [L, D]
+    solve: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None  # (x, y, lams) -> coefficients [L, D]
 
 
 def pulls(config: Config) -> dict[str, Pull]:
     mixed = functools.partial(prox_elastic_net, l1_ratio=config.l1_ratio)
-    lasso = functools.partial(scikit_learn_path, l1_ratio=1.0)
-    elastic_net = functools.partial(scikit_learn_path, l1_ratio=config.l1_ratio)
+    lasso = functools.partial(linear.elastic_net_path, l1_ratio=1.0)
+    elastic_net = functools.partial(linear.elastic_net_path, l1_ratio=config.l1_ratio)
     return {
-        "L2": Pull(Term(0.0, l2), None, "closed form", closed_path),
+        "L2": Pull(Term(0.0, l2), None, "closed form", linear.ridge_coefficients),
         "L1": Pull(None, Prox(0.0, prox_l1), "scikit-learn", lasso),
         "elastic net": Pull(None, Prox(0.0, mixed), "scikit-learn", elastic_net),
         "group lasso": Pull(None, Prox(0.0, prox_group_lasso), "optimality", None),
@@ -211,57 +205,26 @@ def pulls(config: Config) -> dict[str, Pull]:
     }
 
 
-def closed_path(problem: Problem, lams: np.ndarray) -> np.ndarray:
-    return ridge_path(problem.x, problem.y, lams, fit_intercept=False).coef[:, :, 0]
-
-
-def scikit_learn_path(problem: Problem, lams: np.ndarray, l1_ratio: float) -> np.ndarray:
-    """Its `alpha` is our rate, and its objective the same."""
-    from sklearn.linear_model import enet_path
-
-    falling = lams[::-1]
-    _, theirs, _ = enet_path(
-        problem.x, problem.y, l1_ratio=l1_ratio, alphas=falling, tol=1e-12, max_iter=1_000_000, precompute=True
-    )
-    return theirs.T[::-1]
-
-
-def violation(problem: Problem, lams: np.ndarray, coefficients: np.ndarray) -> float:
-    """How far Xᵀr/n is from a minimum of the group lasso: λ√g·w/‖w‖ where a group stays, within λ√g where it went."""
-    slopes = (problem.y - coefficients @ problem.x.T) @ problem.x / len(problem.x)
-    largest, start = 0.0, 0
-    for names in GROUPS.values():
-        part = slice(start, start + len(names))
-        w, slope, price = coefficients[:, part], slopes[:, part], lams * len(names) ** 0.5
-        norm = np.linalg.norm(w, axis=1)
-        direction = w / np.where(norm > 0, norm, 1.0)[:, None]
-        stays = np.abs(slope - price[:, None] * direction).max(axis=1)
-        went = np.maximum(np.linalg.norm(slope, axis=1) - price, 0.0)
-        largest, start = max(largest, float(np.where(norm > 0, stays, went).max())), part.stop
-    return largest
-
-
-def linear(params, model_state, batch, ctx):
+def forward(params, model_state, batch, ctx):
     """Σ_group x_group · kernel_group: a kernel into one output is one group of the group lasso."""
     return {"head": sum(batch["x"][group] @ layer["kernel"] for group, layer in params.items())}, model_state
 
 
 def follow(problem: Problem, pull: Pull, lams: np.ndarray, steps: int, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Coefficients [L, D] after gradient descent with every λ, in one sweep; and zero weights and groups [2, L]."""
-    penalty = None if pull.penalty is None else labelled(problem.labels, {COEFFICIENTS: pull.penalty})
-    tx = per_label(problem.labels, {COEFFICIENTS: Group(proximal=pull.proximal)})
-    step = make_train_step(total_gradient(make_loss_fn(linear, TASK, penalty)), tx)
+    penalties = {COEFFICIENTS: pull.penalty} if pull.penalty else {}
+    program = make_program(forward, problem.labels, TASK, {COEFFICIENTS: Group(proximal=pull.proximal)}, penalties)
     curvature = float(np.linalg.eigvalsh(problem.x.T @ problem.x / len(problem.x))[-1])
 
     def init(point):
         rates = {f"penalty/{COEFFICIENTS}": point["lam"]}
         rates[f"learning_rate/{COEFFICIENTS}"] = 1 / (curvature + point["lam"])
-        return init_state(problem.params, tx, jax.random.key(0)), rates
+        return program.start(Weights(problem.params), jax.random.key(0)), rates
 
     def score(state, data, fixed):
-        return -jnp.mean(squared_error(linear(state.params, {}, data, None)[0]["head"], data["y"]))
+        return -jnp.mean(squared_error(forward(state.params, {}, data, None)[0]["head"], data["y"]))
 
-    train = make_epoch(step, steps)
+    train = make_epoch(program.step, steps)
     params = sweep(init, train, score, {"lam": lams}, problem.data, {}, batching="vmap", progress=name).states.params
     zeros = jax.vmap(lambda params: count_zeros(params, problem.labels)[COEFFICIENTS])(params)
     coefficients = np.concatenate([np.asarray(params[group]["kernel"])[..., 0] for group in GROUPS], axis=1)
@@ -270,7 +233,8 @@ def follow(problem: Problem, pull: Pull, lams: np.ndarray, steps: int, name: str
 
 def paths(config: Config, problem: Problem) -> tuple[Section, dict[str, Any]]:
     lams = np.geomspace(config.rates[0], config.rates[1], config.path_points)
-    rows, figures, drawn = [], {}, {}
+    rows: list[list[str]] = []
+    figures: dict[str, dict[str, Any]] = {}
     counts = {"λ": [f"{lam:.2g}" for lam in lams]}
     for name, pull in pulls(config).items():
         began = time.perf_counter()
@@ -278,42 +242,33 @@ def paths(config: Config, problem: Problem) -> tuple[Section, dict[str, Any]]:
         seconds = time.perf_counter() - began
         same = "–"
         if pull.solve is None:
-            gap = violation(problem, lams, coefficients)
+            gap = linear.group_lasso_violation(problem.x, problem.y, lams, coefficients, SIZES)
             counts[name] = [f"{w} ({g} of {len(GROUPS)} groups)" for w, g in zip(*zeros, strict=True)]
         else:
-            solved = pull.solve(problem, lams)
+            solved = pull.solve(problem.x, problem.y, lams)
             gap = float(np.abs(coefficients - solved).max())
             same = f"{np.sum(np.all((coefficients == 0) == (solved == 0), axis=1))} of {len(lams)}"
             counts[name] = [str(w) for w in zeros[0]]
-        how = "in the loss" if pull.proximal is None else "proximal step"
+        how = "proximal step" if pull.proximal else "in the loss"
         rows.append([name, how, pull.solver, f"{gap:.1e}", same, f"{seconds:.1f}"])
-        if name != SUBGRADIENT:
-            drawn[name] = coefficients
         figures[name] = {"coefficients": coefficients, "zeros": zeros, "gap": gap, "seconds": seconds}
     columns = ["penalty", "charged", "held against", "largest gap", "same zeros", "seconds"]
     shown = np.unique(np.linspace(0, len(lams) - 1, 9).astype(int))
-    tables = [
-        Table(columns, rows, words=(0, 1, 2)),
-        Table(["zeros at λ", *figures], [[column[k] for column in counts.values()] for k in shown]),
-    ]
+    zeros_at = Table(["zeros at λ", *figures], [[column[k] for column in counts.values()] for k in shown])
     lines = [
         f"{len(lams)} λ from {lams[0]:g} to {lams[-1]:g}, {config.steps} steps of full-batch gradient descent for "
         "each: one sweep a penalty. Features and target are standardised.",
         "Largest gap: in a coefficient; of the group lasso in the conditions that hold at a minimum and nowhere else.",
         f"Same zeros: for how many λ exactly the same of the {len(FEATURES)} coefficients are exactly 0.",
     ]
+    drawn = {name: found["coefficients"] for name, found in figures.items() if name != SUBGRADIENT}
     draw = functools.partial(coefficient_paths, "Diabetes: coefficients along λ", lams, drawn, FEATURES)
-    section = Section("Coefficients along λ", tables, lines, [Plot("paths", "Coefficients and zeros along λ", draw)])
+    plot = Plot("paths", "Coefficients and zeros along λ", draw)
+    section = Section("Coefficients along λ", [Table(columns, rows, words=(0, 1, 2)), zeros_at], lines, [plot])
     return section, {"paths": {"lambda": lams, "features": list(FEATURES), **figures}}
 
 
 # ---------------------------------------------------------------- criteria
-
-
-def criteria_of(path: RidgePath) -> dict[str, np.ndarray]:
-    """What can be known without other patients, [L] each, smaller is better."""
-    values = (path.loo[:, 0], path.gcv, path.aic, path.aicc, path.bic, -2 * path.log_evidence)
-    return dict(zip(CRITERIA, values, strict=True))
 
 
 def criteria(config: Config, problem: Problem, y: np.ndarray) -> tuple[Section, dict[str, Any]]:
@@ -321,40 +276,33 @@ def criteria(config: Config, problem: Problem, y: np.ndarray) -> tuple[Section, 
     lams = np.geomspace(config.criteria_rates[0], config.criteria_rates[1], config.criteria_points)
     path = ridge_path(problem.x, y, lams)
     fitted = path.coef[:, :, 0] @ problem.x.T + path.intercept
-    curves = {"training error": np.mean((y - fitted) ** 2, axis=1), **criteria_of(path)}
-    rows, figures = [], {}
-    for name, values in curves.items():
-        k = int(np.argmin(values))
-        rows.append([name, compact(lams[k]), f"{path.df[k]:.2f}", f"{values[k]:.2f}"])
-        figures[name] = {"lambda": lams[k], "df": path.df[k], "curve": values}
-    table = Table(["criterion", "λ", "degrees of freedom", "smallest value"], rows)
+    curves = {"training error": np.mean((y - fitted) ** 2, axis=1), **linear.ridge_criteria(path)}
     lines = [
         "Training error, LOO and GCV are mean squared errors; evidence is −2 log evidence. df counts the intercept.",
         "The training error always chooses the smallest λ there is.",
     ]
-    drawn = {name: values for name, values in curves.items() if name != "AICc"}
-    draw = functools.partial(criteria_along, "Diabetes, ridge: what each criterion says about λ", lams, drawn)
-    section = Section("Criteria along λ", [table], lines, [Plot("criteria", "Criteria along λ and their minima", draw)])
+    title = "Diabetes, ridge: what each criterion says about λ"
+    section, figures = criteria_section(title, lams, path.df, curves, lines, hidden=["AICc"])
     return section, {"criteria": {"lambda": lams, **figures}}
 
 
 def judge(config: Config, x: np.ndarray, y: np.ndarray) -> tuple[Section, dict[str, Any]]:
     """R² on the patients left out, with the λ that each criterion chose on those that were not."""
-    columns, cells, figures = [], {name: [name] for name in (*CRITERIA, *BOUNDS)}, {}
-    with Progress(config.splits * len(config.train_sizes), "splits") as progress:
-        for size in config.train_sizes:
-            found = []
-            for split in range(config.splits):
-                raise_if_stopped("between two splits")
-                found.append(judged_split(config, x, y, size, split))
-                progress.advance()
-            columns += [f"R², n = {size}", "− LOO"]
-            figures[str(size)] = {name: judged([judgement[name] for judgement in found]) for name in cells}
-            for name, row in figures[str(size)].items():
-                difference = paired(name, "LOO", [one[name][0] - one["LOO"][0] for one in found])
-                row |= {"minus_loo": difference.difference, "ci95": difference.ci95}
-                cells[name].append(f"{number(100 * row['r2_mean'], '.1f')} ± {100 * row['r2_sd']:.1f}")
-                cells[name].append("" if name == "LOO" else points(difference))
+    columns, cells = ["λ by"], {name: [name] for name in (*linear.CRITERIA, linear.UNPENALISED, linear.BEST)}
+    choices = np.geomspace(config.criteria_rates[0], config.criteria_rates[1], config.criteria_points)
+    figures: dict[str, Any] = {str(size): {} for size in config.train_sizes}
+    for size in config.train_sizes:
+        found = []
+        for draw in each_draw(range(config.splits), f"splits, n = {size}"):
+            order = np.random.default_rng([config.seed, size, draw.seed]).permutation(len(y))
+            found.append(linear.judge_ridge(x, y, order[:size], order[size:], choices))
+        columns += [f"R², n = {size}", "− LOO"]
+        for name, row in cells.items():
+            scores, lams = np.transpose([one[name] for one in found])
+            less = paired(name, "LOO", scores - [one["LOO"][0] for one in found])
+            row += [percent(scores), "" if name == "LOO" else points(less)]
+            judged = {"r2_mean": scores.mean(), "r2_sd": scores.std(ddof=1), "median_lambda": np.median(lams)}
+            figures[str(size)][name] = judged | {"minus_loo": less.difference, "ci95": less.ci95}
     lines = [
         f"R² of the patients left out, in %, mean ± sd over {config.splits} random splits; difference to LOO paired by "
         "split, 95 % interval.",
@@ -362,41 +310,8 @@ def judge(config: Config, x: np.ndarray, y: np.ndarray) -> tuple[Section, dict[s
         f"The splits share {PATIENTS} patients, so the intervals are narrower than those of fresh patients would be.",
         "Best λ: chosen by the test patients themselves, which nobody can do; least squares: λ = 0.",
     ]
-    table = Table(["λ by", *columns], list(cells.values()))
+    table = Table(columns, list(cells.values()))
     return Section("Which criterion chooses well?", [table], lines), {"splits": figures}
-
-
-def judged(judgements: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """What (R², λ) of all splits come to."""
-    scores, lams = np.transpose(judgements)
-    return {
-        "r2_mean": float(scores.mean()),
-        "r2_sd": float(scores.std(ddof=1)),
-        "median_lambda": float(np.median(lams)),
-    }
-
-
-def judged_split(config: Config, x: np.ndarray, y: np.ndarray, size: int, split: int) -> dict[str, tuple[float, float]]:
-    """(R² of the patients left out, λ) by criterion, for one random split."""
-    order = np.random.default_rng([config.seed, size, split]).permutation(len(y))
-    train, test = order[:size], order[size:]
-    spread = x[train].std(axis=0)
-    scaled = x / np.where(spread > 0, spread, 1.0)
-    lams = np.geomspace(config.criteria_rates[0], config.criteria_rates[1], config.criteria_points)
-    path = ridge_path(scaled[train], y[train], lams)
-    variance = np.mean((y[test] - y[test].mean()) ** 2)
-
-    def r2(coefficients: np.ndarray, intercept: np.ndarray) -> np.ndarray:
-        errors = y[test] - coefficients @ scaled[test].T - intercept
-        return 1 - np.mean(errors**2, axis=-1) / variance
-
-    along = r2(path.coef[:, :, 0], path.intercept)
-    design = np.column_stack([scaled[train], np.ones(size)])
-    solution = np.linalg.lstsq(design, y[train])[0]
-    chosen = {name: int(np.argmin(values)) for name, values in criteria_of(path).items()}
-    chosen[BEST] = int(np.argmax(along))
-    found = {name: (float(along[k]), float(lams[k])) for name, k in chosen.items()}
-    return found | {UNPENALISED: (float(r2(solution[:-1], solution[-1])), 0.0)}
 
 
 # ---------------------------------------------------------------- the experiment
@@ -412,22 +327,12 @@ def main(config: Config, workdir: Path) -> None:
     console.print(f"data      {data}")
     for label, count in count_by_label(problem.params, problem.labels).items():
         console.print(f"label     {label}: {count.leaves} kernels, one a group, {count.parameters} parameters")
-    sections: list[Section] = []
-    figures: dict[str, Any] = {}
-    for part in (
-        functools.partial(textbook, config, workdir),
-        functools.partial(paths, config, problem),
-        functools.partial(criteria, config, problem, y),
-        functools.partial(judge, config, x, y),
-    ):
-        section, found = part()
-        report.print_section(console, section, config.preset)
-        sections.append(section)
-        figures |= found
-    header = cli.header("ridge_regression", config, started, data=data)
-    console.line()
-    for path in report.write_sections(workdir, header, figures, sections):
-        console.print(f"wrote {path}", soft_wrap=True)
+    page = report.Page(console, config.preset)
+    page.add(*textbook(config, workdir))
+    page.add(*paths(config, problem))
+    page.add(*criteria(config, problem, y))
+    page.add(*judge(config, x, y))
+    page.write(workdir, cli.header("ridge_regression", config, started, data=data))
 
 
 def diabetes() -> tuple[np.ndarray, np.ndarray]:

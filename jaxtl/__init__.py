@@ -15,6 +15,8 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from jaxtl.version import __version__
+
 if TYPE_CHECKING:
     from jaxtl.checkpoints import export, load_weights, restore, save
     from jaxtl.data import (
@@ -112,7 +114,6 @@ if TYPE_CHECKING:
     )
     from jaxtl.writers import Writer
 
-__version__ = "0.1.0"
 
 _ROOMS = {
     "checkpoints": "export load_weights restore save",

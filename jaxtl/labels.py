@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,40 @@ def compile_rule(pattern: str, where: str) -> re.Pattern[str]:
         raise InputError(f"{pattern!r} is not a regular expression ({error})", where=where) from None
 
 
+class PathRules:
+    """Pairs of a regular expression and a value; the first whose expression matches a whole path decides.
+
+    Args:
+        pairs: (regex, value), in order.
+        where: of what they are the rules, for messages.
+
+    Raises:
+        InputError: an expression that cannot be read.
+
+    Example:
+        >>> rules = PathRules([("head/.*", NEW), (".*", TRANSFERRED)], where="label rules")
+        >>> rules.first("head/kernel")[1], rules.idle
+        ('new', ['.*'])
+    """
+
+    def __init__(self, pairs: Iterable[tuple[str, Any]], where: str):
+        self.pairs = [(compile_rule(pattern, where), value) for pattern, value in pairs]
+        self._deciding: set[int] = set()  # positions, not patterns: the same rule written twice compiles to one object
+
+    def first(self, path: str) -> tuple[re.Match[str], Any] | None:
+        """The match and the value of the rule that decides for a path, None where no rule does."""
+        for position, (pattern, value) in enumerate(self.pairs):
+            if match := pattern.fullmatch(path):
+                self._deciding.add(position)
+                return match, value
+        return None
+
+    @property
+    def idle(self) -> list[str]:
+        """The expressions that have decided for no path so far."""
+        return [pattern.pattern for k, (pattern, _) in enumerate(self.pairs) if k not in self._deciding]
+
+
 def _pairs(rules: Rules) -> list[tuple[str, str]]:
     rules = list(rules)
     for rule in rules:
@@ -74,14 +108,11 @@ def label_params(params: Tree, rules: Rules, otherwise: Tree | None = None) -> T
         >>> label_params(params, [("head/.*", NEW), (".*", TRANSFERRED)])
         {'head': {'kernel': 'new'}, 'trunk': {'kernel': 'transferred'}}
     """
-    compiled = [(compile_rule(pattern, "label rules"), label) for pattern, label in _pairs(rules)]
-    deciding = set()  # positions, not patterns: the same rule written twice compiles to one object
+    deciding = PathRules(_pairs(rules), "label rules")
 
     def label_of(path, _leaf, *kept):
-        for position, (pattern, label) in enumerate(compiled):
-            if pattern.fullmatch(path):
-                deciding.add(position)
-                return label
+        if found := deciding.first(path):
+            return found[1]
         if kept:
             return kept[0]
         raise InputError("no rule covers this parameter", where=path, todo='add a rule, or a last one (".*", label)')
@@ -89,10 +120,9 @@ def label_params(params: Tree, rules: Rules, otherwise: Tree | None = None) -> T
     if otherwise is not None:
         check_labels(params, otherwise)
     labels = map_named(label_of, params, *(() if otherwise is None else (otherwise,)))
-    idle = [pattern.pattern for position, (pattern, _) in enumerate(compiled) if position not in deciding]
-    if idle:
+    if deciding.idle:
         raise InputError(
-            f"decides nothing (no path matches, or an earlier rule took them all): {idle[0]!r}",
+            f"decides nothing (no path matches, or an earlier rule took them all): {deciding.idle[0]!r}",
             where="label rules",
             todo=f"the paths are {some(named_leaves(params))}",
         )

@@ -20,7 +20,7 @@ import optax
 from jaxtl.errors import InputError, kind_of, suggest
 from jaxtl.labels import check_labels, having, kernels, label_set, selected
 from jaxtl.penalties import checked_rate, checked_scalar
-from jaxtl.proximal import Ball, Prox, proximal_updates, reached
+from jaxtl.proximal import Ball, Prox, charged, check_plain, own_number, proximal_updates, reached
 from jaxtl.trees import Tree, differences, named_leaves, paired, sum_leaves
 
 Schedule = Callable[[jax.Array], jax.Array]
@@ -134,9 +134,9 @@ def per_label(
     known = {f"{rate}/{label}" for label, g in groups.items() if not g.frozen for rate in ("learning_rate", "decay")}
     proximal = {label: group.proximal for label, group in groups.items() if group.proximal is not None}
     known |= {f"{by.kind}/{label}" for label, by in proximal.items()}
-    defaults = {label: _own(by.number) for label, by in proximal.items()}
+    defaults = {label: own_number(by) for label, by in proximal.items()}
     for label, by in proximal.items():
-        _check_plain(label, by, optimizer, momentum)
+        check_plain(label, by, optimizer, momentum)
 
     def transformation(params: Tree, rates: Mapping, factor) -> optax.GradientTransformationExtraArgs:
         arranged, mask = paired(params, labels), paired(params, decay_mask(params))
@@ -167,7 +167,7 @@ def per_label(
         factor = 1.0 if schedule is None else checked_scalar(schedule(state.step), "per_label schedule", ONE_FACTOR)
         updates, inner = transformation(params, rates, factor).update(paired(params, updates), state.groups, params)
         for label, by in proximal.items():
-            value = checked_rate(_price(f"{by.kind}/{label}", defaults[label], rates), f"rates['{by.kind}/{label}']")
+            value = charged(f"{by.kind}/{label}", defaults[label], rates)
             step_size = factor * _learning_rate(label, groups[label], rates)
             updates = proximal_updates(updates, params, labels, label, by, step_size, value, given or {})
         return updates, PerLabelState(state.step + 1, jax.tree.map(_as_before, inner, state.groups))
@@ -308,30 +308,6 @@ def _clip_by_norm(bound: float, learning_rates: Tree) -> optax.GradientTransform
         return jax.tree.map(lambda g: jnp.where(inside, g, (g / norm * bound).astype(g.dtype)), updates)
 
     return optax.stateless(clip)
-
-
-def _own(default: Any) -> Any:
-    """The number as an object that nobody else has, see `_price`."""
-    return np.array(default) if isinstance(default, numbers.Real) else default
-
-
-def _price(name: str, default: Any, rates: Mapping) -> Any:
-    """The rate of a proximal step. A `Term` in the loss that reads the same name has charged it before."""
-    defaults = rates.asked.defaults if hasattr(rates, "asked") else {}  # a step's rates remember what was asked for
-    if defaults.get(name, default) is not default:
-        what = "is a penalty in the loss and a proximal step in the optimizer, so it would be paid twice"
-        raise InputError(what, where=name, todo="keep one, or name the pull in the loss: {label: {name: Term(...)}}")
-    return rates.get(name, default)
-
-
-def _check_plain(label: str, by: Prox | Ball, optimizer, momentum: float) -> None:
-    if isinstance(by, Prox) and (optimizer != "sgd" or momentum):
-        used = f"'{optimizer}'" if isinstance(optimizer, str) else "an optimizer of your own"
-        raise InputError(
-            f"a proximal step is exact for plain SGD only, not for {used} with momentum {momentum}",
-            where=f"groups['{label}']",
-            todo="use 'sgd' without momentum, put the penalty in the loss, or bound the distance with a Ball",
-        )
 
 
 def _check_groups(labels: set[str], groups: Mapping[str, Group]) -> None:

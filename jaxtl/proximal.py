@@ -12,11 +12,13 @@ Source: Parikh and Boyd, "Proximal Algorithms", 2014.
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxtl.errors import InputError
 from jaxtl.labels import check_labels, everything, kernels, label_set, selected
@@ -215,6 +217,49 @@ def reached(params: Tree, labels: Tree, label: str, by: Prox | Ball) -> Tree:
             todo=f"pass {type(by).__name__}(..., on=everything) or a mask of your own (kernels is the default)",
         )
     return mask
+
+
+def check_plain(label: str, by: Prox | Ball, optimizer: Any, momentum: float) -> None:
+    """Refuse a `Prox` where an optimizer does more than plain SGD.
+
+    Args:
+        label: whose step it is.
+        by: a `Ball` is a projection, and goes with all of them.
+        optimizer, momentum: as in `optimizers.per_label`.
+
+    Raises:
+        InputError: the step would not end at the minimum of task and penalty.
+    """
+    if isinstance(by, Prox) and (optimizer != "sgd" or momentum):
+        used = f"'{optimizer}'" if isinstance(optimizer, str) else "an optimizer of your own"
+        raise InputError(
+            f"a proximal step is exact for plain SGD only, not for {used} with momentum {momentum}",
+            where=f"groups['{label}']",
+            todo="use 'sgd' without momentum, put the penalty in the loss, or bound the distance with a Ball",
+        )
+
+
+def own_number(by: Prox | Ball) -> Any:
+    """The default rate or radius as an object that nobody else has, by which `charged` knows it again."""
+    return np.array(by.number) if isinstance(by.number, numbers.Real) else by.number
+
+
+def charged(name: str, default: Any, rates: Mapping) -> Any:
+    """The rate or radius of a step, by its name.
+
+    Args:
+        name: "penalty/LABEL" or "radius/LABEL".
+        default: of `own_number`, where `rates` does not have it.
+        rates: those of a step remember what was asked of them before, and with which default.
+
+    Raises:
+        InputError: a `Term` in the loss that reads the same name has charged it before.
+    """
+    defaults = rates.asked.defaults if hasattr(rates, "asked") else {}
+    if defaults.get(name, default) is not default:
+        what = "is a penalty in the loss and a proximal step in the optimizer, so it would be paid twice"
+        raise InputError(what, where=name, todo="keep one, or name the pull in the loss: {label: {name: Term(...)}}")
+    return checked_rate(rates.get(name, default), f"rates['{name}']")
 
 
 def proximal_updates(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl.errors import InputError
-from jaxtl.labels import NEW, TRANSFERRED, compile_rule, some
+from jaxtl.labels import NEW, TRANSFERRED, PathRules, some
 from jaxtl.trees import Tree, copy_tree, map_named, named_leaves, shape_of
 
 # (source leaf, target leaf) -> (values like the target's, which of them are the source's: bool, broadcastable)
@@ -198,8 +198,8 @@ def transfer(
         unused in the source (1): head/kernel
     """
     available = _renamed(named_leaves(source_params), rename)
-    fresh = _Rules([(pattern, None) for pattern in _listed(reinit, "reinit")], "reinit")
-    adaptations = _Rules(_listed(adapt, "adapt"), "adapt")
+    fresh = PathRules([(pattern, None) for pattern in _listed(reinit, "reinit")], "reinit")
+    adaptations = PathRules(_listed(adapt, "adapt"), "adapt")
     _check_layout(layout, available)
     copied, renamed, adapted, reinitialised, not_finite = [], {}, {}, [], []
 
@@ -225,8 +225,8 @@ def transfer(
 
     moved = map_named(move, target_params)
     params, labels, anchor = jax.tree.transpose(jax.tree.structure(target_params), None, moved)
-    fresh.refuse_idle(named_leaves(target_params))
-    adaptations.refuse_idle(named_leaves(target_params))
+    _refuse_idle(fresh, "reinit", named_leaves(target_params))
+    _refuse_idle(adaptations, "adapt", named_leaves(target_params))
     if not (copied or renamed or adapted):
         raise InputError("nothing was copied", where="transfer", todo="this is a new model: initialise it instead")
     if not_finite:
@@ -310,31 +310,14 @@ def _listed(rules: Any, where: str) -> list[Any]:
     return listed
 
 
-class _Rules:
-    """(regex, value) pairs on whole paths; remembers which were used."""
-
-    def __init__(self, rules: Sequence[tuple[str, Any]], where: str):
-        self.rules = [(compile_rule(pattern, where), value) for pattern, value in rules]
-        self.where, self.used = where, set[int]()
-
-    def first(self, path: str) -> tuple[re.Match, Any] | None:
-        for position, (pattern, value) in enumerate(self.rules):
-            if match := pattern.fullmatch(path):
-                self.used.add(position)
-                return match, value
-        return None
-
-    def refuse_idle(self, paths) -> None:
-        for position, (pattern, _) in enumerate(self.rules):
-            if position not in self.used:
-                raise InputError(
-                    f"'{pattern.pattern}' matches nothing", where=self.where, todo=f"the paths are {some(paths)}"
-                )
+def _refuse_idle(rules: PathRules, where: str, paths: Iterable[str]) -> None:
+    for pattern in rules.idle:
+        raise InputError(f"'{pattern}' matches nothing", where=where, todo=f"the paths are {some(paths)}")
 
 
 def _renamed(source: dict[str, Any], rename: Sequence[tuple[str, str]]) -> dict[str, tuple[str, Any]]:
     """{path in the target: (path in the source, leaf)}."""
-    rules = _Rules(_listed(rename, "rename"), "rename")
+    rules = PathRules(_listed(rename, "rename"), "rename")
     result: dict[str, tuple[str, Any]] = {}
     for origin, leaf in source.items():
         rule = rules.first(origin)
@@ -342,7 +325,7 @@ def _renamed(source: dict[str, Any], rename: Sequence[tuple[str, str]]) -> dict[
         if path in result:
             raise InputError(f"'{origin}' and '{result[path][0]}' would both become '{path}'", where="rename")
         result[path] = (origin, leaf)
-    rules.refuse_idle(source)
+    _refuse_idle(rules, "rename", source)
     return result
 
 

@@ -9,9 +9,10 @@ import pytest
 from sklearn.datasets import load_digits
 
 from experiments import lambda_selection as experiment
-from experiments.lambda_selection import CRITERIA, Config, Mapped
+from experiments.lambda_selection import CRITERIA, MAPS, Config
 from jaxtl import loop
 from jaxtl.errors import InputError, Interrupted
+from jaxtl.problems.pull_map import PullMap
 from jaxtl.protocol import Run, Trainer
 
 
@@ -109,7 +110,7 @@ def mapped(test, validation, metrics):
         )
 
     runs = [[run(draw, k) for k in range(4)] for draw in range(2)]
-    return Mapped("l2_differential", 4, 0.1, runs, runs)
+    return PullMap("l2_differential", MAPS["l2_differential"], runs, runs)
 
 
 TEST = [[0.5, 0.6, 0.7, 0.8], [0.5, 0.9, 0.7, 0.6]]
@@ -117,10 +118,11 @@ TEST = [[0.5, 0.6, 0.7, 0.8], [0.5, 0.9, 0.7, 0.6]]
 
 def test_choices_are_made_by_the_criterion_and_judged_by_test_accuracy():
     of = mapped(TEST, [[0.1, 0.2, 0.9, 0.3], [0.9, 0.1, 0.2, 0.3]], {"bic": [[4, 3, 2, 1], [4, 1, 2, 3]]})
-    table, figures, choices = experiment.criteria_table(of)
-    assert choices["validation accuracy"] == [2, 0]
-    assert choices["BIC"] == [3, 1]  # the smallest
-    assert choices["AIC"] == []  # nowhere measured
+    choices = experiment.choices_on(of)
+    assert choices["validation accuracy"].picked.tolist() == [2, 0]
+    assert choices["BIC"].picked.tolist() == [3, 1]  # the smallest
+    assert "AIC" not in choices  # nowhere measured
+    table, figures = experiment.criteria_table(of, choices)
     assert figures["validation accuracy"]["test"].tolist() == [0.7, 0.5]
     assert figures["BIC"]["test"].tolist() == [0.8, 0.9]
     assert figures["best fixed pair"]["test"].tolist() == [0.6, 0.9]
@@ -136,7 +138,7 @@ def test_choices_are_made_by_the_criterion_and_judged_by_test_accuracy():
 
 def test_a_pair_that_diverged_leaves_a_gap_in_the_picture():
     of = mapped(TEST, TEST, {})  # nothing but test accuracy, as a run that diverged has it
-    assert experiment.overfitting_plot(Config(points=2), of).draw()
+    assert experiment.overfitting_plot(of, 4).draw()
 
 
 def test_a_part_of_the_map_is_represented_by_its_best_pair_on_other_draws():

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from jaxtl.errors import InputError
-from jaxtl.report import Plot, Section, Table, print_section, write_sections
+from jaxtl.protocol import Run
+from jaxtl.report import Page, Plot, Section, Table, print_section, write_sections
 from jaxtl.report.plots.paths import coefficient_paths, criteria_along
 from jaxtl.report.plots.style import new_figure, styled
 
@@ -44,6 +45,23 @@ def test_a_report_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "plots").write_text("in the way")
     with pytest.raises(InputError, match=r"plots/empty.png: cannot be written"):
         write_sections(tmp_path, HEADER, {}, [SECTION])
+
+
+def test_a_page_shows_sections_as_they_come_and_says_in_the_end_what_it_wrote(tmp_path):
+    file = io.StringIO()
+    page = Page(Console(file=file, width=30, highlight=False), preset="smoke")
+    page.add(SECTION, {"loss": 1.0})
+    shown = file.getvalue()
+    assert shown.splitlines()[1] == "What came out (a check, not a result)"
+    page.add(SECTION._replace(heading="Later", plots=()))
+    page.write(tmp_path, HEADER, {"tried": [Run("l2", "report", "tuned", 0, None, 0, {}, metrics={"test": 0.5})]})
+    assert file.getvalue().startswith(shown)
+    names = ("tried.csv", "plots/empty.png", "summary.md", "summary.json")
+    assert file.getvalue().endswith("\n\n" + "".join(f"wrote {tmp_path / name}\n" for name in names))
+    assert json.loads((tmp_path / "summary.json").read_text())["loss"] == 1.0
+    text = (tmp_path / "summary.md").read_text()
+    assert text.index("## What came out") < text.index("## Later")
+    assert (tmp_path / "tried.csv").read_text().splitlines()[1].startswith("l2,report,tuned,0")
 
 
 def test_coefficient_paths_show_every_coefficient_and_count_exact_zeros():

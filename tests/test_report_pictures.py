@@ -18,9 +18,9 @@ from jaxtl.report.plots.maps import Map, heat_maps
 from jaxtl.report.plots.paths import coefficient_paths
 from jaxtl.report.plots.searches import Ground, labellings, ways
 from jaxtl.report.plots.style import legend_outside, new_figure, styled
+from jaxtl.report.plots.tasks import per_task, weights_and_cosines
 from jaxtl.report.plots.trends import Trend
 from jaxtl.report.plots.trends import draw as draw_trend
-from jaxtl.report.tasks import per_task, weights_and_cosines
 
 HARD = {
     "Chinese": ("猫", "卡车"),

@@ -9,18 +9,10 @@ import pytest
 from jaxtl.protocol import Run
 from jaxtl.protocol.measures import Truth
 from jaxtl.protocol.results import Result
+from jaxtl.report.cells import percent
 from jaxtl.report.plots.style import styled
-from jaxtl.report.tasks import (
-    classes_in_words,
-    cosine_maps,
-    mean_cosines,
-    on_task,
-    per_task,
-    percent,
-    task_table,
-    weighing,
-    weights_and_cosines,
-)
+from jaxtl.report.plots.tasks import cosine_maps, mean_cosines, per_task, weights_and_cosines
+from jaxtl.report.tasks import classes_in_words, on_task, task_table, weighing
 
 TASKS = ("left", "right")
 STEPS = np.array([10, 20, 30])

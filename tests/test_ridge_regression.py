@@ -8,8 +8,9 @@ import pytest
 from sklearn.linear_model import ElasticNet, Lasso, LinearRegression, Ridge
 
 from experiments import ridge_regression as experiment
-from experiments.ridge_regression import CRITERIA, FEATURES, GROUPS, SUBGRADIENT, Config, Problem
+from experiments.ridge_regression import FEATURES, GROUPS, SIZES, SUBGRADIENT, Config, Problem
 from jaxtl.errors import InputError
+from jaxtl.selection.linear import CRITERIA, group_lasso_violation, judge_ridge
 
 TINY = Config(
     rates=(0.03, 1.0),
@@ -78,10 +79,14 @@ def test_the_group_lasso_takes_whole_groups_and_a_subgradient_takes_nothing(summ
 def test_a_group_lasso_that_is_not_at_its_minimum_is_found_out(problem, summary):
     lams = np.array(summary["paths"]["lambda"])
     coefficients = np.array(summary["paths"]["group lasso"]["coefficients"])
-    assert experiment.violation(problem, lams, coefficients) < 1e-4
-    assert experiment.violation(problem, lams, 1.05 * coefficients) > 1e-3
-    assert experiment.violation(problem, lams, np.zeros_like(coefficients)) > 0.1
-    assert experiment.violation(problem, 1.1 * lams, coefficients) > 1e-3
+
+    def violation(lams, coefficients):
+        return group_lasso_violation(problem.x, problem.y, lams, coefficients, SIZES)
+
+    assert violation(lams, coefficients) < 1e-4
+    assert violation(lams, 1.05 * coefficients) > 1e-3
+    assert violation(lams, np.zeros_like(coefficients)) > 0.1
+    assert violation(1.1 * lams, coefficients) > 1e-3
 
 
 def test_criteria_choose_the_minimum_of_their_curve_and_the_training_error_the_smallest_rate(summary):
@@ -95,14 +100,14 @@ def test_criteria_choose_the_minimum_of_their_curve_and_the_training_error_the_s
 
 def test_splits_are_judged_on_patients_that_chose_nothing(summary):
     x, y = experiment.diabetes()
-    changed = y.copy()
-    order = np.random.default_rng([0, 60, 1]).permutation(len(y))
-    changed[order[60:]] = 100 + np.arange(len(y) - 60) % 7
-    one, other = (experiment.judged_split(TINY, x, targets, 60, 1) for targets in (y, changed))
+    changed, lams = y.copy(), np.geomspace(1e-5, 100.0, 15)
+    order = np.random.default_rng(0).permutation(len(y))
+    train, test = order[:60], order[60:]
+    changed[test] = 100 + np.arange(len(test)) % 7
+    one, other = (judge_ridge(x, targets, train, test, lams) for targets in (y, changed))
     for name in CRITERIA:
         assert one[name][1] == other[name][1]
         assert one[name][0] <= one["best λ"][0]
-    train, test = order[:60], order[60:]
     theirs = LinearRegression().fit(x[train], y[train]).score(x[test], y[test])
     assert one["least squares"][0] == pytest.approx(theirs, abs=1e-9)
     found = summary["splits"]["60"]

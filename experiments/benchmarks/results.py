@@ -20,7 +20,7 @@ from jaxtl import cli, files
 from jaxtl.cli.workdir import Record
 from jaxtl.devices import backend
 from jaxtl.errors import InputError
-from jaxtl.report import Section, Table, print_section, write_sections
+from jaxtl.report import Page, Section, Table
 from jaxtl.terminal import Terminal
 
 PEERS = {"torch": "torch", "grain": "grain", "sklearn": "scikit-learn"}  # what we are compared with, if it is here
@@ -57,21 +57,21 @@ def keep(
         data: on which, in words.
     """
     started, console, once = time.perf_counter(), Terminal(), kept_in(workdir / "measured")
-    sections: list[Section] = []
+    page = Page(console, config.preset)
     numbers: dict[str, float] = {}
     details: dict[str, Any] = {}
     for measure, its_config in parts:
+        if page.sections:
+            console.line()
         found = measure(its_config, console, once)
         for section in found.sections:
-            print_section(console, section, config.preset)
-        console.line()
-        sections += found.sections
+            page.add(section)
         numbers |= found.numbers
         details |= found.details
     header = cli.header(name, config, started, data=data, code=code_hash(parts[0][0], config))
     header |= {"device": machine(), "versions": header["versions"] | peer_versions()}
-    for path in write_sections(workdir, header, {"figures": numbers, **details}, sections):
-        console.print(f"wrote {path}", soft_wrap=True)
+    page.figures = {"figures": numbers, **details}
+    page.write(workdir, header)
 
 
 def kept_in(room: Path) -> Once:

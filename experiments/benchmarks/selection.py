@@ -41,7 +41,7 @@ import numpy as np
 from rich.console import Console
 
 from experiments.benchmarks.results import Findings, Once, as_findings, duration, keep
-from experiments.benchmarks.sweeps import CLASSES, KINDS, medians, memory_of_sweeps, sweeps
+from experiments.benchmarks.sweeps import CLASSES, Size, SweepConfig, medians, memory_of_sweeps, sweeps
 from experiments.benchmarks.variants import timed
 from jaxtl import cli
 from jaxtl.data import stratified_folds
@@ -49,27 +49,17 @@ from jaxtl.loop import raise_if_stopped
 from jaxtl.report import Section, Table
 from jaxtl.selection import logistic_path, ridge_path
 
-Problems = Annotated[tuple[Annotated[str, cli.OneOf("problem", KINDS)], ...], cli.Items(1, distinct=True)]
-Size = Annotated[int, cli.Within(1, 10_000)]
-Sizes = Annotated[tuple[Size, ...], cli.Items(1, distinct=True)]
 Tolerances = Annotated[tuple[cli.Positive, ...], cli.Items(1)]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(SweepConfig):
     preset: str = ""  # quick: what make bench takes; smoke: seconds, for a look at the tables
-    problems: Problems = ("head", "mlp", "cnn")
-    sizes: Sizes = (1, 4, 16, 64)  # configurations of a sweep
-    processes: Size = 32  # configurations of the sweep that is held against fresh processes
-    started: cli.Trials = 3  # fresh processes that are really started; their median stands for the others
-    rounds: cli.Trials = 3  # blocks of every way, taken in turns; medians
     # examples of the ridge path; a fifth of them for the logistic path
     rows: Annotated[int, cli.Within(500, 10**8)] = 50_000
     features: Size = 512
     lams: Size = 100
     tolerances: Tolerances = (1e-4, 1e-6)  # of LogisticRegressionCV; the first is its default
-    memory_sizes: Sizes = (1, 4, 16, 64)  # configurations of the sweeps whose memory is measured
-    budget: cli.Count = 32  # MiB that such a sweep may use besides data and waiting states
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {

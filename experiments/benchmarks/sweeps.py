@@ -5,11 +5,12 @@ As a program, `python -m ...sweeps`, it is a process without anything compiled t
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from rich.console import Console
 from experiments.benchmarks.results import Findings, duration
 from experiments.benchmarks.variants import timed
 from experiments.benchmarks.workers import Worker, serve
+from jaxtl import bounds
 from jaxtl.data import Split, image_batches, on_device
 from jaxtl.labels import NEW, TRANSFERRED, label_params, label_set
 from jaxtl.loop import raise_if_stopped
@@ -29,9 +31,6 @@ from jaxtl.penalties import Term, l2, labelled
 from jaxtl.report import Section, Table
 from jaxtl.step import Context, Fixed, init_state, make_epoch, make_train_step, program_of, total_gradient
 from jaxtl.sweep import sweep
-
-if TYPE_CHECKING:
-    from experiments.benchmarks.selection import Config
 
 CLASSES = 10
 
@@ -50,6 +49,22 @@ KINDS = {
     "mlp": Kind(Mlp((128,)), (784,), 64, 400),
     "cnn": Kind(Cnn((16, 32, 64), "group", 1), (16, 16, 3), 50, 40),
 }
+Problems = Annotated[tuple[Annotated[str, bounds.OneOf("problem", KINDS)], ...], bounds.Items(1, distinct=True)]
+Size = Annotated[int, bounds.Within(1, 10_000)]
+Sizes = Annotated[tuple[Size, ...], bounds.Items(1, distinct=True)]
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepConfig:
+    """Which sweeps are measured: fields of the Config of `experiments.benchmarks.selection`."""
+
+    problems: Problems = ("head", "mlp", "cnn")
+    sizes: Sizes = (1, 4, 16, 64)  # configurations of a sweep
+    processes: Size = 32  # configurations of the sweep that is held against fresh processes
+    started: bounds.Trials = 3  # fresh processes that are really started; their median stands for the others
+    rounds: bounds.Trials = 3  # blocks of every way, taken in turns; medians
+    memory_sizes: Sizes = (1, 4, 16, 64)  # configurations of the sweeps whose memory is measured
+    budget: bounds.Count = 32  # MiB that such a sweep may use besides data and waiting states
 
 
 class Runs:
@@ -161,7 +176,7 @@ def device_counts() -> tuple[int, ...]:
     return (1, cores) if cores > 1 else (1,)
 
 
-def sweeps(config: Config, console: Console) -> Findings:
+def sweeps(config: SweepConfig, console: Console) -> Findings:
     rows, figures = [], {}
     numbers: dict[str, float] = {}
     for name in config.problems:
@@ -198,7 +213,7 @@ def sweeps(config: Config, console: Console) -> Findings:
     return Findings([Section("Sweeps", [Table(columns, rows)], lines)], numbers, {"sweeps": figures})
 
 
-def memory_of_sweeps(config: Config, console: Console) -> Findings:
+def memory_of_sweeps(config: SweepConfig, console: Console) -> Findings:
     """Peak memory of a process that sweeps the MLP side by side, without and with a budget, against K."""
     peaks: dict[str, dict[str, int]] = {"without": {}, "with": {}}
     for size in config.memory_sizes:
@@ -216,7 +231,7 @@ def memory_of_sweeps(config: Config, console: Console) -> Findings:
     return Findings([section], numbers, {"sweep_memory": {"state": state, "budget": config.budget, "peaks": peaks}})
 
 
-def memory_section(config: Config, state: int, peaks: Mapping[str, Mapping[str, int]]) -> Section:
+def memory_section(config: SweepConfig, state: int, peaks: Mapping[str, Mapping[str, int]]) -> Section:
     """Peaks by K, and what they are beyond the states that wait, which no budget makes fewer."""
     sizes, smallest = config.memory_sizes, min(config.memory_sizes)
 

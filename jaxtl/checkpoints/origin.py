@@ -21,13 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-import jaxtl
 from jaxtl.checkpoints.disk import leaf_digests, to_host
 from jaxtl.devices.placement import gather
 from jaxtl.errors import InputError
 from jaxtl.labels import some
 from jaxtl.step import Fixed
 from jaxtl.trees import Tree, is_key, map_named, named_leaves, shape_of
+from jaxtl.version import __version__
 
 AGAIN = "repeat the call that began it, or choose another workdir"
 SMALL = 2**22  # bytes of a leaf that are hashed on the host in the time that a program for the device takes to compile
@@ -62,7 +62,7 @@ def origin(
         "data": described,
         "given": describe(given),
         "programs": {name: _digest_of_program(make(like)) for name, make in programs.items()},
-        "by": {**versions, "jaxtl": jaxtl.__version__, "device": jax.default_backend()},
+        "by": {**versions, "jaxtl": __version__, "device": jax.default_backend()},
     }
 
 

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jaxtl
 from jaxtl import files
 from jaxtl.devices import backend
 from jaxtl.errors import InputError
@@ -51,7 +50,7 @@ class Record:
     @classmethod
     def of(cls, experiment: Path, config: Any) -> Record:
         """The record of a run that starts now; `experiment` is its source file."""
-        package = Path(jaxtl.__file__).parent
+        package = Path(__file__).parent.parent
         files = {str(file.relative_to(package.parent)): file for file in sorted(package.rglob("*.py"))}
         modules = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
         beside = {Path(name) for name in modules if name and Path(name).parent == experiment.parent}

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import jax
 
-import jaxtl
 from jaxtl.devices import processes
 from jaxtl.devices.compiler import compiler_options
 from jaxtl.errors import InputError
 from jaxtl.files import at_home, expanded
 from jaxtl.text import printable
+from jaxtl.version import __version__
 
 
 def use_compilation_cache(directory: str | Path | None = None) -> Path | None:
@@ -83,7 +83,7 @@ def describe_speed() -> str:
 def versions() -> dict[str, str]:
     """The versions a result depends on; nothing is imported to find them."""
     libraries = {name: metadata.version(name) for name in ("jax", "flax", "optax")}
-    return {"python": platform.python_version(), **libraries, "jaxtl": jaxtl.__version__}
+    return {"python": platform.python_version(), **libraries, "jaxtl": __version__}
 
 
 def steps_per_dispatch(requested: int, steps: int, most: int = 100) -> int:

@@ -4,6 +4,7 @@ a source model and few labels    source, few_shot
 what is refused beforehand       checks
 rates, starts that are learned   tuning, meta
 several tasks                    many_tasks, new_task
+how hard to pull, by criterion   criteria, pull_map, trunk_pulls
 raw images on their way          images
 """
 

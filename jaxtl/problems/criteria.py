@@ -58,6 +58,13 @@ class Criteria:
         found |= {f"norm/{label}": float(norm) for label, norm in problem.norms(weights.params)["norm"].items()}
         return found | self.price(trained, draw)
 
+    def of_all(
+        self, trainer: Trainer, method: str, draw: Draw, trained: Sequence[Trained | None], settings: Sequence[Setting]
+    ) -> list[dict[str, float]]:
+        """`measure` and `by_folds` of every setting; of a run that diverged the folds alone."""
+        by_folds = self.by_folds(trainer, method, settings, draw)
+        return [found | (self.measure(one, draw) if one else {}) for one, found in zip(trained, by_folds, strict=True)]
+
     def price(self, trained: Trained, draw: Draw) -> dict[str, float]:
         """Criteria that need no held-out example: of all kernels, and of the head's above a given trunk."""
         problem, examples = self.problem, self.problem.examples(draw)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,30 +17,41 @@ from jaxtl.protocol import Draw, Setting, Trained, Trainer
 from jaxtl.selection import net_criteria
 from jaxtl.step import Fixed
 
+PRICED = ("df", "aic", "bic", "log_evidence")  # what a net of numbers says of itself
+
 
 def along(
-    problem: ManyTasks, trainer: Trainer, method: str, settings: Sequence[Setting], draw: Draw
+    problem: ManyTasks, trainer: Trainer, method: str, settings: Sequence[Setting], draws: Iterable[Draw]
 ) -> dict[str, np.ndarray]:
-    """Test score, and what validation, folds, AIC, BIC and evidence say, of every setting on one draw.
+    """Test score, and what validation, folds, AIC, BIC and evidence say, of every setting on some draws.
 
     Args:
         problem, trainer: whose runs they are.
         method: that is tried.
         settings: as many pulls.
-        draw: on what.
+        draws: on what.
 
     Returns:
-        {column: [P]}; where a net diverged its test score is 0 and the others are NaN.
+        {column: [draws, P]}; where a net diverged its test score is 0 and the others are NaN.
     """
+    by_draw = [_on_draw(problem, trainer, method, settings, draw) for draw in draws]
+    return {name: np.array([columns[name] for columns in by_draw]) for name in by_draw[0]}
+
+
+def _on_draw(
+    problem: ManyTasks, trainer: Trainer, method: str, settings: Sequence[Setting], draw: Draw
+) -> dict[str, np.ndarray]:
+    """{column: [P]} of one draw."""
     config = problem.config
     priced = problem.numbers and not config.missing  # of classes it would take minutes
-    rows = []
+    rows: list[dict[str, float]] = []
     for one in trainer.train_all(method, settings, draw):
-        row = {"test": 0.0} if one is None else {"test": problem.test(one, draw)[0]["test"]}
-        if one is not None:
-            row |= {"validation": problem.validate(one, draw)} | (price(problem, one, draw) if priced else {})
-        rows.append(row)
-    names = dict.fromkeys(name for row in rows for name in row)
+        if one is None:
+            rows.append({"test": 0.0})
+            continue
+        row = {"test": problem.test(one, draw)[0]["test"], "validation": problem.validate(one, draw)}
+        rows.append(row | (price(problem, one, draw) if priced else {}))
+    names = ("test", "validation", *(PRICED if priced else ()))
     columns = {name: np.array([row.get(name, math.nan) for row in rows]) for name in names}
     parts = []
     for fold in range(config.folds):
@@ -65,4 +76,4 @@ def price(problem: ManyTasks, trained: Trained, draw: Draw) -> dict[str, float]:
     fixed = Fixed({name: rate for name, rate in trained.rates.items() if name.startswith("penalty/")})
     probes = 0 if batch["label"].size <= EXACT else PROBES
     found = net_criteria(forward, params, batch, penalty, fixed, loss=squared_error, probes=probes)
-    return {name: getattr(found, name) for name in ("df", "aic", "bic", "log_evidence")}
+    return {name: getattr(found, name) for name in PRICED}

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 from rich.text import Text
 
 from jaxtl.data import DataSet
-from jaxtl.labels import count_by_label
-from jaxtl.protocol import cannot_decide
+from jaxtl.labels import count_by_label, some
+from jaxtl.protocol import Run, cannot_decide, to_csv
 from jaxtl.protocol.results import headed
 from jaxtl.report.files import facts, names_in_words, picture, preset_of, write_report
 from jaxtl.report.plots.comparison import Plot, finished
 from jaxtl.report.tables import Table
 from jaxtl.text import markdown, printable
 from jaxtl.transfer import Transfer
+
+if TYPE_CHECKING:  # they bring models along, which a page can do without
+    from jaxtl.problems import FewShot, Source
 
 
 def print_data(console: Console, **parts: DataSet) -> None:
@@ -42,6 +45,16 @@ def print_transfer(console: Console, moved: Transfer) -> None:
         names = paths.split(", ")
         shown = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
         console.print(Text(printable(f"{what}: {shown}")), soft_wrap=True)
+
+
+def print_source(console: Console, source: Source) -> None:
+    """How good the source model is on its own task."""
+    console.print(f"source model: {source.accuracy:.1%} of its {len(source.task.test)} test images are right")
+
+
+def print_target(console: Console, problem: FewShot) -> None:
+    """Which classes the target has, and how little is known of them."""
+    console.print(f"target: {some(problem.task.classes)}; {problem.n} labelled examples of each")
 
 
 def print_plan(console: Console, draws: int, contrasts: int) -> None:
@@ -118,3 +131,49 @@ def write_sections(
     cells = {cell for section in sections for table in section.tables for row in table.rows for cell in row}
     parts += names_in_words(header, {*cells, *(section.heading.split(",")[0] for section in sections)}, key)
     return write_report(workdir, plots, "\n\n".join(parts) + "\n", {**header, **figures})
+
+
+def print_written(console: Console, paths: Iterable[Path]) -> None:
+    """Say which files a run has written, a line each; a path is never broken."""
+    console.line()
+    for path in paths:
+        console.print(f"wrote {path}", soft_wrap=True)
+
+
+class Page:
+    """What a run has found: each section is shown as it comes, and all are written at the end.
+
+    Args:
+        console: where a person reads along.
+        preset: of the run; "smoke" is said to be a check.
+
+    Attributes:
+        sections: in the order of summary.md.
+        figures: of summary.json, by name.
+    """
+
+    def __init__(self, console: Console, preset: str = ""):
+        self.console, self.preset = console, preset
+        self.sections: list[Section] = []
+        self.figures: dict[str, Any] = {}
+
+    def add(self, section: Section, figures: Mapping[str, Any] | None = None) -> None:
+        """Show a section, and keep it with its figures."""
+        print_section(self.console, section, self.preset)
+        self.sections.append(section)
+        self.figures |= figures or {}
+
+    def write(
+        self, workdir: Path | str, header: Mapping[str, Any], runs: Mapping[str, Sequence[Run]] | None = None
+    ) -> None:
+        """Write all of it, as `write_sections` does, and say where.
+
+        Args:
+            workdir, header: as for `write_sections`.
+            runs: by the name of their file, NAME.csv.
+
+        Raises:
+            InputError: the directory cannot be written.
+        """
+        tables = [to_csv(of, Path(workdir) / f"{name}.csv") for name, of in (runs or {}).items()]
+        print_written(self.console, [*tables, *write_sections(workdir, header, self.figures, self.sections)])

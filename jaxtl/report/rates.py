@@ -10,6 +10,7 @@ import numpy as np
 from jaxtl.problems.tuning import FEW, Found, Tuning
 from jaxtl.protocol import paired
 from jaxtl.protocol.results import compact, number, points
+from jaxtl.report.cells import percent
 from jaxtl.report.page import Section
 from jaxtl.report.tables import Table
 
@@ -64,7 +65,7 @@ def _outcome(
     low, high = (number(end, ".3f") for end in losses.ci95)
     compared = [f"{number(losses.difference, '+.3f')} [{low}, {high}]", points(tests)] if name != baseline else ["", ""]
     row = [name, number(loss.mean(), ".3f"), compared[0]]
-    row += [f"{number(100 * test.mean(), '.1f')} ± {100 * test.std(ddof=1):.1f}", compared[1]]
+    row += [percent(test), compared[1]]
     runs = float(np.mean([one.runs for one in found]))
     row += [number(runs, ".3g"), number(later, ".2f"), number(max(0.0, seconds[0] - later), ".1f")]
     figures = {"log_loss": loss, "test": test, "rates": [one.rates for one in found], "runs": runs, "seconds": seconds}

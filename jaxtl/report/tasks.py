@@ -7,28 +7,162 @@ the arrays "curve/cosine/A/B" (between the gradients of two tasks) and "curve/we
 from __future__ import annotations
 
 import dataclasses
-import itertools
+import functools
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import jax
 import numpy as np
+from rich.console import Console
+from rich.text import Text
 
+from jaxtl.labels import count_by_label, label_params
+from jaxtl.problems import ManyTasks, NewTask
+from jaxtl.problems.many_tasks import fraction
 from jaxtl.protocol import Run, balanced_accuracy
 from jaxtl.protocol.measures import Truth
-from jaxtl.protocol.results import PREDICTION, Result, interval_of_mean, number, points
-from jaxtl.report.plots.comparison import forest
-from jaxtl.report.plots.confusions import in_words
-from jaxtl.report.plots.curves import Quantity, draw
-from jaxtl.report.plots.style import BLUE, FAINT, INK, ORANGE, VERMILLION, legend_outside, mark, name_rows, new_figure
-from jaxtl.report.tables import DASH, Table, counted, notes
+from jaxtl.protocol.results import PREDICTION, Result, number, points
+from jaxtl.report.cells import percent
+from jaxtl.report.files import contrast_figures
+from jaxtl.report.page import Section
+from jaxtl.report.plots import tasks as pictures
+from jaxtl.report.plots.comparison import Plot
+from jaxtl.report.plots.confusions import confusion_maps, in_words
+from jaxtl.report.plots.tasks import metric_of
+from jaxtl.report.tables import DASH, Table, counted, notes, setting_table
+from jaxtl.text import printable
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+MEAN = "mean over tasks"
 
-DASHED: dict[str, Any] = {"color": FAINT, "linewidth": 0.9, "linestyle": "--"}
-DOTTED: dict[str, Any] = {"color": VERMILLION, "linewidth": 0.9, "linestyle": ":"}
+
+def print_tasks(console: Console, problem: ManyTasks) -> None:
+    """How many examples there are and of what, what is not as it was asked for, and the labels with their sizes."""
+    tasks, params = problem.tasks, problem.net.init(jax.random.key(0))
+    size = f"{len(tasks.train)} training and {len(tasks.test)} test examples"
+    console.print(Text(printable(f"data      {size}, {tasks.origin}")), soft_wrap=True)
+    if tasks.notice:
+        console.print(Text(printable(f"NOTE: {tasks.notice}"), "bold yellow"), soft_wrap=True)
+    for label, count in count_by_label(params, label_params(params, problem.net.rules)).items():
+        line = f"label     {label}: {count.leaves} leaves, {count.parameters:,} parameters"
+        console.print(Text(printable(line)))
+
+
+def tasks_section(problem: ManyTasks, result: Result, baseline: str, single: str, suffix: str) -> Section:
+    """All that a comparison of methods on several tasks says: each method on each task, and how it weighs them.
+
+    Args:
+        problem: what was asked.
+        result: with the metrics that the module names.
+        baseline: the method that the others are compared with.
+        single: the method that has a model for each task.
+        suffix: NAME and NAME + suffix share a row of the pictures.
+    """
+    names, config = problem.names, problem.config
+    unit = "R² on test data, %" if problem.numbers else "test accuracy, %"
+    floors = guessing(problem)
+    title = f"Each method on each task: {result.title}"
+    draw = functools.partial(pictures.per_task, result, names, title, unit, baseline, suffix, floors)
+    plots = [Plot("tasks", "Each method on each task", draw)]
+    if result.contrasts:
+        draw = functools.partial(pictures.contrasts, result)
+        plots.append(Plot("contrasts", "The contrasts fixed beforehand", draw))
+    lines = [*sentences(result, baseline), *_explained(problem, result, baseline, single, unit)]
+    for task in names:
+        if task not in problem.numbers and (seen := _confused(problem, result, task, baseline)):
+            lines.append(seen[0])
+            plots.append(seen[1])
+    plots += _weighing_plots(result, names, baseline, suffix)
+    tables = [task_table(result, names, baseline, floors), setting_table(result)]
+    return Section(f"Together or apart: {config.n} labelled examples", tables, lines, plots)
+
+
+def new_task_section(task: NewTask, result: Result, baseline: str, settings: str) -> Section:
+    """What trunks that were learned on some tasks are worth on a new one: a row for each.
+
+    Args:
+        task: what was asked.
+        result: of `study`, a method for each trunk.
+        baseline: the trunk that the others are compared with.
+        settings: the methods whose settings the trunks were learned by, in words.
+    """
+    config, name, rows = task.config, task.name, []
+    for (method, _), summary in result.summaries.items():
+        difference = result.difference(method, baseline)
+        gap = number(100 * result.gap(method, "tuned"), "+.1f")
+        rows.append([method, percent(summary.values), points(difference) if difference else "baseline", gap])
+    table = Table(["trunk", name, f"− {baseline}", "train − test"], rows)
+    lines = [
+        *sentences(result, baseline),
+        "50 %: predicting the mean." if task.is_number else task.tasks.truth_of(name).sentence,
+        f"Every trunk has learned from the same {config.n} examples, at the setting chosen for {settings}; "
+        f"then trunk and head are trained on {config.n_new} other examples of the new task.",
+    ]
+    title = f"A new task: {name}, {config.n_new} labelled examples"
+    plots = [Plot("new_task", title, functools.partial(pictures.contrasts, result))]
+    return Section(title, [table, setting_table(result)], lines, plots)
+
+
+def figures_of(result: Result) -> dict[str, Any]:
+    """What summary.json keeps of a comparison, accuracies and differences as fractions."""
+    return {
+        "methods": [dataclasses.asdict(summary) for summary in result.summaries.values()],
+        "contrasts": [contrast_figures(contrast) for contrast in result.contrasts],
+    }
+
+
+def guessing(problem: ManyTasks) -> dict[str, float]:
+    """What guessing reaches, by column: the most frequent class of a task always; of numbers their mean, R² 0."""
+    found = {task: 0.0 if task in problem.numbers else problem.truth_of(task).majority for task in problem.names}
+    return {MEAN: float(np.mean([fraction(found[task], task in problem.numbers) for task in found])), **found}
+
+
+def _explained(problem: ManyTasks, result: Result, baseline: str, single: str, unit: str) -> list[str]:
+    """What the columns mean, as far as they are there."""
+    draws = counted(problem.config.report_draws, "draw")
+    lines = [
+        f"Tasks: {unit}, mean ± sd over {draws} of examples, network and order.",
+        f"Intervals cover the draws, given one test set of {len(problem.tasks.test)} examples.",
+        "Train − test: points. Seconds: choosing + report runs.",
+    ]
+    if baseline in result.methods:
+        lines.append(f"− {baseline}: points, paired by draw, 95 % interval, not corrected for the number of rows.")
+    if result.measured("delta_p"):
+        lines.append(f"Δp: relative gain over {single}, a model for each task, on the same draw, mean over tasks, %.")
+    lines.append("Guessing: always the most frequent class of a task; of numbers, their mean.")
+    if problem.numbers:
+        lines.append("Mean over tasks: v/(v + e) for variance v and squared error e, 50 % for predicting the mean.")
+    if noise := problem.tasks.noise:
+        best = [1 - noise[task] / np.var(problem.tasks.test[task]) for task in problem.names]
+        mean = np.mean([fraction(r2, is_number=True) for r2 in best])
+        lines.append(
+            f"Known: the best prediction there is reaches R² {100 * np.mean(best):.1f}, the mean {100 * mean:.1f}."
+        )
+    if any(summary.edges for summary in result.summaries.values()):
+        lines.append("▼ ▲: the lowest or highest value that was tried; a better one may lie beyond.")
+    return lines
+
+
+def _confused(problem: ManyTasks, result: Result, task: str, baseline: str) -> tuple[str, Plot] | None:
+    """Which classes of a task are taken for which, in words and drawn; None where no predictions were kept."""
+    truth = problem.truth_of(task)
+    if not (confusions := on_task(result, task, truth).looked_into(baseline)):
+        return None
+    title = f"Which classes of {task} are taken for which"
+    plot = Plot(f"confusion_{task}", title, functools.partial(confusion_maps, title, truth.names, confusions))
+    return classes_in_words(task, confusions, truth.names), plot
+
+
+def _weighing_plots(result: Result, names: Sequence[str], baseline: str, suffix: str) -> list[Plot]:
+    """How gradients of tasks agree, and how much each task counts, where that was followed."""
+    plots = []
+    if maps := pictures.mean_cosines(result, baseline, names):
+        title = f"Cosines between the tasks' gradients on the trunk, {baseline}"
+        plots.append(Plot("cosines", title, functools.partial(pictures.cosine_maps, title, names, maps)))
+    if shown := weighing(result, suffix):
+        title = "How much each task counts, and how gradients agree"
+        plots.append(Plot("weights", title, functools.partial(pictures.weights_and_cosines, shown, title)))
+    return plots
 
 
 def with_gains(runs: Sequence[Run], single: str, numbers: Collection[str] = ()) -> list[Run]:
@@ -84,7 +218,7 @@ def task_table(result: Result, tasks: Sequence[str], baseline: str, floor: Mappi
                 f"{summary.choosing_seconds:.1f} + {summary.seconds:.1f}",
             ]
         )
-    columns = ["method", "mean over tasks", f"− {baseline}", *tasks, "Δp", "train − test", "seconds"]
+    columns = ["method", MEAN, f"− {baseline}", *tasks, "Δp", "train − test", "seconds"]
     guessed = [number(100 * floor[name], ".1f") if name in floor else "" for name in columns[1:]]
     kept = [i for i in range(len(columns)) if any(row[i] != DASH for row in rows)]
     return Table([columns[i] for i in kept], [[row[i] for i in kept] for row in (*rows, ["guessing", *guessed])])
@@ -115,156 +249,10 @@ def classes_in_words(task: str, confusions: Mapping[str, Sequence[np.ndarray]], 
     return f"Balanced accuracy and confusions, {task}: {'; '.join(told)}."
 
 
-def metric_of(result: Result, method: str, selection: str, name: str) -> list[float]:
-    """A metric by draw; NaN for a draw that diverged."""
-    return [run.metrics.get(name, math.nan) for run in result.reported(method, selection)]
-
-
-def percent(values: Sequence[float] | np.ndarray, pattern: str = ".1f") -> str:
-    """Mean ± sd of fractions, in percent; what is NaN is left out.
-
-    Example:
-        >>> percent([0.5, 0.75, math.nan])
-        '62.5 ± 17.7'
-    """
-    known = [value for value in values if math.isfinite(value)]
-    if not known:
-        return DASH
-    sd = f" ± {100 * np.std(known, ddof=1):.1f}" if len(known) > 1 else ""
-    return number(100 * float(np.mean(known)), pattern) + sd
-
-
 def sentences(result: Result, baseline: str) -> list[str]:
     """The contrasts, what choosing costs, what diverged: a sentence each."""
     found = [note for note in notes(result, baseline) if note.heading]
     return [f"{note.heading}: {line}" for note in found for line in note.lines]
-
-
-def contrasts(result: Result) -> Figure:
-    """The contrasts fixed beforehand."""
-    figure = forest(result)
-    figure.axes[0].set_xlabel("difference on test data, points")
-    return figure
-
-
-def per_task(
-    result: Result,
-    tasks: Sequence[str],
-    title: str,
-    unit: str,
-    baseline: str,
-    suffix: str,
-    floor: Mapping[str, float],
-) -> Figure:
-    """A panel per task, a row per method: a point per draw, the mean and its 95 % interval.
-
-    Args:
-        result: with the metrics "test/TASK", fractions, shown in percent.
-        tasks: their names.
-        title: of the figure.
-        unit: what is measured, for the x axis.
-        baseline: its mean is dashed in every panel.
-        suffix: NAME and NAME + suffix share a row, the second in another colour.
-        floor: what guessing reaches on each task, dotted where a panel reaches down to it.
-    """
-    rows = list(dict.fromkeys(method.removesuffix(suffix) for method in result.methods))
-    figure = new_figure(2.1 + 2.6 * len(tasks), 1.3 + 0.32 * len(rows), title)
-    panels = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
-    for axis, task in zip(panels, tasks, strict=True):
-        axis.set_title(task, loc="left", fontweight="bold")
-        name_rows(axis, rows)
-        shown: list[float] = []
-        for method in result.methods:
-            has = method.endswith(suffix)
-            values = metric_of(result, method, result.shown(method), f"test/{task}")
-            known = [value for value in values if math.isfinite(value)]
-            place = rows.index(method.removesuffix(suffix)) + (0.2 if has else -0.2)
-            _spread(axis, place, known, BLUE if has else ORANGE)
-            shown += known
-            if method == baseline:
-                axis.axvline(100 * float(np.mean(known)), zorder=0, **DASHED)
-        axis.axvline(100 * floor[task], zorder=0, **DOTTED)
-        low, high = _bulk(shown)
-        axis.set_xlim(100 * low, min(100.0, 100 * high))  # R² has no lower end
-        axis.locator_params(axis="x", nbins=5)
-        outside = sum(not low <= value <= high for value in shown)
-        also = f"; outside: {counted(outside, 'point')}" if outside else ""
-        axis.set_xlabel(f"{unit}\nguessing: {100 * floor[task]:.1f}{also}")
-    _explain(figure, suffix, baseline if baseline in result.methods else "")
-    return figure
-
-
-def _spread(axis: Axes, y: float, values: list[float], colour: str) -> None:
-    if values:
-        heights = y + np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else [y]
-        axis.scatter([100 * value for value in values], heights, s=5, color=INK, alpha=0.5, linewidths=0, zorder=3)
-        mark(axis, y, float(np.mean(values)), interval_of_mean(values), colour)
-
-
-def _bulk(values: Sequence[float]) -> tuple[float, float]:
-    """Limits of an axis that shows all but what lies far off, which would squeeze the rest."""
-    if not values:
-        return 0.0, 1.0
-    lower, upper = np.quantile(values, (0.25, 0.75))
-    reach = 3 * (upper - lower)
-    near = [value for value in values if lower - reach <= value <= upper + reach]
-    room = 0.05 * (max(near) - min(near)) + 0.002
-    return min(near) - room, max(near) + room
-
-
-def _explain(figure: Figure, suffix: str, baseline: str) -> None:
-    from matplotlib.lines import Line2D
-
-    lines = {f"with {suffix}, mean and 95 % interval": Line2D([], [], color=BLUE, marker="o")}
-    lines |= {"without": Line2D([], [], color=ORANGE, marker="o")}
-    lines |= {"a draw": Line2D([], [], color=INK, marker=".", linestyle="", alpha=0.5)}
-    lines |= {baseline: Line2D([], [], **DASHED)} if baseline else {}
-    lines |= {"guessing": Line2D([], [], **DOTTED)}
-    legend_outside(figure, list(lines.values()), list(lines))
-
-
-def mean_cosines(result: Result, method: str, tasks: Sequence[str]) -> dict[str, np.ndarray]:
-    """The cosines between tasks' gradients early, halfway and at the end, [T, T] each, mean over draws; {} without."""
-    kept = [result.arrays(run) for run in result.runs if run.method == method and "curve/step" in run.arrays]
-    pairs = list(itertools.combinations(range(len(tasks)), 2))
-    if not kept or not pairs or any(f"curve/cosine/{tasks[i]}/{tasks[j]}" not in kept[0] for i, j in pairs):
-        return {}
-    steps, found = kept[0]["curve/step"], {}
-    for at in dict.fromkeys((0, len(steps) // 2, len(steps) - 1)):
-        matrix = np.eye(len(tasks))
-        for i, j in pairs:
-            name = f"curve/cosine/{tasks[i]}/{tasks[j]}"
-            matrix[i, j] = matrix[j, i] = np.mean([arrays[name][at] for arrays in kept])
-        found[f"step {int(steps[at])}"] = matrix
-    return found
-
-
-def cosine_maps(title: str, tasks: Sequence[str], maps: Mapping[str, np.ndarray]) -> Figure:
-    """A panel per moment: the cosines between the tasks' gradients, as colour and number.
-
-    Args:
-        title: of the figure.
-        tasks: T names.
-        maps: panel -> [T, T], symmetric; the diagonal is left out.
-    """
-    size = 0.9 + 0.62 * len(tasks)
-    figure = new_figure(1.6 + size * len(maps), 0.9 + size, title)
-    panels = figure.subplots(1, len(maps), sharey=True, squeeze=False)[0]
-    others = ~np.eye(len(tasks), dtype=bool)
-    largest = max([0.1, *(float(np.abs(matrix[others]).max()) for matrix in maps.values())])
-    for axis, (name, matrix) in zip(panels, maps.items(), strict=True):
-        image = axis.imshow(np.where(others, matrix, np.nan), cmap="PuOr_r", vmin=-largest, vmax=largest)
-        axis.grid(visible=False)
-        for row, column in zip(*np.nonzero(others), strict=True):
-            value = matrix[row, column]
-            colour = "white" if abs(value) > 0.7 * largest else INK
-            axis.text(column, row, number(value, "+.2f"), ha="center", va="center", fontsize=8, color=colour)
-        axis.set_title(name, loc="left")
-        axis.set_xticks(range(len(tasks)), tasks)
-        axis.set_yticks(range(len(tasks)), tasks)
-        axis.tick_params(length=0)
-    figure.colorbar(image, ax=list(panels), label="cosine", shrink=0.8)
-    return figure
 
 
 def weighing(result: Result, suffix: str) -> Result | None:
@@ -273,14 +261,3 @@ def weighing(result: Result, suffix: str) -> Result | None:
     methods = {run.method for run in runs}
     shown = [run for run in runs if f"{run.method}{suffix}" not in methods]
     return dataclasses.replace(result, runs=shown, contrasts=[]) if shown else None
-
-
-def weights_and_cosines(result: Result, title: str) -> Figure:
-    """A column of panels per method: the weights of the tasks, and the cosines of their gradients, by step."""
-
-    def kept(prefix: str) -> dict[str, str]:
-        names = dict.fromkeys(name for run in result.runs for name in run.arrays if name.startswith(prefix))
-        return {name.removeprefix(prefix).replace("/", " · "): name for name in names}
-
-    weights = Quantity("weight / their mean", kept("curve/weight/"))
-    return draw(result, "", title, [weights, Quantity("cosine", kept("curve/cosine/"))])

@@ -1,13 +1,15 @@
 """Choosing how hard to pull.
 
 closed forms      ridge, logistic, inputs              all λ at once, with every criterion
+                  linear                               the same by others, and what each choice is worth
 criteria          criteria, curvature, lanczos         df, AIC, BIC and evidence of any net
-                  validation                           held-out and k-fold validation, regret
+                  validation, choices                  held-out and k-fold validation; what choices are worth
 by gradient       learning, gradient, implicit, meta   rates and starts that are learned
 by search         label_search                         which blocks are frozen, transferred, new
 """
 
 from jaxtl.protocol import compare
+from jaxtl.selection.choices import Choice, judge_choices
 from jaxtl.selection.criteria import NetCriteria, net_criteria
 from jaxtl.selection.gradient import Implicit, Slope, hypergradient
 from jaxtl.selection.implicit import implicit_gradient, linearised
@@ -31,6 +33,7 @@ from jaxtl.sweep import sweep
 
 __all__ = [
     "FROZEN",
+    "Choice",
     "Implicit",
     "LearnedRates",
     "LogisticCriteria",
@@ -46,6 +49,7 @@ __all__ = [
     "hypergradient",
     "imaml",
     "implicit_gradient",
+    "judge_choices",
     "learn_rates",
     "linearised",
     "logistic_criteria",

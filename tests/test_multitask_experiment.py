@@ -15,7 +15,7 @@ from jaxtl.data.task_sets import load_tasks
 from jaxtl.errors import InputError
 from jaxtl.methods.multitask.recipes import SURGERIES, WEIGHTINGS, cosines, recipes, start_apart, summed
 from jaxtl.problems import ManyTasks, NewTask
-from jaxtl.problems.many_tasks import fraction, quality
+from jaxtl.problems.many_tasks import quality
 from jaxtl.problems.trunk_pulls import price
 from jaxtl.program import Weights
 from jaxtl.protocol import Draw, Run, Trainer
@@ -181,9 +181,6 @@ def test_quality_is_what_scikit_learn_says():
     assert quality(logits, classes) == pytest.approx(accuracy_score(classes, logits.argmax(1)))
     found, numbers = random.normal(size=(50, 1)), random.normal(size=(50, 1))
     assert quality(found, numbers) == pytest.approx(r2_score(numbers, found))
-    assert fraction(0.0, is_number=True) == 0.5
-    assert fraction(-1.0, is_number=True) == pytest.approx(1 / 3)
-    assert fraction(0.7, is_number=False) == 0.7
 
 
 def test_gains_are_relative_to_the_single_task_models_of_the_draw():

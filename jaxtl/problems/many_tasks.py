@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
@@ -24,7 +24,7 @@ from jaxtl.models import Classifier, Cnn, Mlp, initialise
 from jaxtl.optimizers import pull_per_rate
 from jaxtl.penalties import Term
 from jaxtl.program import Program, Weights
-from jaxtl.protocol import ACCURACY, Draw, Setting, Trained, Truth, draw_key, rates_of
+from jaxtl.protocol import ACCURACY, R2, Draw, Measure, Setting, Trained, Truth, draw_key, rates_of
 from jaxtl.protocol.results import PREDICTION
 from jaxtl.step import EVALUATE
 from jaxtl.trees import Tree
@@ -112,7 +112,6 @@ class ManyTasks:
     """
 
     points = 10  # of a curve
-    measure = ACCURACY
 
     def __init__(self, config: Any, tasks: TaskSet, watch: Callable | None = None):
         self.config, self.names, self.origin = config, config.tasks, tasks.origin
@@ -133,6 +132,7 @@ class ManyTasks:
         reach = pull_per_rate(1.0, config.steps, schedule=self.schedule, momentum=config.momentum)
         self.reach = {"penalty": reach}
         self.watched = watch and watch(self)
+        self.measure = measure_of_tasks(self.names, {*self.names} & {*self.numbers})
         self.prepare = batches(config.batch_size)
 
     # What a draw decides: which examples are labelled, where the network starts, the order of batches.
@@ -228,8 +228,8 @@ class ManyTasks:
         }
 
     def score(self, by_task: Mapping[str, float]) -> float:
-        """The mean over tasks of the accuracy, or of v/(v + e): of numbers with variance v and squared error e."""
-        return float(np.mean([fraction(value, task in self.numbers) for task, value in by_task.items()]))
+        """The mean over tasks of the accuracy, or R² of numbers."""
+        return float(np.mean(list(by_task.values())))
 
     def point(self, weights: Weights, draw: Draw) -> dict[str, float]:
         """The score on the examples that choose, and what is watched."""
@@ -308,9 +308,11 @@ def quality(found: np.ndarray, target: np.ndarray) -> float:
     return 1 - float(np.mean((found - target) ** 2) / np.var(target))
 
 
-def fraction(value: float, is_number: bool) -> float:
-    """A quality between 0 and 1, the larger the better: of R² v/(v + e), which is a half for predicting the mean."""
-    return 1 / (2 - value) if is_number else value
+def measure_of_tasks(names: Sequence[str], numbers: Collection[str]) -> Measure:
+    """What the mean over tasks is: of accuracies, of R², or of both; told in %."""
+    if not numbers:
+        return ACCURACY
+    return R2._replace(name="R²" if set(names) <= set(numbers) else "accuracy or R²", percent=True)
 
 
 def curves_of(curve: Sequence[Mapping[str, float]], tasks: Sequence[str]) -> dict[str, np.ndarray]:

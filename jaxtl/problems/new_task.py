@@ -14,9 +14,9 @@ from jaxtl.labels import NEW, TRANSFERRED, label_params
 from jaxtl.losses import mean_of, softmax_cross_entropy, squared_error
 from jaxtl.optimizers import Group
 from jaxtl.penalties import Term, l2
-from jaxtl.problems.many_tasks import ManyTasks, fraction, make_net, quality
+from jaxtl.problems.many_tasks import ManyTasks, make_net, measure_of_tasks, quality
 from jaxtl.program import Program, Weights, make_program
-from jaxtl.protocol import ACCURACY, Draw, Recipe, Setting, Trained, rates_of
+from jaxtl.protocol import Draw, Recipe, Setting, Trained, rates_of
 from jaxtl.step import EVALUATE
 from jaxtl.transfer import transfer
 from jaxtl.trees import Tree
@@ -31,13 +31,13 @@ class NewTask:
     """
 
     points = 1  # of a curve; nothing is shown of it
-    measure = ACCURACY
 
     def __init__(self, tasks: ManyTasks, trunks: Callable[[int], Mapping[str, Tree]]):
         config, self.tasks, self.origin, self.content = tasks.config, tasks, tasks.origin, tasks.content
         self.config, self.name, self.trunks = config, config.new_task, functools.lru_cache(trunks)
         self.title = f"{self.name}; {config.n_new} labelled examples"
         self.is_number = self.name in tasks.numbers
+        self.measure = measure_of_tasks([self.name], [self.name] if self.is_number else [])
         self.net = make_net(config, tasks.shape, {self.name: tasks.tasks.classes[self.name] or 1})
 
     def key(self, draw: Draw, use: str) -> jax.Array:
@@ -104,9 +104,9 @@ class NewTask:
         return jax.jit(lambda params, image: self.net.forward(params, {}, {"image": image}, EVALUATE)[0][self.name])
 
     def score(self, weights: Weights, part: Split, index: np.ndarray) -> float:
-        """Accuracy, or of numbers v/(v + e), on some examples."""
+        """Accuracy, or R² of numbers, on some examples."""
         found = np.asarray(self._outputs(weights.params, part.images[index]))
-        return fraction(quality(found, part[self.name][index]), self.is_number)
+        return quality(found, part[self.name][index])
 
     def point(self, weights: Weights, draw: Draw) -> dict[str, float]:
         """Nothing is followed."""

@@ -19,9 +19,8 @@ from rich.text import Text
 
 from jaxtl.labels import count_by_label, label_params
 from jaxtl.problems import ManyTasks, NewTask
-from jaxtl.problems.many_tasks import fraction
 from jaxtl.protocol import Run, balanced_accuracy
-from jaxtl.protocol.measures import Truth
+from jaxtl.protocol.measures import ACCURACY, Truth
 from jaxtl.protocol.results import PREDICTION, Result, number, points
 from jaxtl.report.cells import percent
 from jaxtl.report.files import contrast_figures
@@ -94,7 +93,7 @@ def new_task_section(task: NewTask, result: Result, baseline: str, settings: str
     table = Table(["trunk", name, f"− {baseline}", "train − test"], rows)
     lines = [
         *sentences(result, baseline),
-        "50 %: predicting the mean." if task.is_number else task.tasks.truth_of(name).sentence,
+        "R² 0: predicting the mean." if task.is_number else task.tasks.truth_of(name).sentence,
         f"Every trunk has learned from the same {config.n} examples, at the setting chosen for {settings}; "
         f"then trunk and head are trained on {config.n_new} other examples of the new task.",
     ]
@@ -114,7 +113,7 @@ def figures_of(result: Result) -> dict[str, Any]:
 def guessing(problem: ManyTasks) -> dict[str, float]:
     """What guessing reaches, by column: the most frequent class of a task always; of numbers their mean, R² 0."""
     found = {task: 0.0 if task in problem.numbers else problem.truth_of(task).majority for task in problem.names}
-    return {MEAN: float(np.mean([fraction(found[task], task in problem.numbers) for task in found])), **found}
+    return {MEAN: float(np.mean(list(found.values()))), **found}
 
 
 def _explained(problem: ManyTasks, result: Result, baseline: str, single: str, unit: str) -> list[str]:
@@ -130,14 +129,9 @@ def _explained(problem: ManyTasks, result: Result, baseline: str, single: str, u
     if result.measured("delta_p"):
         lines.append(f"Δp: relative gain over {single}, a model for each task, on the same draw, mean over tasks, %.")
     lines.append("Guessing: always the most frequent class of a task; of numbers, their mean.")
-    if problem.numbers:
-        lines.append("Mean over tasks: v/(v + e) for variance v and squared error e, 50 % for predicting the mean.")
     if noise := problem.tasks.noise:
         best = [1 - noise[task] / np.var(problem.tasks.test[task]) for task in problem.names]
-        mean = np.mean([fraction(r2, is_number=True) for r2 in best])
-        lines.append(
-            f"Known: the best prediction there is reaches R² {100 * np.mean(best):.1f}, the mean {100 * mean:.1f}."
-        )
+        lines.append(f"Known: the best prediction there is reaches a mean R² of {100 * np.mean(best):.1f}.")
     if any(summary.edges for summary in result.summaries.values()):
         lines.append("▼ ▲: the lowest or highest value that was tried; a better one may lie beyond.")
     return lines
@@ -236,7 +230,7 @@ def on_task(result: Result, task: str, truth: Truth) -> Result:
         return {PREDICTION: result.arrays(dataclasses.replace(run, arrays=(kept,)))[kept]} if run.arrays else {}
 
     runs = [judged(run) for run in result.runs if run.stage == "report"]
-    return dataclasses.replace(result, runs=runs, contrasts=[], arrays=predictions, truth=truth)
+    return dataclasses.replace(result, runs=runs, contrasts=[], arrays=predictions, measure=ACCURACY, truth=truth)
 
 
 def classes_in_words(task: str, confusions: Mapping[str, Sequence[np.ndarray]], names: Sequence[str]) -> str:

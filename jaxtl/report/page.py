@@ -27,8 +27,10 @@ def print_data(console: Console, **parts: DataSet) -> None:
     """One line per data set under the roles it plays, and its notice if it is not what was asked for first."""
     for data in dict.fromkeys(parts.values()):
         roles = " and ".join(role for role, part in parts.items() if part is data)
-        size = f"{len(data.train)} training and {len(data.test)} test images"
-        line = f"{roles}: {size}, {len(data.classes)} classes, {data.origin}"
+        kind = "images" if "image" in data.train and data.train.images.ndim == 4 else "examples"
+        size = f"{len(data.train)} training and {len(data.test)} test {kind}"
+        classes = f"{len(data.classes)} classes, " if data.classes else ""
+        line = f"{roles}: {size}, {classes}{data.origin}"
         console.print(Text(printable(line)), soft_wrap=True)
     for notice in dict.fromkeys(data.notice for data in parts.values() if data.notice):
         console.print(Text(printable(f"NOTE: {notice}"), "bold yellow"), soft_wrap=True)

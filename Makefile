@@ -35,10 +35,10 @@ bench: $(VENV)/installed
 	$(BIN)/python -m experiments.benchmarks $(ARGS)
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m "not slow" $(ARGS)
 
 test-all: $(VENV)/installed-oracles
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check $(SOURCES)

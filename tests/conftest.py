@@ -1,19 +1,56 @@
-"""Strict for every test: two virtual devices, no implicit rank promotion, warnings are errors (pyproject.toml)."""
+"""Strict for every test: two virtual devices, no implicit rank promotion, warnings are errors (pyproject.toml).
+
+Nearly all of a test's time is XLA's, which makes fast code of programs that run a few times on a few numbers. Without
+the slow tests, programs are therefore compiled quickly, in a quarter of the time; with them, as users have them.
+"""
 
 import os
+import subprocess
+import sys
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAXTL_OFFLINE"] = "1"  # no test asks the network for data
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # more would wait for each other on the cores of the other workers
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Programs compiled once are read back by other workers, by later tests that build the same step, and by the next run.
-CACHE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), ".pytest_cache", "xla")
-jax.config.update("jax_compilation_cache_dir", CACHE)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+QUICKLY = (
+    *("xla_backend_optimization_level=0", "xla_cpu_parallel_codegen_split_count=1"),
+    "xla_cpu_use_fusion_emitters=False",  # jax 0.12 has no other way
+)
+# An XLA that does not know one of its flags ends the process. Options of a program it refuses with an error.
+KNOWN = """
+import sys, jax
+for option in sys.argv[1:]:
+    try:
+        jax.jit(lambda x: x, compiler_options=dict([option.split("=")])).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:
+        continue
+    print(f"--{option.lower()}")
+"""
+
+
+def pytest_configure(config):
+    """The flags are there before the first program is compiled, and handed on to workers."""
+    if config.option.markexpr == "not slow" and not hasattr(config, "workerinput"):
+        asked = [sys.executable, "-c", KNOWN, *QUICKLY]
+        known = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True).stdout
+        os.environ["XLA_FLAGS"] += " " + " ".join(known.split())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs(tmp_path_factory):
+    """Where runs that a test starts keep compiled programs, and the next start of the same finds them.
+
+    One directory a worker: nobody reads what another is just writing.
+    """
+    directory = str(tmp_path_factory.mktemp("programs"))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = directory
+    jax.config.update("jax_compilation_cache_dir", directory)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -1,6 +1,6 @@
 """Properties that hold for whatever comes: files with any damage, any names and rules, any config.
 
-Each property gets hypothesis' examples, the same in every run; the slow form gets twenty times as many. A parser may
+Each property gets hypothesis' examples, the same in every run; the slow form gets fifty times as many. A parser may
 give back what was written or refuse in one or two lines; any other exception fails the test.
 """
 
@@ -34,8 +34,8 @@ from jaxtl.labels import label_params
 from jaxtl.transfer import transfer
 from jaxtl.trees import check_same, differences, named_leaves
 
-EXAMPLES = 100
-SIZES = (EXAMPLES, pytest.param(20 * EXAMPLES, marks=pytest.mark.slow))
+EXAMPLES = 40
+SIZES = (EXAMPLES, pytest.param(50 * EXAMPLES, marks=pytest.mark.slow))
 
 
 @pytest.fixture(params=SIZES)

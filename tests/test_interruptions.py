@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -36,7 +35,6 @@ LESS_OF_IT = (
 def started(command: tuple[str, ...], workdir: Path) -> Iterator[subprocess.Popen]:
     """The command as a process of its own; none is left behind."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    environment["JAX_COMPILATION_CACHE_DIR"] = str(jax.config.jax_compilation_cache_dir)
     words = [*command, f"--workdir={workdir}"]
     pipe = subprocess.PIPE
     with subprocess.Popen(words, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True) as process:

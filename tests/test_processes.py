@@ -45,8 +45,8 @@ def started(count: int, *command: str, cwd: Path, only: dict[int, str] | None = 
         only: arguments of some of the processes.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHERS)}
-    environment |= {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "", "TMPDIR": str(cwd / "private")}
-    environment["JAX_COMPILATION_CACHE_DIR"] = str(jax.config.jax_compilation_cache_dir)
+    environment |= {"PYTHONPATH": str(ROOT), "TMPDIR": str(cwd / "private")}
+    environment["XLA_FLAGS"] += " --xla_force_host_platform_device_count=1"  # of one flag the last is heard
     (cwd / "private").mkdir(exist_ok=True)
     port, pipe, running = free_port(), subprocess.PIPE, []
     with contextlib.ExitStack() as until_the_end:

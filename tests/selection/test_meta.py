@@ -7,6 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxtl.errors import InputError
@@ -204,9 +205,11 @@ def test_a_learned_start_beats_a_fresh_one(method):
     moves = reptile(begin, adapt, fits)
     if method == "imaml":
         moves = imaml(begin, adapt, fits, gradient, damping=1.0, iterations=5)
-    outer = per_label(labels, {"all": Group(3e-3)}, "adam")
-    run = compile_step(make_epoch(make_train_step(moves, outer, sample_waves(8)), 400))
-    state, _ = run(init_state(fresh, outer, jax.random.key(1)), {}, Fixed())
+    outer = per_label(labels, {"all": Group(6e-3)}, "adam", schedule=optax.cosine_decay_schedule(1.0, 200))
+    run = compile_step(make_epoch(make_train_step(moves, outer, sample_waves(8)), 200))
     tell = jax.jit(lambda params: moves(params, {}, sample_waves(200)({}, jax.random.key(2), 0), ctx)[1]["loss"])
     ctx = Context(0, jax.random.key(3), {}, {})
-    assert tell(state.params) < (0.6 if method == "imaml" else 0.3) * tell(fresh)
+    # a single run of 200 steps ends where roundings take it: 0.3 to 0.7 of the fresh loss with imaml
+    runs = [run(init_state(fresh, outer, jax.random.key(seed)), {}, Fixed())[0] for seed in range(3)]
+    learned = np.mean([tell(state.params) for state in runs])
+    assert learned < (0.6 if method == "imaml" else 0.3) * tell(fresh)

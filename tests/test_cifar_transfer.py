@@ -188,7 +188,7 @@ def test_several_steps_in_one_dispatch_are_the_same_steps(problem):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), single, together)
 
 
-def test_features_leave_the_trunk_and_with_it_the_on_source(problem):
+def test_features_leave_the_trunk_and_with_it_the_source_accuracy(problem):
     trained = train(problem, "features", setting("features"), Draw(1))
     jax.tree.map(np.testing.assert_array_equal, trained.weights.params["trunk"], problem.source.weights.params["trunk"])
     metrics, _ = problem.test(trained, Draw(1))

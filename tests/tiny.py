@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
-
-sys.modules["torch"] = None  # type: ignore[assignment]  # where it is installed, tensorboardX imports it: a second each
 
 import jax
 import jax.numpy as jnp

@@ -85,7 +85,7 @@ def test_no_name_is_a_box_and_all_are_told_apart(names, tmp_path):
     text = (tmp_path / "summary.md").read_text(encoding="utf-8")
     assert text.startswith("# toy")
     (drawn,), key = finished([Plot("confusion", "", lambda: confusion_of(names))], "")
-    labels = [label.get_text() for label in drawn.draw().axes[0].get_yticklabels()]
+    labels = [label.get_text() for label in drawn.figure().axes[0].get_yticklabels()]
     assert len(set(labels)) == 2
     for number in key.values():
         assert f"\n- {number} " in text, "what the number stands for is told"
@@ -185,7 +185,7 @@ def pictures():
 def test_nothing_is_cut_off(name):
     (plot,), _ = finished([Plot(name, "", pictures()[name])], "smoke")
     with styled():
-        assert cut_off(plot.draw()) == []
+        assert cut_off(plot.figure()) == []
 
 
 @pytest.mark.parametrize("name", ["accuracy", "trend", "labellings", "tasks"])
@@ -261,7 +261,7 @@ def test_smoke_numbers_are_a_check_wherever_they_are_shown(preset, said, tmp_pat
     texts = [shown.getvalue(), *((tmp_path / part / "summary.md").read_text(encoding="utf-8") for part in "ab")]
     (plot,), _ = finished(section.plots, preset)
     for text, heads in zip(
-        [*texts, plot.draw().get_suptitle()], (("toy", "Part"), ("toy",), ("Part",), ("Seen",)), strict=True
+        [*texts, plot.figure().get_suptitle()], (("toy", "Part"), ("toy",), ("Part",), ("Seen",)), strict=True
     ):
         for head in heads:
             assert (f"{head} (a check, not a result)" in text) == said

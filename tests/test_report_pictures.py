@@ -13,14 +13,15 @@ from jaxtl.report.files import write_files
 from jaxtl.report.plots import glyphs
 from jaxtl.report.plots.comparison import by_method, finished, forest
 from jaxtl.report.plots.confusions import confusion_maps
-from jaxtl.report.plots.curves import Quantity, draw
+from jaxtl.report.plots.curves import Quantity
+from jaxtl.report.plots.curves import figure as draw
 from jaxtl.report.plots.maps import Map, heat_maps
 from jaxtl.report.plots.paths import coefficient_paths
 from jaxtl.report.plots.searches import Ground, labellings, ways
 from jaxtl.report.plots.style import legend_outside, new_figure, styled
 from jaxtl.report.plots.tasks import per_task, weights_and_cosines
 from jaxtl.report.plots.trends import Trend
-from jaxtl.report.plots.trends import draw as draw_trend
+from jaxtl.report.plots.trends import figure as draw_trend
 
 HARD = {
     "Chinese": ("猫", "卡车"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import tokenize
 import zipfile
 from typing import IO, Any, cast
 
@@ -73,7 +74,10 @@ def npy_dtype(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.dtype:
         version = np.lib.format.read_magic(content)
         if version not in HEADERS:
             raise ValueError(f"{name} is of npy version {version}")
-        shape, _, dtype = HEADERS[version](content)
+        try:
+            shape, _, dtype = HEADERS[version](content)
+        except tokenize.TokenError as error:  # Python's own, by which NumPy reads it, grew strict
+            raise ValueError(f"{name} has a header that is none") from error
         said, there = math.prod(shape) * dtype.itemsize, member.file_size - content.tell()
     if min(shape, default=0) < 0:
         raise ValueError(f"{name} has a negative size")

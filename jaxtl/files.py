@@ -239,10 +239,13 @@ def resolved(path: str | os.PathLike[str]) -> Path:
         InputError: links that lead to one another without end.
     """
     try:
-        return expanded(path).resolve()
+        found = expanded(path).resolve()
+        if any(place.is_symlink() for place in (found, *found.parents)):  # from Python 3.13 on nothing is raised
+            raise RuntimeError
     except (RuntimeError, OSError) as error:
         what = f"leads nowhere: {getattr(error, 'strerror', None) or 'its links lead to one another'}"
         raise InputError(what, where=path, todo="choose another path") from None
+    return found
 
 
 def at_home(*parts: str) -> Path:

@@ -11,6 +11,7 @@ from jaxtl.errors import InputError
 CONFIG = accuracy.Config(**accuracy.Config.presets["smoke"])
 
 
+@pytest.mark.slow
 def test_digits_are_learned_and_two_devices_learn_what_one_does(tmp_path):
     figures = []
     for axes in ((), ("data:2",)):

@@ -78,6 +78,7 @@ def test_without_a_penalty_training_ends_where_the_peer_ends(name, variants, pro
     assert np.max(np.abs(peer["head"]["kernel"] - problem.params["head"]["kernel"])) > 1e-3  # five steps went somewhere
 
 
+@pytest.mark.slow
 def test_the_cnn_is_trained_as_by_hand():
     problem = make_problem("cnn_2")
     ours, theirs = looped(problem, make_program(problem)), by_hand(problem)

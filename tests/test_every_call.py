@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-STRIDES = (6, pytest.param(1, marks=pytest.mark.slow))
+STRIDES = (12, pytest.param(1, marks=pytest.mark.slow))
 
 
 def told(how: str, room: Path, first: int, stride: int) -> list[dict]:

@@ -146,7 +146,7 @@ def assert_same_end(workdir: Path, undisturbed: Path) -> None:
     assert steps == list(range(3, STEPS + 1, 3))
 
 
-@pytest.mark.parametrize("kills", [8, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [4, pytest.param(100, marks=pytest.mark.slow)])
 def test_a_killed_run_ends_like_an_undisturbed_one(undisturbed, tmp_path, kills, record_property):
     hits: list[bool] = []
     while len(hits) < kills:  # a run comes to its end in spite of all: then the next one is killed
@@ -171,6 +171,7 @@ def test_the_killed_main_job_ends_like_an_undisturbed_one(tmp_path, record_prope
     record_property("proof", f"{kills} of {kills} kills of the main job survived, {sum(hits)} of them within a save")
 
 
+@pytest.mark.slow
 def test_a_signal_stops_the_main_job_and_the_same_command_goes_on(tmp_path):
     command = (*MAIN_JOB, *LESS_OF_IT)
     finish(command, tmp_path / "undisturbed")

@@ -169,7 +169,10 @@ def stored():
         return dict(arrays)
 
 
-@pytest.mark.parametrize("case", oracle.NETWORKS)
+FIRST, *OTHERS = oracle.NETWORKS
+
+
+@pytest.mark.parametrize("case", [FIRST, *(pytest.param(case, marks=pytest.mark.slow) for case in OTHERS)])
 def test_outputs_gradients_and_running_means_are_those_of_pytorch(case, stored):
     model = Classifier(ResidualNetwork(*oracle.NETWORKS[case]), (("head", oracle.CLASSES),))
     images, labels = oracle.examples()
@@ -247,6 +250,7 @@ def accuracy_on_digits(dtype):
     return float(np.mean(np.argmax(logits, -1) == data.test.labels)), (state.params, state.opt_state, metrics)
 
 
+@pytest.mark.slow
 def test_bfloat16_learns_digits_as_well_as_float32():
     (exact, _), (short, state) = accuracy_on_digits(None), accuracy_on_digits("bfloat16")
     assert exact > 0.95
@@ -255,8 +259,13 @@ def test_bfloat16_learns_digits_as_well_as_float32():
     assert dtypes == {jnp.dtype("float32"), jnp.dtype("int32")}  # the schedule counts steps
 
 
-@pytest.mark.parametrize("normalisation", ["group", "batch"])
-@pytest.mark.parametrize("trunk", ["mlp", "cnn", "wide"])
+CUTS = (("mlp", "group"), ("cnn", "batch"))
+MORE_CUTS = (("cnn", "group"), ("wide", "group"), ("wide", "batch"))
+
+
+@pytest.mark.parametrize(
+    ("trunk", "normalisation"), [*CUTS, *(pytest.param(*one, marks=pytest.mark.slow) for one in MORE_CUTS)]
+)
 def test_a_model_that_is_cut_computes_what_it_computes_whole(trunk, normalisation):
     """What is below can be computed once and kept; above it, gradients are those of the frozen whole."""
     trunks = {"mlp": Mlp((32, 16, 12)), "cnn": Cnn((4, 6, 8), normalisation), "wide": wide_resnet(10, 1, normalisation)}

@@ -187,7 +187,7 @@ def sample_waves(count):
     return sample
 
 
-@pytest.mark.parametrize("method", ["imaml", "reptile"])
+@pytest.mark.parametrize("method", [pytest.param("imaml", marks=pytest.mark.slow), "reptile"])
 def test_a_learned_start_beats_a_fresh_one(method):
     fresh = network(jax.random.key(0))
     labels = jax.tree.map(lambda _: "all", fresh)

@@ -13,8 +13,6 @@ import json
 import sys
 from pathlib import Path
 
-sys.modules["torch"] = None  # type: ignore[assignment]  # where it is installed, tensorboardX imports it: a second each
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +30,7 @@ from jaxtl.penalties import Term, l2, labelled
 from jaxtl.step import Fixed, TrainState, init_state, make_train_step, total_gradient
 from jaxtl.writers import Writer
 
+sys.modules["torch"] = None  # type: ignore[assignment]  # which tensorboardX would import, for a second in each process
 EXAMPLES = 22  # no multiple of the batch: an epoch ends within one
 
 

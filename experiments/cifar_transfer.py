@@ -26,7 +26,16 @@ from jaxtl import cli, report
 from jaxtl.data import load
 from jaxtl.loop import StoppableProgress
 from jaxtl.methods.finetuning import RECIPES
-from jaxtl.problems import FewShot, FewShotConfig, SourceConfig, check_plan, check_tasks, choose_tasks, make_source
+from jaxtl.problems import (
+    FewShot,
+    FewShotConfig,
+    MeasureName,
+    SourceConfig,
+    check_plan,
+    check_tasks,
+    choose_tasks,
+    make_source,
+)
 from jaxtl.protocol import Budget, study
 from jaxtl.terminal import Terminal
 
@@ -45,6 +54,7 @@ class Config(SourceConfig, FewShotConfig, Budget):
     source_examples: cli.Sizes = (0,)  # examples the source model is trained on; 0 is all
     methods: Methods = ()  # some of the eleven; all when empty
     honest: Honest = ("features",)  # methods that also choose from their n labelled examples alone; or all
+    measure: MeasureName = "accuracy"  # what methods are chosen by and compared by
     ratio: cli.Span = (0.01, 1.0)  # learning rate of the trunk / of the head
     source_weight: cli.Span = (0.03, 3.0)  # of the source task in joint training
 

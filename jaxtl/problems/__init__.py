@@ -16,7 +16,7 @@ from jaxtl.problems.checks import (
     check_training,
     choose_tasks,
 )
-from jaxtl.problems.few_shot import FewShot, FewShotConfig, LabelledConfig
+from jaxtl.problems.few_shot import FewShot, FewShotConfig, LabelledConfig, MeasureName
 from jaxtl.problems.images import Images, accuracy, averaged_down, outputs, predict
 from jaxtl.problems.many_tasks import ManyTasks, ManyTasksConfig, check_many_tasks
 from jaxtl.problems.meta import MetaConfig, SmallTasks
@@ -33,6 +33,7 @@ __all__ = [
     "LabelledConfig",
     "ManyTasks",
     "ManyTasksConfig",
+    "MeasureName",
     "MetaConfig",
     "NewTask",
     "SmallTasks",

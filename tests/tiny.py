@@ -30,7 +30,6 @@ from jaxtl.penalties import Term, l2, labelled
 from jaxtl.step import Fixed, TrainState, init_state, make_train_step, total_gradient
 from jaxtl.writers import Writer
 
-sys.modules["torch"] = None  # type: ignore[assignment]  # which tensorboardX would import, for a second in each process
 EXAMPLES = 22  # no multiple of the batch: an epoch ends within one
 
 
@@ -98,4 +97,5 @@ def main(config: Config, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
+    sys.modules["torch"] = None  # type: ignore[assignment]  # tensorboardX would import it, for a second a process
     cli.run(main, Config)

@@ -246,7 +246,7 @@ def test_shares_of_the_peak_and_figures_are_those_of_the_medians():
 
 def test_the_picture_shows_every_ratio_in_the_row_of_its_name():
     with styled():
-        figure = picture(RESULTS).draw()
+        figure = picture(RESULTS).figure()
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert names == [ROWS[name].words for name in ("by_hand", "torch", "l2", "frozen")]
     marks = {(*line.get_xdata(), *line.get_ydata()) for line in figure.axes[1].get_lines() if line.get_marker() == "o"}

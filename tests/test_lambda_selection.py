@@ -138,7 +138,7 @@ def test_choices_are_made_by_the_criterion_and_judged_by_test_accuracy():
 
 def test_a_pair_that_diverged_leaves_a_gap_in_the_picture():
     of = mapped(TEST, TEST, {})  # nothing but test accuracy, as a run that diverged has it
-    assert experiment.overfitting_plot(of, 4).draw()
+    assert experiment.overfitting_plot(of, 4).figure()
 
 
 def test_a_part_of_the_map_is_represented_by_its_best_pair_on_other_draws():

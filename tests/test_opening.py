@@ -11,7 +11,8 @@ from jaxtl import report
 from jaxtl.data import from_arrays
 from jaxtl.transfer import transfer
 
-DATA = from_arrays(np.random.default_rng(0).integers(0, 256, (20, 4, 4), np.uint8), np.arange(20) % 2, origin="a drawer")
+IMAGES = np.random.default_rng(0).integers(0, 256, (20, 4, 4), np.uint8)
+DATA = from_arrays(IMAGES, np.arange(20) % 2, origin="a drawer")
 
 
 def said(fn, *args, **parts):

@@ -448,13 +448,13 @@ def test_forest_draws_the_intervals(result):
 
 
 def test_curves_draw_each_draw_and_the_mean(result):
-    figure = curves.draw(result, "l2", "Curves", curves.learning(result))
+    figure = curves.figure(result, "l2", "Curves", curves.learning(result))
     panel = next(axis for axis in figure.axes if axis.get_title("left") == "l2_sp")
     losses = [result.arrays(run)["curve/loss"] for run in of_report(result.runs, "l2_sp")]
     np.testing.assert_allclose([line.get_ydata() for line in panel.lines[:10]], losses)
     np.testing.assert_allclose(panel.lines[10].get_ydata(), np.mean(losses, axis=0))
     assert panel.lines[11].get_linestyle() == ":"
-    figure = curves.draw(result, "l2", "Movement", curves.movement(result))
+    figure = curves.figure(result, "l2", "Movement", curves.movement(result))
     scratch = next(axis for axis in figure.axes if axis.get_title("left") == "scratch")
     assert [text.get_text() for text in scratch.texts] == ["not recorded"]
 
@@ -477,9 +477,9 @@ def test_a_shared_scale_shows_the_curves_of_all_methods(result, worst):
         return arrays | {"curve/validation": factor * arrays["curve/validation"]}
 
     moved = replace(result, arrays=apart)
-    assert all_is_seen(curves.draw(moved, "l2", "Curves", curves.learning(moved)), "validation accuracy, %")
+    assert all_is_seen(curves.figure(moved, "l2", "Curves", curves.learning(moved)), "validation accuracy, %")
     trend = trends.trends([toy_result(draws=3, n=n) for n in (5, 100)])[0]
-    assert all_is_seen(trends.draw(trend, "l2"), "accuracy, %")
+    assert all_is_seen(trends.figure(trend, "l2"), "accuracy, %")
 
 
 def test_curves_recorded_at_different_steps_have_no_mean(result):
@@ -488,7 +488,7 @@ def test_curves_recorded_at_different_steps_have_no_mean(result):
         return {name: array[: -1 if run.seed == 100 else None] for name, array in arrays.items()}
 
     quick = replace(result, runs=of_report(result.runs, "l2"), contrasts=[], arrays=uneven)
-    figure = curves.draw(quick, "l2", "Curves", curves.learning(quick))
+    figure = curves.figure(quick, "l2", "Curves", curves.learning(quick))
     assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [14, *[15] * 9, 0]
 
 
@@ -499,7 +499,7 @@ def test_trends_are_drawn_against_the_axis():
     assert list(found) == [("n_per_class", ("source_examples", 2500)), ("source_examples", ("n_per_class", 20))]
     first = next(iter(found.values()))
     assert first.title == "Accuracy against labelled examples per class, source examples: 2500"
-    figure = trends.draw(first, "l2")
+    figure = trends.figure(first, "l2")
     panels = [axis for axis in figure.axes if axis.axison]
     accuracy = next(axis for axis in panels if axis.get_title("left") == "joint")
     drawn = accuracy.lines[1]  # the first is l2 in grey

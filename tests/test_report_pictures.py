@@ -13,14 +13,15 @@ from jaxtl.report.files import write_files
 from jaxtl.report.plots import glyphs
 from jaxtl.report.plots.comparison import by_method, finished, forest
 from jaxtl.report.plots.confusions import confusion_maps
-from jaxtl.report.plots.curves import Quantity, draw
+from jaxtl.report.plots.curves import Quantity
+from jaxtl.report.plots.curves import figure as draw
 from jaxtl.report.plots.maps import Map, heat_maps
 from jaxtl.report.plots.paths import coefficient_paths
 from jaxtl.report.plots.searches import Ground, labellings, ways
 from jaxtl.report.plots.style import legend_outside, new_figure, styled
 from jaxtl.report.plots.tasks import per_task, weights_and_cosines
 from jaxtl.report.plots.trends import Trend
-from jaxtl.report.plots.trends import draw as draw_trend
+from jaxtl.report.plots.trends import figure as draw_trend
 
 HARD = {
     "Chinese": ("猫", "卡车"),
@@ -85,7 +86,7 @@ def test_no_name_is_a_box_and_all_are_told_apart(names, tmp_path):
     text = (tmp_path / "summary.md").read_text(encoding="utf-8")
     assert text.startswith("# toy")
     (drawn,), key = finished([Plot("confusion", "", lambda: confusion_of(names))], "")
-    labels = [label.get_text() for label in drawn.draw().axes[0].get_yticklabels()]
+    labels = [label.get_text() for label in drawn.figure().axes[0].get_yticklabels()]
     assert len(set(labels)) == 2
     for number in key.values():
         assert f"\n- {number} " in text, "what the number stands for is told"
@@ -185,7 +186,7 @@ def pictures():
 def test_nothing_is_cut_off(name):
     (plot,), _ = finished([Plot(name, "", pictures()[name])], "smoke")
     with styled():
-        assert cut_off(plot.draw()) == []
+        assert cut_off(plot.figure()) == []
 
 
 @pytest.mark.parametrize("name", ["accuracy", "trend", "labellings", "tasks"])
@@ -261,7 +262,7 @@ def test_smoke_numbers_are_a_check_wherever_they_are_shown(preset, said, tmp_pat
     texts = [shown.getvalue(), *((tmp_path / part / "summary.md").read_text(encoding="utf-8") for part in "ab")]
     (plot,), _ = finished(section.plots, preset)
     for text, heads in zip(
-        [*texts, plot.draw().get_suptitle()], (("toy", "Part"), ("toy",), ("Part",), ("Seen",)), strict=True
+        [*texts, plot.figure().get_suptitle()], (("toy", "Part"), ("toy",), ("Part",), ("Seen",)), strict=True
     ):
         for head in heads:
             assert (f"{head} (a check, not a result)" in text) == said

@@ -252,7 +252,7 @@ def picture(plot: Plot) -> str:
 def _write_plot(path: Path, plot: Plot) -> Path:
     with styled():
         content = io.BytesIO()
-        plot.draw().savefig(content, format="png")
+        plot.figure().savefig(content, format="png")
     return files.write(path, content.getvalue())
 
 

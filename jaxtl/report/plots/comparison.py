@@ -37,11 +37,11 @@ SELECTION_COLOUR = {"tuned": BLUE, "honest": VERMILLION}
 
 
 class Plot(NamedTuple):
-    """A picture to be drawn: the name of its file without ".png", what it shows, and how to draw it."""
+    """A picture to be drawn: the name of its file without ".png", what it shows, and what draws it."""
 
     name: str
     caption: str
-    draw: Callable[[], Figure]
+    figure: Callable[[], Figure]
 
 
 def finished(plots: Sequence[Plot], preset: str) -> tuple[list[Plot], dict[str, str]]:
@@ -56,11 +56,11 @@ def finished(plots: Sequence[Plot], preset: str) -> tuple[list[Plot], dict[str, 
     """
     key: dict[str, str] = {}
     with styled():
-        figures = [plot.draw() for plot in plots]
+        figures = [plot.figure() for plot in plots]
         for figure in figures:
             set_title(figure, headed(figure.get_suptitle(), preset))
             fit_to_fonts(figure, key)
-    return [plot._replace(draw=partial(_itself, figure)) for plot, figure in zip(plots, figures, strict=True)], key
+    return [plot._replace(figure=partial(_itself, figure)) for plot, figure in zip(plots, figures, strict=True)], key
 
 
 def _itself(figure: Figure) -> Figure:
@@ -82,7 +82,7 @@ def plots_of(result: Result, baseline: str, axes: Sequence[str] = ()) -> list[Pl
         ("movement", "Distance from the anchor and weight norm", curves.movement(result)),
     ):
         if quantities:
-            found.append(Plot(name, caption, partial(curves.draw, result, baseline, caption, quantities)))
+            found.append(Plot(name, caption, partial(curves.figure, result, baseline, caption, quantities)))
     suffix = slug({axis: result.axes[axis] for axis in axes if axis in result.axes})
     return [plot._replace(name=plot.name + suffix) for plot in found]
 
@@ -90,7 +90,7 @@ def plots_of(result: Result, baseline: str, axes: Sequence[str] = ()) -> list[Pl
 def plots_across(results: Sequence[Result], baseline: str) -> list[Plot]:
     """The measure, and the difference to the baseline, against each number on which several results differ."""
     return [
-        Plot(f"against_{trend.axis}{slug(trend.others)}", trend.title, partial(trends.draw, trend, baseline))
+        Plot(f"against_{trend.axis}{slug(trend.others)}", trend.title, partial(trends.figure, trend, baseline))
         for trend in trends.trends(results)
     ]
 

@@ -43,7 +43,7 @@ def movement(result: Result) -> list[Quantity]:
     return [*_kept(result, "distance from anchor", "curve/distance/"), *_kept(result, "weight norm", "curve/norm/")]
 
 
-def draw(result: Result, baseline: str, title: str, quantities: Sequence[Quantity]) -> Figure:
+def figure(result: Result, baseline: str, title: str, quantities: Sequence[Quantity]) -> Figure:
     """A row of panels per quantity: each draw lightly, the mean over draws, and dotted the baseline's mean."""
     rows = [quantity.name for quantity in quantities]
     panels = panel_grid(f"{title}: {result.title}", result.methods, rows, shared=[True] * len(rows))

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxtl.protocol.results import Result, interval_of_mean, number
+from jaxtl.report.plots import curves
 from jaxtl.report.plots.comparison import forest
-from jaxtl.report.plots.curves import Quantity, draw
+from jaxtl.report.plots.curves import Quantity
 from jaxtl.report.plots.style import BLUE, FAINT, INK, ORANGE, VERMILLION, legend_outside, mark, name_rows, new_figure
 from jaxtl.report.tables import counted
 
@@ -163,4 +164,4 @@ def weights_and_cosines(result: Result, title: str) -> Figure:
         return {name.removeprefix(prefix).replace("/", " · "): name for name in names}
 
     weights = Quantity("weight / their mean", kept("curve/weight/"))
-    return draw(result, "", title, [weights, Quantity("cosine", kept("curve/cosine/"))])
+    return curves.figure(result, "", title, [weights, Quantity("cosine", kept("curve/cosine/"))])

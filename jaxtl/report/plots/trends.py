@@ -53,7 +53,7 @@ def trends(results: Sequence[Result]) -> list[Trend]:
     return found
 
 
-def draw(trend: Trend, baseline: str) -> Figure:
+def figure(trend: Trend, baseline: str) -> Figure:
     """A column of panels per method: the measure before all others in grey, and the difference to the baseline."""
     methods = list(dict.fromkeys(method for result in trend.results for method in result.methods))
     compared = baseline in methods and len(methods) > 1

@@ -53,6 +53,13 @@ def programs(tmp_path_factory):
     jax.config.update("jax_compilation_cache_dir", directory)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forgotten():
+    """What jax keeps of the programs of a file, which no other file asks for: gigabytes in the end."""
+    yield
+    jax.clear_caches()
+
+
 def pytest_terminal_summary(terminalreporter):
     """What tests have counted is told at the end, also of a run that passes.
 

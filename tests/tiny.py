@@ -96,5 +96,4 @@ def main(config: Config, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.modules["torch"] = None  # type: ignore[assignment]  # tensorboardX would import it, for a second a process
     cli.run(main, Config)

@@ -34,7 +34,7 @@ from jaxtl.problems import (
     check_plan,
     check_tasks,
     choose_tasks,
-    make_source,
+    make_sources,
 )
 from jaxtl.protocol import Budget, study
 from jaxtl.terminal import Terminal
@@ -58,7 +58,8 @@ class Config(SourceConfig, FewShotConfig, Budget):
     ratio: cli.Span = (0.01, 1.0)  # learning rate of the trunk / of the head
     source_weight: cli.Span = (0.03, 3.0)  # of the source task in joint training
 
-    may_change: ClassVar = ("splits", "n_per_class", "source_examples", "methods", "honest")  # they only add runs
+    # they only add runs
+    may_change: ClassVar = ("replicates", "splits", "n_per_class", "source_examples", "methods", "honest")
     glossary: ClassVar = {name: recipe.means for name, recipe in RECIPES.items()}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {
@@ -98,7 +99,7 @@ def main(config: Config, workdir: Path) -> None:
     cli.check(config)
     check_plan(config, RECIPES)
     planned = [pair for pair in CONTRASTS if {*pair} <= {*(config.methods or RECIPES)}]
-    report.print_plan(console, config.report_draws, len(planned))
+    report.print_plan(console, config.replicates, len(planned), "replicate")
     data = load(config.data, config.data_dir or None, progress=StoppableProgress)
     source_data = load(config.source, config.data_dir or None, progress=StoppableProgress) if config.source else data
     report.print_data(console, source=source_data, target=data)
@@ -111,10 +112,10 @@ def main(config: Config, workdir: Path) -> None:
     for split, (source_task, task) in zip(config.splits, tasks, strict=True):
         for examples in config.source_examples:
             room = workdir / f"{cli.directory_of(split)}-source_{examples or 'all'}"
-            source = make_source(config, source_task, room / "source", examples)
-            report.print_source(console, source)
+            sources = make_sources(config, source_task, room / "source", examples)
+            report.print_source(console, *sources)
             for n in config.n_per_class:
-                problem = FewShot(config, source, task, n)
+                problem = FewShot(config, sources, task, n)
                 report.print_target(console, problem)
                 report.print_batches(console, config.batch_size, n * len(task.classes))
                 report.print_transfer(console, problem.moved)

@@ -87,7 +87,7 @@ class Config(ManyTasksConfig, Budget):
     noise: Annotated[float, cli.Within(0, 1e6)] = 1.0  # of the low-rank tasks, whose signal has variance 1
     rank: cli.Count = 1
 
-    may_change: ClassVar = ("methods", "honest")  # they only add runs
+    may_change: ClassVar = ("replicates", "methods", "honest")  # they only add runs
     glossary: ClassVar = METHODS | {
         "scratch": "of a new task: its trunk starts from random parameters",
         "from_TASK": "of a new task: its trunk is the one that single_l2 has learned for that task",
@@ -189,13 +189,13 @@ def choose_trunk_pull(
     return section, {"path": {"pulls": pulls, "choices": figures, "means": means}}
 
 
-def trunks_of(trainer: Trainer, settings: Mapping[str, Setting], seed: int) -> dict[str, Tree]:
-    """By where they come from, learned on the labelled examples of a draw by the settings that were chosen."""
+def trunks_of(trainer: Trainer, chosen: Mapping[tuple[str, int], Setting], draw: Draw) -> dict[str, Tree]:
+    """By where they come from, learned on the labelled examples of a draw by what its replicate has chosen."""
     trunks = {}
     for method in (SINGLE, BASELINE):
-        (trained,) = trainer.train_all(method, [settings[method]], Draw(seed))
+        (trained,) = trainer.train_all(method, [chosen[method, draw.replicate]], draw)
         if trained is None:
-            raise NotFinite(f"{method}, draw {seed}: a parameter is not finite")
+            raise NotFinite(f"{method}, draw {draw.seed}: a parameter is not finite")
         trunks[method] = trained.weights.params["trunk"]
     return {f"from_{task}": trunk for task, trunk in trunks[SINGLE].items()} | {FROM_ALL: trunks[BASELINE]}
 
@@ -216,7 +216,7 @@ def main(config: Config, workdir: Path) -> None:
     check_training(config)
     planned = [pair for pair in CONTRASTS if set(pair) <= set(config.methods or METHODS)]
     moves = len(config.tasks) + 1 if config.new_task else 0  # a trunk for each task, and none
-    report.print_plan(console, config.report_draws, max(len(planned), moves))
+    report.print_plan(console, config.replicates, max(len(planned), moves), "replicate")
     cli.refuse_too_many_runs(*config.planned_runs(len(METHODS)), where="--config.trials")
     where = config.data_dir or None
     tasks = load_tasks(
@@ -233,10 +233,11 @@ def main(config: Config, workdir: Path) -> None:
     results = {"together": result}
     page.add(tasks_section(problem, result, BASELINE, SINGLE, PULLED), {"together": figures_of(result)})
     from_one = {f"from_{name}": config.glossary["from_TASK"] for name in config.tasks}
-    chosen = {method: result.reported(method, "tuned")[0].setting for method in result.methods}
-    if config.path_draws and BASELINE in chosen:
-        page.add(*choose_trunk_pull(config, problem, trainer, chosen[BASELINE]))
-    if config.new_task and {SINGLE, BASELINE} <= chosen.keys():
+    reported = (run for method in result.methods for run in result.reported(method, "tuned"))
+    chosen = {(run.method, run.replicate): run.setting for run in reported}
+    if config.path_draws and BASELINE in result.methods:
+        page.add(*choose_trunk_pull(config, problem, trainer, chosen[BASELINE, 0]))
+    if config.new_task and {SINGLE, BASELINE} <= {*result.methods}:
         task = NewTask(problem, functools.partial(trunks_of, trainer, chosen))
         result = move_trunks(task, from_one | {FROM_ALL: config.glossary[FROM_ALL]}, workdir / "new_task")
         results["new_task"] = result

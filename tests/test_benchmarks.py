@@ -32,7 +32,7 @@ from experiments.benchmarks.variants import (
     save_problem,
     task_loss,
 )
-from experiments.benchmarks.workers import ROOT, Worker, peak_memory
+from experiments.benchmarks.workers import ROOT, Worker
 from jaxtl import cli
 from jaxtl.errors import InputError, Interrupted
 from jaxtl.report import Section, Table

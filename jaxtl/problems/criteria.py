@@ -55,7 +55,10 @@ class Criteria:
         found |= {"validation_log_loss": validated.log_loss, "temperature": validated.temperature}
         logits, labels = self.logits(weights, problem.test_images), problem.task.test.labels
         found |= {"test": accuracy(logits.argmax(axis=1), labels), "test_loss": _loss(logits, labels)}
-        found |= {f"norm/{label}": float(norm) for label, norm in problem.norms(weights.params)["norm"].items()}
+        found |= {
+            f"norm/{label}": float(norm)
+            for label, norm in problem.norms(weights.params, problem.moved.anchor)["norm"].items()
+        }
         return found | self.price(trained, draw)
 
     def of_all(

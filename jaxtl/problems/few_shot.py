@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
@@ -34,8 +34,9 @@ from jaxtl.optimizers import pull_per_rate
 from jaxtl.problems.images import Images, classes_of, in_channels, outputs
 from jaxtl.problems.source import Source, make_model
 from jaxtl.program import Program, Weights
-from jaxtl.protocol import MEASURES, Draw, Setting, Trained, Truth, draw_key, pull_name, rates_of
+from jaxtl.protocol import MEASURES, Draw, Setting, Trained, Truth, draw_key, pull_name, rates_of, replicate_seed
 from jaxtl.transfer import Adaptation, Transfer, matching_classes, repeat_channels, sum_channels, transfer
+from jaxtl.trees import Tree
 
 CORRUPTIONS = {  # about severity 3 of 5 in CIFAR-10-C
     "noise": lambda image: gaussian_noise(image, jax.random.key(0), 20.0),
@@ -77,10 +78,10 @@ class Examples(NamedTuple):
     labels: np.ndarray  # wrong for some of the labelled examples, if so configured
 
 
-def held_out(config: Any, task: DataSet) -> tuple[np.ndarray, np.ndarray]:
+def held_out(config: Any, task: DataSet, replicate: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """(what chooses the "tuned" settings, what the labelled examples are drawn from): indices."""
     count = min(config.validation, len(task.train) // 4)
-    return hold_out(task.train.labels, count, config.seed, task.train.groups)
+    return hold_out(task.train.labels, count, replicate_seed(config.seed, replicate), task.train.groups)
 
 
 def labelled_examples(config: Any, task: DataSet, pool: np.ndarray, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -95,14 +96,17 @@ def labelled_examples(config: Any, task: DataSet, pool: np.ndarray, n: int, seed
 
 def seed_of(config: Any, draw: Draw) -> int:
     """What NumPy draws by."""
-    return 1_000_000_000 * draw.replicate + 1000 * config.seed + draw.seed
+    return replicate_seed(1000 * config.seed + draw.seed, draw.replicate)
 
 
 class FewShot:
     """n labelled examples of each target class, and a source model; a `protocol.Problem`.
 
+    Every replicate has held-out examples of its own and, where it is handed several, a source model of its own.
+
     Attributes:
-        moved: the source's trunk under a fresh head: labels and anchor, the same for every draw.
+        source, held, pool: of the first replicate.
+        moved: its source's trunk under a fresh head: labels and anchor, the same for every draw.
         model, joint_model: with the target's head, and with both heads.
         source_model: both heads, for images of the source's size.
         schedule: step -> factor on every learning rate.
@@ -110,8 +114,10 @@ class FewShot:
 
     points = 5  # of a curve
 
-    def __init__(self, config: Any, source: Source, task: DataSet, n: int):
-        self.config, self.source, self.task, self.n = config, source, task, n
+    def __init__(self, config: Any, source: Source | Sequence[Source], task: DataSet, n: int):
+        self.sources = [source] if isinstance(source, Source) else list(source)
+        self.config, self.source, self.task, self.n = config, self.sources[0], task, n
+        source = self.source
         self.title = f"{some(source.task.classes)} → {some(task.classes)}; {n} labelled examples per class"
         self.origin, self.content = task.origin, task.content
         own = Images.of(task)
@@ -121,7 +127,7 @@ class FewShot:
         self.model = make_model(config, own.shape, head=len(task.classes))
         self.joint_model = make_model(config, own.shape, **heads)
         self.source_model = make_model(config, source.images.shape, **heads)
-        self.held, self.pool = held_out(config, task)
+        self.held, self.pool = self.parts(0)
         self.target_images = jnp.asarray(task.train.images)
         self.seen_source = source.task if same else in_channels(source.task, own.shape[-1])
         self.source_images = Images.of(self.seen_source) if self.seen_source is not source.task else source.images
@@ -134,6 +140,31 @@ class FewShot:
         self.truth = Truth(task.test.labels, task.classes)
         self.moved = self.transferred(Draw(0))
 
+    # What a replicate has for itself.
+
+    def source_of(self, draw: Draw) -> Source:
+        """The source model of a draw's replicate, or the one of all."""
+        return self.sources[draw.replicate if len(self.sources) > 1 else 0]
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """In words."""
+        return ("held-out examples", *(["source models"] if len(self.sources) > 1 else []))
+
+    @functools.cache  # noqa: B019  (a problem lives as long as its run)
+    def parts(self, replicate: int) -> tuple[np.ndarray, np.ndarray]:
+        """See `held_out`."""
+        return held_out(self.config, self.task, replicate)
+
+    @functools.cache  # noqa: B019
+    def anchor(self, replicate: int) -> Tree:
+        """Where transferred parameters are pulled to."""
+        return self.transferred(Draw(0, replicate=replicate)).anchor
+
+    def given(self, draw: Draw) -> dict[str, Tree]:
+        """What the programs of a draw read."""
+        return {"anchor": self.anchor(draw.replicate)}
+
     # A draw is one seed for subset, head, order and augmentation, the same for every method.
 
     def key(self, draw: Draw, use: str) -> jax.Array:
@@ -143,9 +174,10 @@ class FewShot:
     def examples(self, draw: Draw) -> Examples:
         """What a draw trains on and is validated on; a fold is validated on the labelled examples it leaves out."""
         seed = seed_of(self.config, draw)
-        subset, given = labelled_examples(self.config, self.task, self.pool, self.n, seed)
+        held, pool = self.parts(draw.replicate)
+        subset, given = labelled_examples(self.config, self.task, pool, self.n, seed)
         if draw.fold is None:
-            return Examples(subset, self.held, given)
+            return Examples(subset, held, given)
         groups = None if self.task.train.groups is None else self.task.train.groups[subset]
         folds = stratified_folds(given[subset], draw.folds, seed, classes=self.task.classes, groups=groups)
         train, validation = folds[draw.fold]
@@ -171,7 +203,7 @@ class FewShot:
 
     def start(self, draw: Draw) -> Weights:
         """The source's trunk under a fresh head."""
-        return Weights(self.transferred(draw).params, self.source.weights.model_state)
+        return Weights(self.transferred(draw).params, self.source_of(draw).weights.model_state)
 
     def transferred(self, draw: Draw) -> Transfer:
         """What `start` copies, with labels, anchor and report."""
@@ -180,7 +212,7 @@ class FewShot:
         if theirs != ours:
             rule = sum_channels if theirs > ours else repeat_channels
             adapt.append(("trunk/(conv_0|stem|dense_0)/kernel", rule))
-        source, target = self.source.weights.params, self.fresh(draw).params
+        source, target = self.source_of(draw).weights.params, self.fresh(draw).params
         if self.config.head == "fresh":
             return transfer(source, target, reinit=["head/.*"], adapt=adapt)
         adapt.append(("head/.*", matching_classes(self.source.task.classes, self.task.classes)))
@@ -206,12 +238,12 @@ class FewShot:
 
     @functools.cached_property
     def norms(self) -> Callable:
-        """params -> {"norm": ‖w‖, "distance": ‖w − w⁰‖} by label; a head that only joint training has is left out."""
+        """(params, anchor) -> {"norm": ‖w‖, "distance": ‖w − w⁰‖} by label, but for a head of joint training alone."""
 
-        def measure(params):
+        def measure(params, anchor):
             own = {name: params[name] for name in self.moved.labels}
             of = functools.partial(norm_by_label, own, self.moved.labels)
-            return {"norm": of(), "distance": of(self.moved.anchor)}
+            return {"norm": of(), "distance": of(anchor)}
 
         return jax.jit(measure)
 
@@ -229,8 +261,9 @@ class FewShot:
 
     def point(self, weights: Weights, draw: Draw) -> dict[str, float]:
         """A point of the learning curves; no test image is looked at."""
-        figures = {"validation": self.validation(weights, self.held, self.task.train.labels)}
-        for what, by_label in self.norms(weights.params).items():
+        held, _ = self.parts(draw.replicate)
+        figures = {"validation": self.validation(weights, held, self.task.train.labels)}
+        for what, by_label in self.norms(weights.params, self.anchor(draw.replicate)).items():
             figures |= {f"{what}/{label}": float(value) for label, value in by_label.items()}
         return figures
 
@@ -250,7 +283,7 @@ class FewShot:
         for name, image in self.worse.items():
             metrics[f"corrupted/{name}"] = score(labels, self.logits(weights, image))
         if trained.recipe.transfers:
-            metrics["source"] = self.on_source(weights)
+            metrics["source"] = self.on_source(weights, draw)
         metrics |= self.rates_in_words(trained)
         curves = {name: np.array([row[name] for row in trained.curve]) for name in trained.curve[0]}
         curves["loss"] = curves.pop("task")  # without penalties, which differ from method to method
@@ -266,14 +299,14 @@ class FewShot:
             for name, rate in trained.rates.items()
             if rate and name.startswith(("penalty/", "decay/"))
         }
-        for label, norm in self.norms(trained.weights.params)["norm"].items():
+        for label, norm in self.norms(trained.weights.params, self.moved.anchor)["norm"].items():
             if rate := trained.rates.get(f"learning_rate/{label}"):
                 found[f"effective_rate/{label}"] = rate / float(norm) ** 2
         return found
 
-    def on_source(self, weights: Weights) -> float:
+    def on_source(self, weights: Weights, draw: Draw) -> float:
         """The measure of the source's head, or the one trained jointly, on the trunk as it is now."""
-        params = {SOURCE_HEAD: self.source.weights.params["head"], **weights.params}
+        params = {SOURCE_HEAD: self.source_of(draw).weights.params["head"], **weights.params}
         weights = weights._replace(params=params)
         logits = outputs(self.source_model, weights, self.source_test_images, self.source_images, SOURCE_HEAD)
         return self.measure.score(self.seen_source.test.labels, logits)

@@ -111,7 +111,7 @@ class ManyTasks:
         watch: problem -> ((params, data) -> figures), of every point of a curve of a shared trunk.
     """
 
-    points = 10  # of a curve
+    points, own = 10, ("held-out examples",)  # of a curve; of a replicate
 
     def __init__(self, config: Any, tasks: TaskSet, watch: Callable | None = None):
         self.config, self.names, self.origin = config, config.tasks, tasks.origin
@@ -121,9 +121,7 @@ class ManyTasks:
         self.content = [array for array in arrays if array.dtype.kind in "iu"]
         self.tasks = standardised(tasks, config.input_size)
         self.numbers = [task for task, classes in tasks.classes.items() if not classes]
-        order = np.random.default_rng([config.seed, 0]).permutation(len(tasks.train))
-        held = min(config.validation, len(order) // 3)
-        self.held, self.pool = order[:held], order[held:]
+        self.held, _ = self.parts(0)
         outputs = {task: tasks.classes[task] or 1 for task in self.names}
         self.shape = self.tasks.train.images.shape[1:]
         self.net = make_net(config, self.shape, outputs)
@@ -141,9 +139,18 @@ class ManyTasks:
         """The random key of a draw for one of `USES`."""
         return draw_key(self.config.seed, draw, USES.index(use))
 
+    @functools.cache  # noqa: B019  (a problem lives as long as its run)
+    def parts(self, replicate: int) -> tuple[np.ndarray, np.ndarray]:
+        """(examples that choose, the pool that labelled ones are drawn from) of a replicate: indices."""
+        entropy = [self.config.seed, 0, *([replicate] if replicate else [])]
+        order = np.random.default_rng(entropy).permutation(len(self.tasks.train))
+        held = min(self.config.validation, len(order) // 3)
+        return order[:held], order[held:]
+
     def labelled_order(self, draw: Draw) -> np.ndarray:
         """The pool, shuffled; the first `n` are labelled."""
-        return np.random.default_rng([self.config.seed, 1, *draw.entropy]).permutation(self.pool)
+        pool = self.parts(draw.replicate)[1]
+        return np.random.default_rng([self.config.seed, 1, *draw.entropy]).permutation(pool)
 
     def examples(self, draw: Draw) -> Examples:
         """What a draw trains on and is validated on; a fold is validated on the labelled examples it leaves out."""
@@ -153,7 +160,8 @@ class ManyTasks:
             known[task] = random.random(config.n) >= config.missing
             known[task][random.integers(config.n)] = True  # a task without any label is no task
         if draw.fold is None:
-            return Examples(seen, self.held, known, {task: np.ones(len(self.held), bool) for task in self.names})
+            held = self.parts(draw.replicate)[0]
+            return Examples(seen, held, known, {task: np.ones(len(held), bool) for task in self.names})
         part = np.arange(config.n) % draw.folds == draw.fold
         inside, outside = ({task: there[side] for task, there in known.items()} for side in (~part, part))
         return Examples(seen[~part], seen[part], inside, outside)

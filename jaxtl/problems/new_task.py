@@ -27,12 +27,12 @@ class NewTask:
 
     Args:
         tasks: what the trunks were learned on.
-        trunks: seed of a draw -> trunks by name, learned on that draw.
+        trunks: a draw -> trunks by name, learned on that draw.
     """
 
-    points = 1  # of a curve; nothing is shown of it
+    points, own = 1, ManyTasks.own  # of a curve: nothing is shown of it
 
-    def __init__(self, tasks: ManyTasks, trunks: Callable[[int], Mapping[str, Tree]]):
+    def __init__(self, tasks: ManyTasks, trunks: Callable[[Draw], Mapping[str, Tree]]):
         config, self.tasks, self.origin, self.content = tasks.config, tasks, tasks.origin, tasks.content
         self.config, self.name, self.trunks = config, config.new_task, functools.lru_cache(trunks)
         self.title = f"{self.name}; {config.n_new} labelled examples"
@@ -51,7 +51,11 @@ class NewTask:
     def moved(self, trunk: str, draw: Draw) -> Weights:
         """One of the trunks of this draw under a fresh head."""
         fresh = self.start(draw).params
-        return Weights(transfer({"trunk": self.trunks(draw.seed)[trunk]}, fresh, reinit=[f"{self.name}/.*"]).params)
+        return Weights(
+            transfer(
+                {"trunk": self.trunks(draw._replace(fold=None, folds=0))[trunk]}, fresh, reinit=[f"{self.name}/.*"]
+            ).params
+        )
 
     def seen(self, draw: Draw) -> np.ndarray:
         """Labelled examples of the new task: none of those that the trunks have learned from."""
@@ -114,7 +118,7 @@ class NewTask:
 
     def validate(self, trained: Trained, draw: Draw) -> float:
         """On the examples that choose."""
-        return self.score(trained.weights, self.tasks.tasks.train, self.tasks.held)
+        return self.score(trained.weights, self.tasks.tasks.train, self.tasks.parts(draw.replicate)[0])
 
     def test(self, trained: Trained, draw: Draw) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """On the test examples, and on those it was trained on."""

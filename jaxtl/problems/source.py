@@ -23,6 +23,7 @@ from jaxtl.optimizers import Group
 from jaxtl.penalties import Term, l2
 from jaxtl.problems.images import Images, accuracy, predict
 from jaxtl.program import Weights, make_program
+from jaxtl.protocol import replicate_seed
 from jaxtl.sweep import run
 from jaxtl.trees import check_same
 from jaxtl.writers import Writer
@@ -89,40 +90,51 @@ class SourceUnit(NamedTuple):
     task: DataSet
     workdir: Path
     examples: int
+    replicate: int = 0
 
 
 def make_source(
     config: Any, task: DataSet, workdir: Path | str, examples: int = 0, *, executor: Callable[..., Iterable] = map
 ) -> Source:
-    """A source model, trained here (an interrupted training goes on) or read from `config.source_checkpoint`.
+    """The source model of the first replicate, see `make_sources`."""
+    (source,) = executor(functools.partial(_source, config), [SourceUnit(task, Path(workdir), examples)])
+    return source
+
+
+def make_sources(
+    config: Any, task: DataSet, workdir: Path | str, examples: int = 0, *, executor: Callable[..., Iterable] = map
+) -> list[Source]:
+    """A source model for every replicate: its start, the order of its data and, if not all are used, its examples.
+
+    Trained here (an interrupted training goes on), or read from `config.source_checkpoint`: then it is the one of all.
 
     Args:
         config: has the fields of `SourceConfig` and `Budget`.
         task: the source task.
-        workdir: of its training; "source.safetensors" is written there.
-        examples: how many it is trained on; 0 is all.
-        executor: as for `study`; it is asked for one unit.
+        workdir: of the trainings; "source.safetensors" is written there, those of further replicates below it.
+        examples: how many one is trained on; 0 is all.
+        executor: as for `study`; it is asked for a unit for every replicate.
 
     Raises:
         InputError: weights of another model.
         Interrupted, NotFinite: as `fit`.
     """
-    (source,) = executor(functools.partial(_source, config), [SourceUnit(task, Path(workdir), examples)])
-    return source
+    rooms = [Path(workdir), *(Path(workdir) / f"replicate_{r}" for r in range(1, config.replicates))]
+    units = [SourceUnit(task, room, examples, replicate) for replicate, room in enumerate(rooms)]
+    return list(executor(functools.partial(_source, config), units[:1] if config.source_checkpoint else units))
 
 
 def _source(config: Any, unit: SourceUnit) -> Source:
-    task, workdir, examples = unit
+    task, workdir, examples, replicate = unit
     images = Images.of(task)
     model = make_model(config, images.shape, head=len(task.classes))
-    start = Weights(
-        initialise(model, jax.random.key(config.seed), images.shape), initial_model_state(model, images.shape)
-    )
+    seed = replicate_seed(config.seed, replicate)
+    start = Weights(initialise(model, jax.random.key(seed), images.shape), initial_model_state(model, images.shape))
     if config.source_checkpoint:
         weights = _read(config.source_checkpoint, start)
         keep_to_data(workdir, config.source_checkpoint, *jax.tree.leaves(weights))
     else:
-        weights = _trained(config, task, images, model, start, examples, workdir)
+        weights = _trained(config, task, images, model, start, examples, workdir, seed)
         checkpoints.export(_as_tree(weights), workdir / "source.safetensors")
     predicted = predict(model, weights, jnp.asarray(task.test.images), images)
     return Source(task, images, weights, accuracy(predicted, task.test.labels))
@@ -141,7 +153,14 @@ def _read(path: str, like: Weights) -> Weights:
 
 
 def _trained(
-    config: Any, task: DataSet, images: Images, model: Classifier, start: Weights, examples: int, workdir: Path
+    config: Any,
+    task: DataSet,
+    images: Images,
+    model: Classifier,
+    start: Weights,
+    examples: int,
+    workdir: Path,
+    seed: int,
 ) -> Weights:
     program = make_program(
         as_forward(model),
@@ -154,8 +173,8 @@ def _trained(
         schedule=optax.cosine_decay_schedule(1.0, config.source_steps),
         prepare=images.batches(config.source_batch_size),
     )
-    order, rng = jax.random.split(jax.random.key(config.seed))
-    index = hold_out(task.train.labels, examples, config.seed)[0] if examples else None
+    order, rng = jax.random.split(jax.random.key(seed))
+    index = hold_out(task.train.labels, examples, seed)[0] if examples else None
     mesh = make_mesh(config.mesh) if config.mesh else None
     sharding = by_example(mesh) if mesh else None
     data = feed(task.train, order, index, batch_size=config.source_batch_size, sharding=sharding)

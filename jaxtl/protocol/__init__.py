@@ -6,36 +6,33 @@ what is tried       recipes       methods as rows of a table, and what a problem
 what it leaves      runs          a run, and the store from which an interrupted comparison goes on
 the rules           compare       who is tuned on what, and when test data are looked at
 what it says        measures      of predictions: accuracy, R² and others, guessing, confusions
-                    power         what so many draws can find
-                    statistics    contrasts, intervals, verdicts;  results: all of it, as reports show it
+                    power         what so many replicates can find, and what would decide
+                    summaries     a row for every method;  statistics: contrasts, intervals, verdicts
+                    results       all of it, as reports show it
 """
 
 from jaxtl.protocol.compare import Comparison, Selection, compare
 from jaxtl.protocol.design import Draw, Method, Range, Setting, planned_runs, trial_settings
 from jaxtl.protocol.measures import ACCURACY, MEASURES, R2, Measure, Truth, balanced_accuracy, confusion_matrix
 from jaxtl.protocol.power import cannot_decide, detectable_difference
-from jaxtl.protocol.recipes import Problem, Recipe, Trained, draw_key, pull_name, rates_of
+from jaxtl.protocol.recipes import Problem, Recipe, Trained, draw_key, pull_name, rates_of, replicate_seed
 from jaxtl.protocol.results import Result
 from jaxtl.protocol.runs import Run, RunStore, identity, to_csv
 from jaxtl.protocol.statistics import (
-    INTERVAL_COVERS,
     Contrast,
-    Summary,
     contrast,
     contrast_family,
     holm,
     paired,
     price_of_choosing,
-    sign_flip_p,
-    summarise,
     verdict_sentence,
 )
 from jaxtl.protocol.study import Budget, Draws, Training, each_draw, study
+from jaxtl.protocol.summaries import Summary, summarise
 from jaxtl.protocol.training import Trainer
 
 __all__ = [
     "ACCURACY",
-    "INTERVAL_COVERS",
     "MEASURES",
     "R2",
     "Budget",
@@ -74,7 +71,7 @@ __all__ = [
     "price_of_choosing",
     "pull_name",
     "rates_of",
-    "sign_flip_p",
+    "replicate_seed",
     "study",
     "summarise",
     "to_csv",

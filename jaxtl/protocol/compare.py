@@ -10,6 +10,8 @@ What is tried, what is chosen, on which draws, and when test data are looked at 
   stratified folds of a report draw's labelled examples alone, or that draw as it is, for one setting a draw.
 - "tuned": the best mean validation over the tuning draws. What the method can do.
 - "honest": the best mean over folds of the labelled examples; then it is trained on all of them. What a user gets.
+- A *replicate* has tuning draws, a design, held-out examples and a source model of its own, and so chooses anew. What
+  is estimated, tested and decided is over replicates; one alone is given its choice, and decides nothing.
 - All choices are made before the first test score is asked for. `test` is called once per method, setting and report
   draw; where several selections choose the same setting the run is made once and recorded for each.
 - A run that diverges is never chosen. On a report draw it counts as accuracy 0 (`Measure.failed`), visibly: to leave
@@ -93,8 +95,7 @@ def compare(
         selections: further ways to choose; the runs that choose are made once and scored by all of them.
         contrasts: pairs (a, b) of method names, fixed before the results are seen: a − b under the selection "tuned".
         measure: what "test" is: which direction is better, what it is bounded by, which effects matter.
-        replicates: how often all of it is repeated, with tuning draws, a design and (by `Draw.replicate`) a source of
-            its own each; then contrasts are over replicates, in which the report draws are nested.
+        replicates: how often all of it is repeated; the draws of each are others, by `Draw.replicate`.
         store: keeps the runs; the same comparison with the same store makes only those that are missing.
         progress: called with a few words before each of the `planned_runs`, also those found in the store.
         executor: (work, units) -> what work(unit) returns, in their order: here one after another.
@@ -110,11 +111,11 @@ def compare(
         >>> def method(name, best):
         ...     train = lambda setting, draw: 0.9 - 0.1 * abs(np.log10(setting["pull"] / best)) + draw.seed / 1000
         ...     return Method(name, {"pull": Range(0.01, 100.0)}, train)
-        >>> runs, (contrast,) = compare([method("a", 1.0), method("b", 1000.0)], 5, [0, 1], range(10, 16),
+        >>> runs, (contrast,) = compare([method("a", 1.0), method("b", 1000.0)], 5, [0, 1], [10, 11], replicates=6,
         ...     validate=lambda trained, draw: trained, test=lambda trained, draw: ({"test": trained}, {}),
         ...     contrasts=[("a", "b")])
-        >>> len(runs), contrast.verdict, runs[-1].edges
-        (32, 'helps', ('pull>',))
+        >>> len(runs), contrast.verdict, contrast.n, runs[-1].edges
+        (144, 'helps', 6, ('pull>',))
     """
     tuning, report = check_draws(tuning_draws, report_draws)
     honest, contrasts = list(honest), list(contrasts)

@@ -1,4 +1,8 @@
-"""What a paired comparison is able to find with so many draws: told before it starts, and beside its results."""
+"""What a paired comparison is able to find: told before it starts, beside its results, and how much more would decide.
+
+One test stands behind everything: Student's t over the means of replicates (of draws, where each chose for itself).
+Superiority asks it of 0, equivalence of both ends of the margin; Holm's correction multiplies p by a factor.
+"""
 
 from __future__ import annotations
 
@@ -7,120 +11,157 @@ import math
 
 import numpy as np
 
-from jaxtl.protocol.measures import ACCURACY, Measure
-
 SIGNIFICANCE = 0.05
 POWER = 0.8
-EXACT = 14  # draws up to which all sign patterns are counted
-SETS = 1000  # of simulated differences, which know the power to less than a hundredth
+ENOUGH = 2.0  # sd of the replicates' differences that a plan should be able to find
+MOST = 10_000
 
 
-def smallest_p(n: int) -> float:
-    """The smallest p value that n draws can have in a two-sided sign-flip test: 2/2ⁿ."""
-    return 2.0 ** (1 - n)
-
-
-def cannot_decide(draws: int, contrasts: int, *, measure: Measure = ACCURACY) -> str:
-    """What a comparison with so few report draws is unable to say, in one line, to be told before it starts.
-
-    With m contrasts under Holm's correction the smallest p must be below 5 % / m, and with n draws none is smaller than
-    2/2ⁿ. "No effect" needs a 95 % interval within the margin: an sd below margin · √n / t.
-
-    Args:
-        draws: report draws.
-        contrasts: how many are corrected for each other.
-        measure: has the margin below which effects do not matter.
-
-    Returns:
-        The line; "" where differences can be found, or none is asked for.
+def t_p(mean: float, sd: float, n: int, of: float = 0.0) -> float:
+    """One-sided p value of "the mean is not above `of`": P(T ≥ √n (mean − of) / sd) for T with n − 1 degrees.
 
     Example:
-        >>> cannot_decide(10, 4)
-        ''
-        >>> print(cannot_decide(5, 1))
-        5 report draws cannot show a difference (p is 0.062 at least; 6 draws can); "no effect beyond ±1" ...
+        >>> round(t_p(1.0, 1.0, 10), 4)  # t = √10
+        0.0058
     """
-    if not contrasts or contrasts * smallest_p(draws) < SIGNIFICANCE:
-        return ""
-    if draws == 1:
-        return 'one report draw gives no interval and no test: every verdict will be "undecided"'
-    enough = draws
-    while contrasts * smallest_p(enough) >= SIGNIFICANCE:
-        enough += 1
-    least = f"p is {min(1.0, contrasts * smallest_p(draws)):.2g} at least"
-    least += f" with {contrasts} contrasts" if contrasts > 1 else ""
-    margin, digits = measure.scale * measure.margin, measure.difference_pattern
-    sd = margin * math.sqrt(draws) / t_quantile(draws)
-    return (
-        f"{draws} report draws cannot show a difference ({least}; {enough} draws can); "
-        f'"no effect beyond ±{margin:g}" needs differences with an sd below {sd:{digits}}{measure.points}'
-    )
+    from scipy.special import stdtr
+
+    if sd == 0:  # all alike
+        return 0.5 if mean == of else float(mean < of)
+    return float(stdtr(n - 1, -math.sqrt(n) * (mean - of) / sd))
 
 
-def detectable_difference(sd: float, n: int, factor: int = 1) -> float:
-    """The smallest true difference that is found with 80 % power: verdict "helps", where it is positive.
+def t_quantile(n: int, level: float = 1 - SIGNIFICANCE / 2) -> float:
+    """Of Student's t over n values: by default how many standard errors a 95 % interval reaches to each side."""
+    from scipy.special import stdtrit
 
-    That takes factor · p < 5 % for the p of the sign flips, and an interval above 0. Power is the share of 1,000 sets
-    of n normal differences, drawn with a fixed seed, for which both hold. Up to 14 draws all 2ⁿ sign patterns are
-    counted, beyond, as many random ones as 14 draws have.
+    return float(stdtrit(n - 1, level))
+
+
+def power_to_differ(difference: float, sd: float, n: int, factor: int = 1) -> float:
+    """Probability that n replicates show a true difference ≥ 0, on its side: factor · p < 5 % (two-sided).
 
     Args:
-        sd: standard deviation of the paired differences.
-        n: number of draws, at least 2.
+        difference, sd: of the replicates' differences, in one unit.
+        n: number of replicates.
         factor: what p is multiplied by: for the smallest p of a family under Holm's correction, the number of
             contrasts.
 
+    Source: J. Cohen, Statistical Power Analysis for the Behavioral Sciences (1988).
+    """
+    return _above(difference, sd, n, SIGNIFICANCE / 2 / factor)
+
+
+def power_to_agree(difference: float, sd: float, n: int, margin: float, factor: int = 1) -> float:
+    """Probability that two one-sided tests show a true difference to be within ±margin, or a little less.
+
+    That is what the two tests reach at least together: P(both) ≥ P(one) + P(other) − 1.
+
+    Source: D. J. Schuirmann, A comparison of the two one-sided tests procedure and the power approach for assessing the
+    equivalence of average bioavailability (1987).
+    """
+    level = SIGNIFICANCE / factor
+    return max(0.0, _above(margin - difference, sd, n, level) + _above(margin + difference, sd, n, level) - 1)
+
+
+def detectable_difference(sd: float, n: int, factor: int = 1) -> float:
+    """The smallest true difference that n replicates show with 80 % power, by the test behind the verdicts.
+
+    Args:
+        sd: standard deviation of the paired differences.
+        n: how many there are, at least 2.
+        factor: as for `power_to_differ`.
+
     Returns:
-        A difference in the unit of sd; infinite where no p would be small enough (5 draws or fewer), NaN where sd is.
+        A difference in the unit of sd; NaN where sd is.
 
     Example:
-        >>> round(detectable_difference(sd=1.0, n=10), 1), round(detectable_difference(1.0, 10, factor=4), 1)
-        (1.0, 1.3)
+        >>> round(detectable_difference(sd=1.0, n=10), 2), round(detectable_difference(1.0, 10, factor=4), 2)
+        (1.0, 1.28)
     """
-    ratio = _detectable_ratio(n, factor)
-    return ratio * sd if math.isfinite(ratio) else ratio + sd  # NaN stays NaN
+    return _detectable_ratio(n, factor) * sd if math.isfinite(sd) else math.nan
 
 
 @functools.cache
 def _detectable_ratio(n: int, factor: int) -> float:
     """The detectable difference / sd."""
-    if factor * smallest_p(n) >= SIGNIFICANCE:
-        return math.inf
-    rng = np.random.default_rng(0)
-    noise = _standard_normal(rng, n)
-    half = t_quantile(n) * noise.std(axis=1, ddof=1) / math.sqrt(n)
-    if n <= EXACT:  # of a pattern and its opposite one is enough: |sum| is the same
-        flipped = np.arange(2 ** (n - 1))[:, None] >> np.arange(n) & 1
-    else:
-        flipped = rng.integers(0, 2, (2 ** (EXACT - 1), n))
-    signs = (1 - 2 * flipped).astype(np.float32).T
+    from scipy.optimize import brentq
 
-    def power(difference: float) -> float:
-        values = noise + np.float32(difference)
-        total = values.sum(axis=1)
-        p = np.mean(np.abs(values @ signs) >= (1 - 1e-6) * np.abs(total)[:, None], axis=1)
-        return float(np.mean((factor * p < SIGNIFICANCE) & (total > n * half)))
+    high = 1.0
+    while power_to_differ(high, 1.0, n, factor) < POWER:
+        high *= 2
+    return float(brentq(lambda ratio: power_to_differ(ratio, 1.0, n, factor) - POWER, 0.0, high, xtol=1e-6))
 
-    low, high = 0.0, 1.0
-    while power(high) < POWER:
+
+def replicates_to_decide(difference: float, sd: float, margin: float, factor: int = 1) -> float:
+    """How many replicates decide with 80 % power, if difference and sd are as they were found.
+
+    Args:
+        difference, sd: of the replicates' differences.
+        margin: below which differences do not matter.
+        factor: as for `power_to_differ`.
+
+    Returns:
+        The number; infinite beyond ten thousand, NaN where sd is.
+
+    Example:
+        >>> replicates_to_decide(0.01, 0.01, margin=0.01), replicates_to_decide(0.0, 0.01, margin=0.01)
+        (10, 11)
+    """
+    if not math.isfinite(sd):
+        return math.nan
+
+    def decides(n: int) -> bool:
+        differs = power_to_differ(abs(difference), sd, n, factor)
+        return max(differs, power_to_agree(abs(difference), sd, n, margin, factor)) >= POWER
+
+    low, high = 1, 2
+    while not decides(high):
         low, high = high, 2 * high
-    for _ in range(10):
-        middle = (low + high) / 2
-        low, high = (middle, high) if power(middle) < POWER else (low, middle)
+        if high > MOST:
+            return math.inf
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if decides(middle) else (middle, high)
     return high
 
 
-def _standard_normal(rng: np.random.Generator, n: int) -> np.ndarray:
-    """[SETS, n] with the means at their quantiles, since a mean is independent of what differs from it."""
-    from scipy.special import ndtri
+def cannot_decide(n: int, contrasts: int, unit: str = "replicate") -> str:
+    """What a comparison of so few replicates is unable to say, in one line, to be told before it starts.
 
-    noise = rng.standard_normal((SETS, n))
-    means = ndtri((np.arange(SETS) + 0.5) / SETS) / math.sqrt(n)
-    return (noise - noise.mean(axis=1, keepdims=True) + means[:, None]).astype(np.float32)
+    Args:
+        n: replicates; draws where each of them chooses for itself, or nothing is chosen.
+        contrasts: how many are corrected for each other.
+        unit: what n counts.
+
+    Returns:
+        The line; "" where differences of two standard deviations between replicates are found, or none is asked for.
+
+    Example:
+        >>> cannot_decide(8, 4)
+        ''
+        >>> print(cannot_decide(3, 1))
+        3 replicates find differences of 3.3 standard deviations between replicates at least; 5 find those of 2
+    """
+    if not contrasts:
+        return ""
+    enough = next(k for k in range(2, MOST) if detectable_difference(1.0, k, contrasts) <= ENOUGH)
+    if n == 1:
+        return f'one {unit} decides nothing: every verdict will be "undecided"; {enough} {unit}s can decide'
+    if n >= enough:
+        return ""
+    least = detectable_difference(1.0, n, contrasts)
+    return (
+        f"{n} {unit}s find differences of {least:.1f} standard deviations between {unit}s at least; {enough} find "
+        f"those of {ENOUGH:g}"
+    )
 
 
-def t_quantile(n: int) -> float:
-    """How many standard errors of a mean over n draws its 95 % interval reaches to each side."""
-    from scipy.special import stdtrit
+def _above(difference: float, sd: float, n: int, level: float) -> float:
+    """Power of a one-sided t test at a level."""
+    from scipy.special import nctdtr
 
-    return float(stdtrit(n - 1, 1 - SIGNIFICANCE / 2))
+    if sd == 0:
+        return float(difference > 0)
+    power = 1 - float(nctdtr(n - 1, math.sqrt(n) * difference / sd, t_quantile(n, 1 - level)))
+    return power if np.isfinite(power) else float(difference > 0)  # far beyond what the series can sum

@@ -68,8 +68,9 @@ class Problem(Protocol):
         origin: of its data, in words.
         points: of a learning curve.
 
-    It may have two more: `measure`, what `test` reports as "test" (`ACCURACY` when left out), and `truth`, the test
-    examples that its predictions are about.
+    It may have four more: `measure`, what `test` reports as "test" (`ACCURACY` when left out); `truth`, the test
+    examples that its predictions are about; `given(draw)`, trees by name that differ between draws or replicates; and
+    `own`, what each replicate has for itself, in words.
     """
 
     config: Any
@@ -109,6 +110,11 @@ class Problem(Protocol):
     def test(self, trained: Trained, draw: Draw) -> tuple[Mapping[str, float], Mapping[str, np.ndarray]]:
         """(metrics with "test", arrays), once per report run."""
         ...
+
+
+def replicate_seed(seed: int, replicate: int) -> int:
+    """What all draws of a replicate have in common is seeded by, such as its source model and what chooses."""
+    return 1_000_000_000 * replicate + seed  # below 2⁶³ for all that a configuration can ask
 
 
 def draw_key(seed: int, draw: Draw, use: int) -> jax.Array:

@@ -13,7 +13,8 @@ import numpy as np
 from jaxtl.errors import InputError
 from jaxtl.protocol.measures import ACCURACY, Measure, Truth, balanced_accuracy, confusion_matrix, number
 from jaxtl.protocol.runs import COLUMNS, Run
-from jaxtl.protocol.statistics import Contrast, Summary, contrast, summarise
+from jaxtl.protocol.statistics import Contrast, contrast
+from jaxtl.protocol.summaries import Summary, summarise
 
 CHECK = "a check, not a result"
 PREDICTION = "prediction"
@@ -37,6 +38,7 @@ class Result:
         measure: what "test", "train" and "source" are.
         truth: the test examples that the array "prediction" [N] of a report run is about. With it, what guessing gives,
             balanced accuracies and confusions of classes are shown.
+        own: what every replicate has for itself beside its draws and its design, in words: "source models".
 
     Raises:
         InputError: no report runs, or an axis named like another column.
@@ -49,6 +51,7 @@ class Result:
     arrays: Callable[[Run], dict[str, np.ndarray]]
     measure: Measure = ACCURACY
     truth: Truth | None = None
+    own: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not any(run.stage == "report" for run in self.runs):
@@ -73,6 +76,25 @@ class Result:
     def selections(self) -> list[str]:
         """Those that any method was reported under, in the order of the runs."""
         return list(dict.fromkeys(run.selection for run in self.runs if run.stage == "report"))
+
+    @cached_property
+    def replicates(self) -> int:
+        """How many there are."""
+        return len({run.replicate for run in self.runs if run.stage == "report"})
+
+    @property
+    def unit(self) -> str:
+        """What is repeated: "replicate", or "draw" of the only one."""
+        return "replicate" if self.replicates > 1 else "draw"
+
+    @cached_property
+    def searched(self) -> dict[str, int]:
+        """How many hyperparameters were chosen by tuning, by method."""
+        found: dict[str, dict[str, set[float]]] = {}
+        for run in self.runs:
+            for name, value in run.setting.items() if run.stage == "tuning" and not run.replicate else ():
+                found.setdefault(run.method, {}).setdefault(name, set()).add(value)
+        return {method: sum(len(values) > 1 for values in names.values()) for method, names in found.items()}
 
     def shown(self, method: str) -> str:
         """The selection that a table with one row per method shows: the first that there is, mostly "tuned"."""
@@ -178,7 +200,7 @@ def points(c: Contrast) -> str:
     """A difference with its interval, in points or in the unit of its measure.
 
     Example:
-        >>> points(Contrast("a", "b", 0.012, 0.01, (0.005, 0.019), 0.01, 0.01, 10, "helps", 0.01))
+        >>> points(Contrast("a", "b", 0.012, 0.01, (0.005, 0.019), 0.01, 0.01, 0.5, 10, "helps", 0.01, 8))
         '+1.20 [0.50, 1.90]'
     """
     scale, pattern = c.measure.scale, c.measure.difference_pattern

@@ -194,6 +194,8 @@ class RunStore:
             for numbers in ("metrics", "scores"):
                 record[numbers] = {name: float(value) for name, value in record.get(numbers, {}).items()}
             record["edges"], record["arrays"] = tuple(record["edges"]), tuple(record["arrays"])
+            if "replicate" not in record:
+                raise ValueError("of a version without replicates")
             return Run(**record), arrays
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             what = "not the record of a run, or of another one"

@@ -1,7 +1,10 @@
-"""Paired comparisons over draws: interval, sign-flip test, Holm's correction, verdict, and what could have been seen.
+"""Paired comparisons: interval, one test behind every verdict, Holm's correction, and what would decide.
 
 Two methods are compared draw by draw: a draw fixes subset, head initialisation, batch order and augmentation for both,
-so what these contribute to both cancels in their difference.
+so what these contribute to both cancels in their difference. What a method chose is drawn too. So the unit of
+repetition is the *replicate*, with tuning draws, a design, held-out examples and a source model of its own; report
+draws are nested in it, and count by their mean. Where a method chose for every draw anew, or had nothing to choose, a
+draw of the only replicate is a unit.
 """
 
 from __future__ import annotations
@@ -12,31 +15,35 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from jaxtl.errors import InputError, suggest
+from jaxtl.errors import InputError
 from jaxtl.protocol.measures import ACCURACY, Measure, number
-from jaxtl.protocol.power import POWER, SIGNIFICANCE, detectable_difference, t_quantile
+from jaxtl.protocol.power import SIGNIFICANCE, detectable_difference, replicates_to_decide, t_p, t_quantile
 from jaxtl.protocol.runs import Run
-
-INTERVAL_COVERS = "Intervals cover the draws (subset, head initialisation, batch order, augmentation)"
+from jaxtl.protocol.summaries import by_replicate, place, reported
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """Method a minus method b, paired over draws. Of an accuracy, 0.01 is one point.
+    """Method a minus method b, paired. Of an accuracy, 0.01 is one point.
 
     Attributes:
         a, b: the two methods.
-        difference: mean of a − b over draws, in the unit of the measure.
-        sd: standard deviation of the differences over draws (n − 1); NaN for one draw.
+        difference: mean of a − b over the units, in that of the measure.
+        sd: standard deviation of the differences over the units (n − 1); NaN for one.
         ci95: 95 % t interval of the difference.
-        p: two-sided sign-flip p value. With n draws it cannot fall below 2/2ⁿ: under 6 draws nothing is significant,
-            and four contrasts with Holm's correction need 8 (`cannot_decide`).
+        p: two-sided p value of "no difference", of the t test that belongs to the interval.
         p_holm: p corrected over the family of contrasts it was asked in; p itself for a contrast asked alone.
-        n: number of draws.
-        verdict: "helps", "hurts", "no effect beyond ±1" (the margin, as the measure is told) or "undecided".
-        detectable: the smallest true difference that is found with 80 % power, with this sd and n, by the very rule
-            behind the verdicts: sign flips, Holm's correction beside the other contrasts, and the interval. Infinite
-            where no difference would be found.
+        p_agree: p value of "a difference of the margin at least", the larger one of two one-sided t tests; with Holm's
+            correction over the family. Below 5 % the difference is within the margin.
+        n: number of units: replicates, or draws.
+        verdict: "no effect beyond ±1" (the margin, as the measure is told), "helps", "hurts" or "undecided".
+        detectable: the smallest true difference that the test finds with 80 % power, with this sd, n and correction.
+        decided_by: of one that is undecided, how many units would decide with 80 % power, were sd and difference true;
+            infinite beyond ten thousand.
+        unit: "replicate" or "draw".
+        given_choice: all draws share one choice of settings, which no interval over draws covers: nothing is decided.
+        sd_choice, sd_draw: standard deviations of what a replicate chose and started from, and of a draw within it, by
+            the analysis of variance of nested draws; NaN where draws are the units, or a replicate has one.
         measure: of which it is a difference.
     """
 
@@ -47,76 +54,65 @@ class Contrast:
     ci95: tuple[float, float]
     p: float
     p_holm: float
+    p_agree: float
     n: int
     verdict: str
     detectable: float
+    decided_by: float
+    unit: str = "draw"
+    given_choice: bool = False
+    sd_choice: float = math.nan
+    sd_draw: float = math.nan
     measure: Measure = ACCURACY
 
 
-@dataclass(frozen=True)
-class Summary:
-    """The report runs of one method under one selection, ordered by seed.
-
-    Attributes:
-        mean, sd: of the measure on test data over draws (n − 1; NaN for one draw).
-        values, seeds, settings: one per draw.
-        metrics: mean over the draws of every metric; a draw that diverged has no metric but "test".
-        edges: hyperparameters that ended at an end of their design in any draw: "NAME<" or "NAME>".
-        diverged: number of draws that diverged; they count as `Measure.failed`.
-        seconds: training time of all report runs; a run shared by both selections counts in both.
-        choosing_seconds: training time of the runs that chose the setting.
-    """
-
-    method: str
-    selection: str
-    mean: float
-    sd: float
-    values: tuple[float, ...]
-    seeds: tuple[int, ...]
-    settings: tuple[dict[str, float], ...]
-    metrics: dict[str, float]
-    edges: tuple[str, ...]
-    diverged: int
-    seconds: float
-    choosing_seconds: float
-
-    @property
-    def setting(self) -> dict[str, float] | None:
-        """The one setting of all draws; None where the draws chose different ones."""
-        return self.settings[0] if all(setting == self.settings[0] for setting in self.settings) else None
-
-
-def paired(a: str, b: str, differences: Sequence[float] | np.ndarray, *, measure: Measure = ACCURACY) -> Contrast:
+def paired(
+    a: str, b: str, differences: Sequence[float] | np.ndarray, *, unit: str = "draw", measure: Measure = ACCURACY
+) -> Contrast:
     """Judge paired differences by themselves, without correction for other contrasts.
 
     Args:
         a, b: names for the record.
-        differences: [n] a − b, one per draw; of accuracies, fractions.
+        differences: [n] a − b, one per unit; of accuracies, fractions.
+        unit: what is repeated, "replicate" or "draw".
         measure: says which direction helps, and below which margin effects do not matter.
 
     Returns:
-        A Contrast. One draw gives no interval and no test; a difference that is not finite gives no figure at all:
+        A Contrast. One unit gives no interval and no test; a difference that is not finite gives no figure at all:
         "undecided" in both cases.
 
     Example:
         >>> c = paired("new", "old", [0.02, 0.03, 0.01, 0.02, 0.04, 0.02])
-        >>> c.verdict, round(c.difference, 4), c.p
-        ('helps', 0.0233, 0.03125)
+        >>> c.verdict, round(c.difference, 4), round(c.p, 4)
+        ('helps', 0.0233, 0.0026)
+
+    Source: Student, The probable error of a mean (1908).
     """
     values = np.asarray(differences, np.float64)
     if values.ndim != 1 or not len(values):
-        raise InputError(f"differences of shape {values.shape}", where=f"{a} vs {b}", todo="give one per draw")
+        raise InputError(f"differences of shape {values.shape}", where=f"{a} vs {b}", todo=f"give one per {unit}")
     n, mean, sd, half = len(values), math.nan, math.nan, math.nan
-    p, detectable = math.nan, math.nan
+    p, p_agree = math.nan, math.nan
     if np.isfinite(values).all():
         mean = float(values.mean())
         if n > 1:
-            sd = float(values.std(ddof=1))
+            sd = float(values.std(ddof=1)) if np.ptp(values) else 0.0  # the mean of equal values may differ by a bit
             half = t_quantile(n) * sd / math.sqrt(n)
-            p, detectable = sign_flip_p(values), detectable_difference(sd, n)
-    interval = (mean - half, mean + half)
-    verdict = _verdict(interval, p, measure)
-    return Contrast(a, b, mean, sd, interval, p, p, n, verdict, detectable, measure)
+            p = min(1.0, 2 * min(t_p(mean, sd, n), t_p(-mean, sd, n)))
+            p_agree = max(t_p(mean, sd, n, -measure.margin), t_p(-mean, sd, n, -measure.margin))
+    alone = Contrast(a, b, mean, sd, (mean - half, mean + half), p, p, p_agree, n, "", 0.0, 0.0, unit, measure=measure)
+    return _judged(alone, p, p_agree)
+
+
+def _judged(c: Contrast, p: float, p_agree: float, factors: tuple[int, int] = (1, 1)) -> Contrast:
+    """With verdict and power, by p values that are corrected and by what they were multiplied with."""
+    verdict = "undecided" if c.given_choice else _verdict(c.difference, p, p_agree, c.measure)
+    detectable, decided_by = math.nan, math.nan
+    if c.n > 1:
+        detectable = detectable_difference(c.sd, c.n, factors[0])
+        if verdict == "undecided":
+            decided_by = replicates_to_decide(c.difference, c.sd, c.measure.margin, max(factors))
+    return replace(c, p_holm=p, p_agree=p_agree, verdict=verdict, detectable=detectable, decided_by=decided_by)
 
 
 def contrast(runs: Iterable[Run], a: str, b: str, *, selection: str = "tuned", measure: Measure = ACCURACY) -> Contrast:
@@ -126,29 +122,28 @@ def contrast(runs: Iterable[Run], a: str, b: str, *, selection: str = "tuned", m
         InputError: no report runs of a method under that selection, or the two have different draws.
     """
     runs = list(runs)
-    return _contrast_runs(a, b, _reported(runs, a, selection), _reported(runs, b, selection), measure)
+    sides = _Side(runs, a, selection), _Side(runs, b, selection)
+    return _contrast_sides(a, b, *sides, measure)
 
 
 def contrast_family(
     runs: Iterable[Run], pairs: Iterable[tuple[str, str]], *, selection: str = "tuned", measure: Measure = ACCURACY
 ) -> list[Contrast]:
-    """The contrasts that a question was fixed on, judged together.
+    """The contrasts that a question was fixed on, judged together: Holm's correction for both tests over all of them.
 
-    `p_holm` is corrected over all of them, verdicts go by `p_holm`, and "detectable" by what Holm's correction asks of
-    a contrast beside these others.
+    "Detectable", and how much would decide, go by what the correction asks of a contrast beside these others.
     """
     runs = list(runs)
     alone = [contrast(runs, a, b, selection=selection, measure=measure) for a, b in pairs]
-    ps = [c.p for c in alone]
+    differ, agree = [c.p for c in alone], [c.p_agree for c in alone]
     return [
-        replace(
-            c,
-            p_holm=p_holm,
-            verdict=_verdict(c.ci95, p_holm, measure),
-            detectable=detectable_difference(c.sd, c.n, _holm_factor(ps[:k] + ps[k + 1 :])),
-        )
-        for k, (c, p_holm) in enumerate(zip(alone, holm(ps), strict=True))
+        _judged(c, *corrected, (_holm_factor(_without(differ, k)), _holm_factor(_without(agree, k))))
+        for k, (c, *corrected) in enumerate(zip(alone, holm(differ), holm(agree), strict=True))
     ]
+
+
+def _without(values: list[float], k: int) -> list[float]:
+    return values[:k] + values[k + 1 :]
 
 
 def price_of_choosing(runs: Iterable[Run], *, measure: Measure = ACCURACY) -> dict[str, Contrast]:
@@ -156,11 +151,11 @@ def price_of_choosing(runs: Iterable[Run], *, measure: Measure = ACCURACY) -> di
     runs = list(runs)
     present = dict.fromkeys((run.method, run.selection) for run in runs if run.stage == "report")
     return {
-        method: _contrast_runs(
+        method: _contrast_sides(
             f"{method} (tuned)",
             f"{method} (honest)",
-            _reported(runs, method, "tuned"),
-            _reported(runs, method, "honest"),
+            _Side(runs, method, "tuned"),
+            _Side(runs, method, "honest"),
             measure,
         )
         for method, selection in present
@@ -168,62 +163,34 @@ def price_of_choosing(runs: Iterable[Run], *, measure: Measure = ACCURACY) -> di
     }
 
 
-def summarise(runs: Iterable[Run]) -> list[Summary]:
-    """One summary per (method, selection), in the order in which the runs name them."""
-    runs = list(runs)
-    present = dict.fromkeys((run.method, run.selection) for run in runs if run.stage == "report")
-    return [_summary(runs, method, selection) for method, selection in present]
-
-
 def verdict_sentence(c: Contrast) -> str:
-    """A contrast in one line.
+    """A contrast in one line, and for one that is undecided what would decide it.
 
     Example:
         >>> print(verdict_sentence(paired("l2_sp", "l2", [0.001, -0.002, 0.003, 0.002, 0.0, 0.001])))
-        l2_sp vs l2: +0.08 points [−0.10, 0.26] over 6 draws: no effect beyond ±1 (detectable at 80 % power: 0.31)
+        l2_sp vs l2: +0.08 points [−0.10, 0.26] over 6 draws: no effect beyond ±1 (p 2.4e−05)
+        >>> print(verdict_sentence(paired("l2_sp", "l2", [0.01, -0.02, 0.03, 0.02], unit="replicate")))
+        l2_sp vs l2: +1.00 points [−2.44, 4.44] over 4 replicates: undecided (about 39 would decide)
     """
-    head, draws = f"{c.a} vs {c.b}:", f"over {c.n} draw{'s' if c.n > 1 else ''}"
+    head, units = f"{c.a} vs {c.b}:", f"over {c.n} {c.unit}{'s' if c.n > 1 else ''}"
     if not math.isfinite(c.difference):
-        return f"{head} not a number {draws}: {c.verdict}"
+        return f"{head} not a number {units}: {c.verdict}"
     scale, pattern, unit = c.measure.scale, c.measure.difference_pattern, c.measure.points
     difference = number(scale * c.difference, f"+{pattern}")
     if c.n == 1:
-        return f"{head} {difference}{unit} {draws}: {c.verdict} (one draw gives no interval)"
+        return f"{head} {difference}{unit} {units}: {c.verdict} (one {c.unit} gives no interval)"
     low, high = (number(scale * end, pattern) for end in c.ci95)
-    power = f"detectable at {100 * POWER:.0f} % power: {scale * c.detectable:{pattern}}"
-    if math.isinf(c.detectable):
-        power = "too few draws to find a difference"
-    return f"{head} {difference}{unit} [{low}, {high}] {draws}: {c.verdict} ({power})"
+    return f"{head} {difference}{unit} [{low}, {high}] {units}: {c.verdict} ({_why(c)})"
 
 
-def sign_flip_p(differences: Sequence[float] | np.ndarray) -> float:
-    """Two-sided p value of the sign-flip test: the share of sign patterns whose |sum| reaches the observed one.
-
-    Without an effect each difference is as likely to have the other sign. All 2ⁿ patterns are counted up to n = 20;
-    beyond, 100,000 are drawn with a fixed seed, and the observed one is counted among them so that p is never 0.
-
-    Args:
-        differences: [n] finite.
-
-    Example:
-        >>> sign_flip_p([1.0, 2.0, 3.0])
-        0.25
-
-    Source: R. A. Fisher, The Design of Experiments (1935); Phipson and Smyth, Permutation p-values should never be
-    zero (2010).
-    """
-    values = np.asarray(differences, np.float64)
-    reached = abs(values.sum()) - 1e-9 * np.abs(values).sum()  # equal sums may differ in their last bits
-    if len(values) <= 20:
-        sums = np.zeros(1)
-        for value in values:
-            sums = np.concatenate([sums + value, sums - value])
-        return float(np.mean(np.abs(sums) >= reached))
-    rng, count, batch, batches = np.random.default_rng(0), 0, 10_000, 10
-    for _ in range(batches):
-        signs = 2.0 * rng.integers(0, 2, (batch, len(values))) - 1.0
-        count += int(np.sum(np.abs(signs @ values) >= reached))
-    return (count + 1) / (batch * batches + 1)
+def _why(c: Contrast) -> str:
+    if c.given_choice:
+        return "given one choice of settings"
+    if c.verdict != "undecided":
+        return f"p {number(c.p_holm if c.verdict in ('helps', 'hurts') else c.p_agree, '.2g')}"
+    return (
+        "nothing would decide" if math.isinf(c.decided_by) else f"about {max(c.decided_by, c.n + 1):.0f} would decide"
+    )
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -256,76 +223,44 @@ def _holm_factor(others: Sequence[float]) -> int:
     return count - rejected
 
 
-def _verdict(interval: tuple[float, float], p: float, measure: Measure) -> str:
-    """Significance first: an effect that is surely there but small "helps" or "hurts", and its size stands beside it.
-
-    A difference from 0 needs both the (corrected) sign-flip test and the interval. "No effect" needs the printed 95 %
-    interval inside the margin. An equivalence test at 5 % would ask only for the 90 % interval; this one is stricter,
-    and every verdict can be checked against the interval beside it.
-    """
-    low, high = interval
-    if p < SIGNIFICANCE and (low > 0 or high < 0):
-        return "helps" if (low > 0) == measure.larger else "hurts"
-    small = -measure.margin < low and high < measure.margin
-    return f"no effect beyond ±{measure.scale * measure.margin:g}" if small else "undecided"
+def _verdict(difference: float, p: float, p_agree: float, measure: Measure) -> str:
+    """Agreement first: where a difference is surely within the margin it does not matter, be it surely there or not."""
+    if p_agree < SIGNIFICANCE:
+        return f"no effect beyond ±{measure.scale * measure.margin:g}"
+    if p < SIGNIFICANCE:
+        return "helps" if (difference > 0) == measure.larger else "hurts"
+    return "undecided"
 
 
-def _reported(runs: Iterable[Run], method: str, selection: str) -> list[Run]:
-    """The report runs of a method under a selection, ordered by replicate and seed; one per draw."""
-    report = [run for run in runs if run.stage == "report" and run.selection == selection]
-    found = sorted((run for run in report if run.method == method), key=_place)
-    if not found:
-        todo = suggest(method, {run.method for run in report})
-        raise InputError(f"no report runs with selection '{selection}'", where=f"method '{method}'", todo=todo)
-    if len(set(map(_place, found))) < len(found):
-        todo = "give the runs of one comparison at a time"
-        raise InputError("two report runs for one draw", where=f"method '{method}'", todo=todo)
-    return found
+class _Side:
+    """The report runs of a method under a selection, and whether all draws of a replicate share one choice."""
+
+    def __init__(self, runs: list[Run], method: str, selection: str):
+        self.runs = reported(runs, method, selection)
+        chosen_in = {run.chosen_in for run in self.runs}
+        self.one_choice = "tuning" in chosen_in and any(r.method == method and r.stage == "tuning" for r in runs)
 
 
-def _contrast_runs(a: str, b: str, first: list[Run], second: list[Run], measure: Measure) -> Contrast:
-    if list(map(_place, first)) != list(map(_place, second)):
+def _contrast_sides(a: str, b: str, ours: _Side, theirs: _Side, measure: Measure) -> Contrast:
+    if list(map(place, ours.runs)) != list(map(place, theirs.runs)):
         raise InputError("different draws", where=f"{a} vs {b}", todo="compare runs that share their draws")
-    differences = [ours.metrics["test"] - theirs.metrics["test"] for ours, theirs in zip(first, second, strict=True)]
-    replicates = {run.replicate for run in first}
-    if len(replicates) > 1:  # draws of one replicate share what chose their setting: no more than one observation
-        of = np.array([run.replicate for run in first])
-        differences = [float(np.mean(np.asarray(differences)[of == replicate])) for replicate in sorted(replicates)]
-    return paired(a, b, differences, measure=measure)
+    differences = [x.metrics["test"] - y.metrics["test"] for x, y in zip(ours.runs, theirs.runs, strict=True)]
+    groups = by_replicate(ours.runs, differences)
+    if len(groups) == 1:
+        found = paired(a, b, differences, measure=measure)
+        return replace(found, given_choice=True, verdict="undecided") if ours.one_choice or theirs.one_choice else found
+    found = paired(a, b, [float(np.mean(group)) for group in groups], unit="replicate", measure=measure)
+    return replace(found, **dict(zip(("sd_choice", "sd_draw"), _components(groups), strict=True)))
 
 
-def mixed_devices(runs: Iterable[Run]) -> list[str]:
-    """Draws whose report runs were made on several kinds of device, in words; pairs of them differ by rounding too."""
-    kinds: dict[tuple[int, int], set[str]] = {}
-    for run in runs:
-        if run.stage == "report" and run.device:
-            kinds.setdefault(_place(run), set()).add(run.device)
-    return [f"draw {seed}: {', '.join(sorted(found))}" for (_, seed), found in sorted(kinds.items()) if len(found) > 1]
+def _components(groups: list[list[float]]) -> tuple[float, float]:
+    """Standard deviations (between groups of one size, within them), from their mean squares.
 
-
-def _place(run: Run) -> tuple[int, int]:
-    return run.replicate, run.seed
-
-
-def _summary(runs: list[Run], method: str, selection: str) -> Summary:
-    report = _reported(runs, method, selection)
-    values = tuple(run.metrics["test"] for run in report)
-    choosing = report[0].chosen_in
-    by_metric: dict[str, list[float]] = {}
-    for run in report:
-        for name, value in run.metrics.items():
-            by_metric.setdefault(name, []).append(value)
-    return Summary(
-        method=method,
-        selection=selection,
-        mean=float(np.mean(values)),
-        sd=float(np.std(values, ddof=1)) if len(values) > 1 else math.nan,
-        values=values,
-        seeds=tuple(run.seed for run in report),
-        settings=tuple(run.setting for run in report),
-        metrics={name: float(np.mean(found)) for name, found in by_metric.items()},
-        edges=tuple(dict.fromkeys(edge for run in report for edge in run.edges)),
-        diverged=sum(run.diverged for run in report),
-        seconds=sum(run.seconds for run in report),
-        choosing_seconds=sum(run.seconds for run in runs if run.method == method and run.stage == choosing),
-    )
+    Source: S. R. Searle, G. Casella and C. E. McCulloch, Variance Components (1992).
+    """
+    values = np.array(groups)
+    if values.shape[1] == 1 or not np.isfinite(values).all():
+        return math.nan, math.nan
+    within = float(np.mean(values.var(axis=1, ddof=1)))
+    between = float(values.mean(axis=1).var(ddof=1)) - within / values.shape[1]
+    return math.sqrt(max(0.0, between)), math.sqrt(within)

@@ -52,6 +52,7 @@ class Draws:
 class Budget(Draws, Training):
     """What every method is given: fields of an experiment's Config."""
 
+    replicates: bounds.Draws = 1  # of all that follows, each with a source, tuning draws and settings of its own
     trials: bounds.Trials = 8  # settings tried for every tuned method
     folds: bounds.Folds = 5
     methods: bounds.Words = ()  # some of them; all when empty
@@ -62,7 +63,7 @@ class Budget(Draws, Training):
     def planned_runs(self, methods: int) -> tuple[int, str]:
         """(the runs that choose, their factors in words), of so many methods if none are named."""
         methods, folds = len(self.methods or range(methods)), len(self.honest) * self.folds * self.report_draws
-        draws = self.tuning_draws + folds
+        draws = self.replicates * (self.tuning_draws + folds)
         what = f"{methods} methods × {self.trials} trials × {draws} draws and folds"
         return methods * self.trials * draws, what
 
@@ -92,7 +93,7 @@ def study(
     honest: Sequence[str] | None = None,
     executor: Executor = map,
 ) -> Result:
-    """Choose, report and compare all methods on one problem, as `compare` does.
+    """Choose, report and compare all methods on one problem, as `compare` does, in every replicate of the config.
 
     Args:
         problem: the question; its `config` has the fields of `Budget`.
@@ -118,7 +119,7 @@ def study(
     tuning, reporting = config.tuning_seeds, config.report_seeds
     keep_to_data(workdir, problem.origin, *problem.content)
     store = RunStore(workdir, of=identity(config, problem.title, axes))
-    total = planned_runs(tried, config.trials, tuning, reporting, chosen, config.folds)
+    total = config.replicates * planned_runs(tried, config.trials, tuning, reporting, chosen, config.folds)
     with Progress(total, "comparing") as progress:
 
         def tell(description: str) -> None:
@@ -137,9 +138,10 @@ def study(
             folds=config.folds,
             contrasts=[pair for pair in contrasts if set(pair) <= set(names)],
             measure=measure_of(problem),
+            replicates=config.replicates,
             store=store,
             progress=tell,
             executor=executor,
         )
-    truth = getattr(problem, "truth", None)
-    return Result(problem.title, dict(axes or {}), runs, verdicts, store.arrays, measure_of(problem), truth)
+    more = {name: getattr(problem, name) for name in ("truth", "own") if hasattr(problem, name)}
+    return Result(problem.title, dict(axes or {}), runs, verdicts, store.arrays, measure_of(problem), **more)

@@ -92,7 +92,10 @@ class Trainer:
         Returns:
             In the order of the settings; `Measure.failed` for one that diverged.
         """
-        plans = [Run(name, stage, "", draw.seed, draw.fold, k, dict(setting)) for k, setting in enumerate(settings)]
+        plans = [
+            Run(name, stage, "", draw.seed, draw.fold, k, dict(setting), replicate=draw.replicate)
+            for k, setting in enumerate(settings)
+        ]
         missing = [plan for plan in plans if store.find(plan) is None]
         if missing:
             raise_if_stopped(f"before {name} on draw {draw.seed}")
@@ -131,7 +134,8 @@ class Trainer:
         program = self.program(recipe.program)
         own = [{key: value for key, value in settings[k].items() if key not in before} for k in alive]
         rates = [problem.rates(program, setting) for setting in own]
-        given = recipe.given(problem, draw, start) if recipe.given else None
+        given = {**(problem.given(draw) if hasattr(problem, "given") else {})}
+        given |= recipe.given(problem, draw, start) if recipe.given else {}
         data, rng = problem.data(program, start, draw), problem.key(draw, "run")
         trained: list[Trained | None] = [None] * len(settings)
         ended = how(program, [starts[k] for k in alive], data, rates, rng, given)

@@ -49,9 +49,11 @@ def print_transfer(console: Console, moved: Transfer) -> None:
         console.print(Text(printable(f"{what}: {shown}")), soft_wrap=True)
 
 
-def print_source(console: Console, source: Source) -> None:
-    """How good the source model is on its own task."""
-    console.print(f"source model: {source.accuracy:.1%} of its {len(source.task.test)} test images are right")
+def print_source(console: Console, *sources: Source) -> None:
+    """How good the source model, or that of each replicate, is on its own task."""
+    what = "source model" if len(sources) == 1 else f"{len(sources)} source models"
+    right = ", ".join(f"{source.accuracy:.1%}" for source in sources)
+    console.print(f"{what}: {right} of its {len(sources[0].task.test)} test images are right", soft_wrap=True)
 
 
 def print_target(console: Console, problem: FewShot) -> None:
@@ -59,9 +61,9 @@ def print_target(console: Console, problem: FewShot) -> None:
     console.print(f"target: {some(problem.task.classes)}; {problem.n} labelled examples of each")
 
 
-def print_plan(console: Console, draws: int, contrasts: int) -> None:
-    """Say beforehand what a comparison with so few report draws is unable to say."""
-    if note := cannot_decide(draws, contrasts):
+def print_plan(console: Console, n: int, contrasts: int, unit: str = "draw") -> None:
+    """Say beforehand what a comparison of so few replicates, or of draws that choose for themselves, cannot say."""
+    if note := cannot_decide(n, contrasts, unit):
         console.print(f"NOTE: {note}", style="bold yellow", soft_wrap=True)
 
 

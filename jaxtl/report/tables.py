@@ -13,10 +13,10 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from jaxtl.protocol import INTERVAL_COVERS, Run, Summary, price_of_choosing, verdict_sentence
+from jaxtl.protocol import Run, Summary, price_of_choosing, verdict_sentence
 from jaxtl.protocol.measures import ACCURACY, Measure, Truth
 from jaxtl.protocol.results import Result, compact, headed, number, points
-from jaxtl.protocol.statistics import mixed_devices
+from jaxtl.protocol.summaries import mixed_devices
 from jaxtl.report.plots.confusions import in_words
 from jaxtl.text import markdown, printable
 
@@ -171,8 +171,9 @@ def notes(result: Result, baseline: str) -> list[Note]:
     found = [
         Note(
             "Contrasts fixed beforehand",
-            [verdict_sentence(c) + (f"; p {compact(c.p_holm)} (Holm)" if c.n > 1 else "") for c in result.contrasts],
+            [verdict_sentence(c) for c in result.contrasts],
         ),
+        Note("Where these differences vary, standard deviations in points", _components(result)),
         Note("Price of choosing from the labelled examples alone: tuned − honest", _prices(result)),
         Note("Diverged", _diverged(result)),
         Note("Pairs made on several kinds of device, which differ by rounding too", mixed_devices(result.runs)),
@@ -180,6 +181,16 @@ def notes(result: Result, baseline: str) -> list[Note]:
         Note("", _fine_print(result, baseline)),
     ]
     return [note for note in found if note.lines]
+
+
+def _components(result: Result) -> list[str]:
+    found = [c for c in result.contrasts if math.isfinite(c.sd_choice)]
+    between = " and ".join(["choice", *result.own])
+    return [
+        f"{c.a} vs {c.b}: {between} {number(c.measure.scale * c.sd_choice, c.measure.difference_pattern)}, draw "
+        f"{number(c.measure.scale * c.sd_draw, c.measure.difference_pattern)}"
+        for c in found
+    ]
 
 
 def _prices(result: Result) -> list[str]:
@@ -190,7 +201,7 @@ def _prices(result: Result) -> list[str]:
         setting = setting_in_words(result.reported(method, "honest"))
         took = f"choosing took {_seconds(honest.choosing_seconds)} s"
         lines.append(
-            f"{method}: {points(c)}{result.measure.points} over {counted(c.n, 'draw')}; {who}: {setting}; {took}"
+            f"{method}: {points(c)}{result.measure.points} over {counted(c.n, c.unit)}; {who}: {setting}; {took}"
         )
     return lines
 
@@ -211,19 +222,58 @@ def _confused(result: Result, baseline: str) -> list[str]:
     return [f"{name}: {in_words(confusions, result.truth.names)}" for name, confusions in found.items()]
 
 
-def _fine_print(result: Result, baseline: str) -> list[str]:
-    draws = {len(summary.seeds) for summary in result.summaries.values()}
+def repeated(result: Result) -> str:
+    """What figures are means of: "10 draws", "8 replicates of 4 draws each"."""
+    replicates = result.replicates
+    draws = {len(summary.seeds) // replicates for summary in result.summaries.values()}
     count = counted(draws.pop(), "draw") if len(draws) == 1 else f"{min(draws)} to {max(draws)} draws"
+    return f"{counted(replicates, 'replicate')} of {count} each" if replicates > 1 else count
+
+
+def coverage(result: Result) -> list[str]:
+    """What the intervals cover, and what they do not."""
+    draws = "draws (subset, head initialisation, batch order, augmentation)"
+    source = result.measured("source") and "source models" not in result.own
+    given, other = ("one source model and ", "other source models or ") if source else ("", "")
+    if result.replicates > 1:
+        own = ", ".join(["tuning draws", "settings tried", *result.own])
+        lines = [f"Intervals cover replicates: {own} and {draws}, given {given}one test set, not {other}other data."]
+    elif result.searched:
+        lines = [
+            f"Intervals cover {draws}, given the settings chosen, {given}one test set. Choosing is drawn too: one "
+            "replicate decides nothing. --config.replicates=8 goes on from what is there."
+        ]
+    else:
+        lines = [f"Intervals cover {draws}, given {given}one test set, not {other}other data."]
+    return lines + _searched(result)
+
+
+def _searched(result: Result) -> list[str]:
+    """That equal trials are fewer for each of more hyperparameters."""
+    counts = {method: count for method, count in result.searched.items() if count}
+    if len(set(counts.values())) < 2:
+        return []
+    trials = len({run.trial for run in result.runs if run.stage == "tuning"})
+    few, many = (pick(counts, key=lambda method: counts[method]) for pick in (min, max))
+    return [
+        f"Every method has {trials} trials, for {counted(counts[few], 'hyperparameter')} ({few}) as for {counts[many]} "
+        f"({many}): that favours methods with fewer."
+    ]
+
+
+def _fine_print(result: Result, baseline: str) -> list[str]:
     measure = result.measure
     name = measure.name[0].upper() + measure.name[1:] + ("" if measure.larger else " (smaller is better)")
-    lines = [f"{name} on target test data{' in %' if measure.percent else ''}, mean ± standard deviation over {count}."]
+    unit = " in %" if measure.percent else ""
+    lines = [f"{name} on target test data{unit}, mean ± standard deviation over {repeated(result)}."]
     if baseline in result.methods:
         unit = "points, " if measure.percent else ""
-        lines.append(f"− {baseline}: {unit}paired by draw, 95 % interval, not corrected for the number of rows.")
+        lines.append(
+            f"− {baseline}: {unit}paired by {result.unit}, 95 % interval, not corrected for the number of rows."
+        )
     else:
         lines.append(f"No differences to {baseline}: it was not run.")
-    given, other = ("one source model and ", "other source models or ") if result.measured("source") else ("", "")
-    lines.append(f"{INTERVAL_COVERS}, given {given}one test set. They do not cover {other}other data.")
+    lines += coverage(result)
     if result.truth is not None and measure == ACCURACY:
         lines += [result.truth.sentence, _balanced_in_words(result, result.truth)]
     if any(name.startswith("corrupted/") for run in result.runs for name in run.metrics):

@@ -29,7 +29,7 @@ from jaxtl.report.plots import tasks as pictures
 from jaxtl.report.plots.comparison import Plot
 from jaxtl.report.plots.confusions import confusion_maps, in_words
 from jaxtl.report.plots.tasks import metric_of
-from jaxtl.report.tables import DASH, Table, counted, notes, setting_table
+from jaxtl.report.tables import DASH, Table, coverage, notes, repeated, setting_table
 from jaxtl.text import printable
 
 MEAN = "mean over tasks"
@@ -89,7 +89,7 @@ def new_task_section(task: NewTask, result: Result, baseline: str, settings: str
     for (method, _), summary in result.summaries.items():
         difference = result.difference(method, baseline)
         gap = number(100 * result.gap(method, "tuned"), "+.1f")
-        rows.append([method, percent(summary.values), points(difference) if difference else "baseline", gap])
+        rows.append([method, percent(summary.units), points(difference) if difference else "baseline", gap])
     table = Table(["trunk", name, f"− {baseline}", "train − test"], rows)
     lines = [
         *sentences(result, baseline),
@@ -118,14 +118,13 @@ def guessing(problem: ManyTasks) -> dict[str, float]:
 
 def _explained(problem: ManyTasks, result: Result, baseline: str, single: str, unit: str) -> list[str]:
     """What the columns mean, as far as they are there."""
-    draws = counted(problem.config.report_draws, "draw")
     lines = [
-        f"Tasks: {unit}, mean ± sd over {draws} of examples, network and order.",
-        f"Intervals cover the draws, given one test set of {len(problem.tasks.test)} examples.",
+        f"Tasks: {unit}, mean ± sd over {repeated(result)}.",
+        *coverage(result),
         "Train − test: points. Seconds: choosing + report runs.",
     ]
     if baseline in result.methods:
-        lines.append(f"− {baseline}: points, paired by draw, 95 % interval, not corrected for the number of rows.")
+        lines.append(f"− {baseline}: points, paired, 95 % interval, not corrected for the number of rows.")
     if result.measured("delta_p"):
         lines.append(f"Δp: relative gain over {single}, a model for each task, on the same draw, mean over tasks, %.")
     lines.append("Guessing: always the most frequent class of a task; of numbers, their mean.")
@@ -204,7 +203,7 @@ def task_table(result: Result, tasks: Sequence[str], baseline: str, floor: Mappi
         rows.append(
             [
                 method if selection == "tuned" else f"{method}, {selection}",
-                percent(summary.values),
+                percent(summary.units),
                 points(difference) if difference else "baseline" if is_baseline else DASH,
                 *(percent(metric_of(result, method, selection, f"test/{task}")) for task in tasks),
                 percent(metric_of(result, method, selection, "delta_p"), "+.1f"),

@@ -1,3 +1,4 @@
+import itertools
 import math
 from collections import Counter
 from dataclasses import replace
@@ -7,7 +8,7 @@ import pytest
 
 from jaxtl.errors import InputError, NotFinite
 from jaxtl.protocol import ACCURACY, Draw, Method, Range, RunStore, Selection, compare, planned_runs, trial_settings
-from jaxtl.protocol.statistics import mixed_devices
+from jaxtl.protocol.summaries import mixed_devices
 
 LEARNING_RATES, PULLS = Range(0.004, 0.1), Range(0.03, 30.0)
 TUNING, REPORT = [0, 1], [10, 11, 12]
@@ -139,7 +140,7 @@ def test_paired_contrast_sees_through_the_noise_of_the_draws():
     runs, (contrast,) = lab.compare(methods, 4, report=range(10, 18), contrasts=[("a", "b")])
     assert contrast.difference == pytest.approx(0.04)  # 0.01 · 2²
     assert contrast.sd == pytest.approx(0.0, abs=1e-12)
-    assert (contrast.n, contrast.verdict) == (8, "helps")
+    assert (contrast.n, contrast.given_choice, contrast.verdict) == (8, True, "undecided")
     report = [r for r in runs if r.stage == "report"]
     assert np.std([r.metrics["test"] for r in report if r.method == "a"]) > 0.005
 
@@ -432,13 +433,14 @@ def test_every_replicate_has_its_own_design_tuning_draws_and_choice_and_counts_o
     pairs = [
         {(run.setting["learning_rate"], run.setting["pull"]) for run in runs if run.replicate == r} for r in range(3)
     ]
-    assert designs[0] == designs[1] == designs[2]
-    assert len(pairs[0] & pairs[1] & pairs[2]) < 8
+    assert not any(designs[r] & designs[s] for r, s in itertools.combinations(range(3), 2))
+    assert [len(found) for found in pairs] == [8, 8, 8]
     for replicate, pull in enumerate(best):
         found = {run.setting["pull"] for run in runs if (run.replicate, run.stage) == (replicate, "report")}
-        nearest = min(designs[0], key=lambda tried, pull=pull: abs(math.log(tried / pull)))
+        nearest = min(designs[replicate], key=lambda tried, pull=pull: abs(math.log(tried / pull)))
         assert found == {nearest}
-    assert (contrast.n, round(contrast.difference, 6)) == (3, 0.1)
+    assert (contrast.n, contrast.unit, contrast.verdict) == (3, "replicate", "helps")
+    assert contrast.difference == pytest.approx(0.1, abs=1e-6)
     again = compare(methods, 8, [0, 1], range(10, 16), **asked | {"store": RunStore(tmp_path)})
     assert again.runs == runs
     alone = compare(methods, 8, [0, 1], range(10, 16), contrasts=[("a", "b")], **how)

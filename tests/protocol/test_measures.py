@@ -121,6 +121,7 @@ def methods(values, measure):
         test=lambda trained, draw: ({"test": trained}, {}),
         contrasts=[("a", "b")],
         measure=measure,
+        replicates=2,
     )
 
 

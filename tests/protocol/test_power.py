@@ -1,21 +1,14 @@
-"""What so many draws can find: by the very rule that verdicts go by, and told beforehand where it is nothing."""
+"""What so many replicates can find: by the test that verdicts go by, told beforehand; and how many would decide."""
 
 import itertools
 import math
 
 import numpy as np
 import pytest
+import scipy.stats
 
-from jaxtl.protocol import (
-    ACCURACY,
-    Run,
-    cannot_decide,
-    contrast_family,
-    detectable_difference,
-    paired,
-    verdict_sentence,
-)
-from jaxtl.protocol.power import smallest_p
+from jaxtl.protocol import Run, cannot_decide, contrast_family, detectable_difference, paired, verdict_sentence
+from jaxtl.protocol.power import power_to_agree, power_to_differ, replicates_to_decide, t_p
 
 BASE = np.random.default_rng(3).normal(0.6, 0.02, 12)
 
@@ -32,19 +25,37 @@ def family(*differences):
     return contrast_family(runs, [(f"m{k}", "base") for k in range(len(differences))])
 
 
-@pytest.mark.parametrize(("n", "factor"), [(6, 1), (8, 1), (8, 4), (10, 1), (10, 4), (10, 8)])
-def test_the_detectable_difference_is_found_in_four_of_five(n, factor):
-    rng, sd, times = np.random.default_rng([n, factor]), 0.013, 1500
-    found = [paired("a", "b", values) for values in rng.normal(detectable_difference(sd, n, factor), sd, (times, n))]
-    assert np.mean([factor * c.p < 0.05 and c.ci95[0] > 0 for c in found]) == pytest.approx(0.8, abs=0.03)
+def test_p_is_that_of_scipys_t_test():
+    values = np.random.default_rng(0).normal(0.3, 1.0, 9)
+    for of in (-1.0, 0.0, 0.7):
+        theirs = scipy.stats.ttest_1samp(values, of, alternative="greater").pvalue
+        assert t_p(values.mean(), values.std(ddof=1), 9, of) == pytest.approx(theirs, rel=1e-9)
+    assert [t_p(mean, 0.0, 5) for mean in (0.1, 0.0, -0.1)] == [0.0, 0.5, 1.0]
+
+
+@pytest.mark.parametrize(("n", "factor"), [(3, 1), (6, 1), (8, 4), (20, 8)])
+def test_power_is_what_is_found_in_many_sets(n, factor):
+    rng, times, effect, margin = np.random.default_rng([n, factor]), 4000, 1.1, 1.4
+
+    def test(values, of, alternative):
+        return factor * scipy.stats.ttest_1samp(values, of, axis=1, alternative=alternative).pvalue
+
+    values = rng.normal(effect, 1.0, (times, n))
+    found = np.mean((test(values, 0, "two-sided") < 0.05) & (values.mean(axis=1) > 0))
+    assert power_to_differ(effect, 1.0, n, factor) == pytest.approx(found, abs=0.025)
+    values = rng.normal(0.1, 1.0, (times, n))
+    found = np.mean(np.maximum(test(values, -margin, "greater"), test(values, margin, "less")) < 0.05)
+    assert power_to_agree(0.1, 1.0, n, margin, factor) < found + 0.02  # it is a bound, near where it counts
+    if found > 0.7:
+        assert power_to_agree(0.1, 1.0, n, margin, factor) == pytest.approx(found, abs=0.03)
 
 
 def test_a_family_finds_its_detectable_difference_in_four_of_five_with_every_correction():
-    rng, sd, n = np.random.default_rng(1), 0.01, 10
-    nothing = [[0.01, -0.01] * 5] * 3  # p = 1: Holm asks of the fourth that p is below 5 % / 4
-    effect = family(*nothing, [0.01, -0.01] * 5)[0].detectable / family(*nothing, [0.01, -0.01] * 5)[0].sd * sd
-    verdicts = [family(*nothing, values)[-1].verdict for values in rng.normal(effect, sd, (600, n))]
-    assert verdicts.count("helps") / len(verdicts) == pytest.approx(0.8, abs=0.05)
+    rng, sd, n = np.random.default_rng(1), 0.02, 10
+    nothing = [[0.02, -0.02] * 5] * 3  # p = 1: Holm asks of the fourth that p is below 5 % / 4
+    effect = family(*nothing, [0.02, -0.02] * 5)[0].detectable / family(*nothing, [0.02, -0.02] * 5)[0].sd * sd
+    verdicts = [family(*nothing, values)[-1].verdict for values in rng.normal(effect, sd, (250, n))]
+    assert verdicts.count("helps") / len(verdicts) == pytest.approx(0.8, abs=0.08)
 
 
 def test_what_others_of_a_family_show_makes_it_easier():
@@ -77,39 +88,52 @@ def test_what_is_not_a_number_still_counts_as_a_member():
     assert other.detectable == pytest.approx(detectable_difference(other.sd, 8, 2))
 
 
-def test_it_scales_with_sd_and_is_near_the_t_tests_where_there_are_many_draws():
+def test_it_scales_with_sd_and_is_the_published_one_of_the_t_test():
     assert detectable_difference(0.0, 10) == 0.0
     assert detectable_difference(0.02, 10) == pytest.approx(2 * detectable_difference(0.01, 10))
     assert math.isnan(detectable_difference(math.nan, 10))
-    assert detectable_difference(1.0, 60) == pytest.approx(0.368, rel=0.01)  # of a paired t test
-    assert [detectable_difference(1.0, n, 4) for n in (2, 3, 5, 7)] == [math.inf] * 4
+    assert detectable_difference(1.0, 10) == pytest.approx(0.9964, abs=0.002)  # Cohen's tables: d 1.0 needs 10 pairs
+    assert detectable_difference(1.0, 34) == pytest.approx(0.4955, abs=0.002)  # and d 0.5 needs 34
 
 
-@pytest.mark.parametrize("draws", range(1, 10))
+@pytest.mark.parametrize(
+    ("difference", "sd", "factor"), [(0.0, 0.01, 1), (0.004, 0.01, 4), (0.02, 0.02, 4), (0.01, 0.01, 1)]
+)
+def test_so_many_decide_and_one_less_does_not(difference, sd, factor):
+    n, margin = replicates_to_decide(difference, sd, 0.01, factor), 0.01
+
+    def power(n):
+        return max(power_to_differ(difference, sd, n, factor), power_to_agree(difference, sd, n, margin, factor))
+
+    assert power(n) >= 0.8 > power(n - 1)
+
+
+def test_nothing_decides_what_is_too_small_for_its_noise():
+    assert replicates_to_decide(0.01, 1.0, margin=0.01) == math.inf
+    assert math.isnan(replicates_to_decide(0.01, math.nan, margin=0.01))
+    assert replicates_to_decide(0.02, 0.0, margin=0.01) == 2
+
+
 @pytest.mark.parametrize("contrasts", [1, 2, 4, 8])
-def test_a_plan_that_cannot_find_a_difference_says_so(draws, contrasts):
-    """Held against the surest result there can be: all differences equal."""
-    found = family(*[[0.05] * draws] * contrasts)
-    assert all(c.p == pytest.approx(smallest_p(draws)) for c in found if draws > 1)
-    assert bool(cannot_decide(draws, contrasts)) == all(c.verdict == "undecided" for c in found)
+def test_a_plan_that_finds_only_what_is_huge_says_so(contrasts):
+    for n in range(2, 12):
+        finds = detectable_difference(1.0, n, contrasts)
+        assert bool(cannot_decide(n, contrasts)) == (finds > 2.0)
+    assert cannot_decide(1, contrasts).startswith('one replicate decides nothing: every verdict will be "undecided"; ')
+    enough = int(cannot_decide(1, contrasts).split()[-4])
+    assert detectable_difference(1.0, enough, contrasts) <= 2.0 < detectable_difference(1.0, enough - 1, contrasts)
+    assert cannot_decide(1, 0) == ""
 
 
 def test_the_line_names_what_would_do():
-    assert cannot_decide(3, 4).startswith(
-        "3 report draws cannot show a difference (p is 1 at least with 4 contrasts; 8 "
+    assert cannot_decide(3, 4, "draw") == (
+        "3 draws find differences of 6.5 standard deviations between draws at least; 7 find those of 2"
     )
-    assert cannot_decide(3, 4).endswith('"no effect beyond ±1" needs differences with an sd below 0.40 points')
-    assert "±0.5" in cannot_decide(2, 1, measure=ACCURACY._replace(margin=0.005))
-    assert cannot_decide(1, 1) == 'one report draw gives no interval and no test: every verdict will be "undecided"'
-    assert cannot_decide(2, 0) == cannot_decide(6, 1) == cannot_decide(8, 4) == ""
-    for draws, sd in ((2, 0.001), (3, 0.0039), (5, 0.008)):
-        below = np.array([-1.0, 1.0, *[0.0] * (draws - 2)])
-        below *= sd / below.std(ddof=1)
-        assert paired("a", "b", below).verdict == "no effect beyond ±1"
-        assert paired("a", "b", 1.2 * below).verdict == "undecided"
 
 
-def test_a_sentence_says_that_there_were_too_few_draws():
-    assert verdict_sentence(paired("a", "b", [0.03, 0.04, 0.035])).endswith(
-        "undecided (too few draws to find a difference)"
-    )
+def test_a_sentence_says_how_many_would_decide():
+    found = paired("a", "b", [0.03, -0.02, 0.035, 0.0], unit="replicate")
+    assert verdict_sentence(found).endswith(f"undecided (about {found.decided_by} would decide)")
+    assert found.decided_by == replicates_to_decide(found.difference, found.sd, 0.01)
+    hopeless = paired("a", "b", [1.0, -0.98], unit="replicate")
+    assert verdict_sentence(hopeless).endswith("undecided (nothing would decide)")

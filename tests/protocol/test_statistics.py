@@ -1,4 +1,3 @@
-import itertools
 import math
 
 import numpy as np
@@ -14,7 +13,6 @@ from jaxtl.protocol import (
     holm,
     paired,
     price_of_choosing,
-    sign_flip_p,
     summarise,
     verdict_sentence,
 )
@@ -29,14 +27,6 @@ def report(method, accuracies, selection="tuned", first_seed=100, **more):
     ]
 
 
-def brute_force_p(differences):
-    """Every sign pattern, in exact integers."""
-    observed = abs(sum(differences))
-    patterns = list(itertools.product((1, -1), repeat=len(differences)))
-    reached = sum(abs(sum(s * d for s, d in zip(p, differences, strict=True))) >= observed for p in patterns)
-    return reached / len(patterns)
-
-
 @pytest.mark.parametrize("n", [2, 3, 10, 30])
 def test_interval_is_that_of_the_paired_t_test(n):
     a, b = RNG.normal(0.70, 0.02, n), RNG.normal(0.69, 0.02, n)
@@ -46,31 +36,12 @@ def test_interval_is_that_of_the_paired_t_test(n):
     np.testing.assert_allclose(ours.ci95, (interval.low, interval.high), rtol=1e-9)
     np.testing.assert_allclose(ours.sd, math.sqrt(sum((a - b - (a - b).mean()) ** 2) / (n - 1)))
     np.testing.assert_allclose(ours.difference, a.mean() - b.mean(), rtol=1e-9)
-
-
-@pytest.mark.parametrize("n", [1, 2, 5, 9])
-def test_sign_flips_are_exact_with_ties_and_zeros(n):
-    for _ in range(20):
-        integers = RNG.integers(-4, 5, n).tolist()  # many equal sums, which floats only nearly reproduce
-        assert sign_flip_p([i * 0.001 for i in integers]) == brute_force_p(integers)
-
-
-def test_sign_flips_of_nothing_and_of_the_extreme():
-    assert sign_flip_p([0.0] * 6) == 1.0
-    assert sign_flip_p([0.01] * 20) == 2 / 2**20
-
-
-def test_many_draws_are_sampled_near_the_t_test_and_never_zero():
-    values = RNG.normal(0.4, 1.0, 24)
-    assert sign_flip_p(values) == sign_flip_p(values)
-    assert sign_flip_p(values) == pytest.approx(scipy.stats.ttest_1samp(values, 0).pvalue, abs=0.01)
-    assert sign_flip_p([0.01] * 60) == 1 / 100_001
-
-
-def test_sampled_flips_agree_with_the_exact_ones():
-    integers = [3, -1, 2, 5, 0, -2, 4, 1, -3, 2, 1, 3, -2, 4, 0, 1, -1, 2, 3, -4]
-    exact = sign_flip_p(integers)
-    assert sign_flip_p([*integers, 0, 0]) == pytest.approx(exact, abs=0.006)  # zeros change no sum: 2²² against 2²⁰
+    np.testing.assert_allclose(ours.p, theirs.pvalue, rtol=1e-9)
+    assert (ours.p < 0.05) == (ours.ci95[0] > 0 or ours.ci95[1] < 0)
+    inside = [scipy.stats.ttest_1samp(sign * (a - b), -0.01, alternative="greater").pvalue for sign in (1, -1)]
+    np.testing.assert_allclose(ours.p_agree, max(inside), rtol=1e-9)
+    ninety = theirs.confidence_interval(0.90)
+    assert (ours.p_agree < 0.05) == (ninety.low > -0.01 and ninety.high < 0.01)
 
 
 def test_holm_by_hand():
@@ -87,12 +58,13 @@ def test_holm_by_hand():
     [
         ([0.02, 0.03, 0.025, 0.02, 0.03, 0.024], "helps"),
         ([-0.02, -0.03, -0.025, -0.02, -0.03, -0.024], "hurts"),
-        ([0.002, 0.003, 0.002, 0.003, 0.002, 0.003], "helps"),  # surely there, though smaller than the margin
+        ([0.002, 0.003, 0.002, 0.003, 0.002, 0.003], "no effect beyond ±1"),  # surely there, and too small to matter
         ([0.002, -0.003, 0.002, -0.003, 0.002, -0.001], "no effect beyond ±1"),
         ([0.02, -0.03, 0.02, -0.03, 0.05, 0.01], "undecided"),
-        ([0.02, 0.021, 0.02, 0.021, 0.02], "undecided"),  # the interval excludes 0, but p cannot be below 2/2⁵
-        ([0.001] * 9 + [0.05], "undecided"),  # p is 2/2¹⁰, but one outlier stretches the interval over 0
+        ([0.02, 0.021, 0.02], "helps"),
+        ([0.001] * 9 + [0.05], "undecided"),  # one outlier stretches the interval over 0 and the margin
         ([-0.02, 0.002, -0.01, 0.004, -0.012, 0.006], "undecided"),  # inside the margin on one side only
+        ([0.02] * 4, "helps"),
         ([0.0] * 6, "no effect beyond ±1"),
         ([0.05], "undecided"),
         ([0.01, math.nan, 0.02], "undecided"),
@@ -108,12 +80,20 @@ def test_the_margin_is_named_in_points():
     assert paired("a", "b", small, measure=ACCURACY._replace(margin=0.001)).verdict == "undecided"
 
 
-def test_one_draw_and_not_a_number_give_no_figures():
+def test_the_better_direction_is_the_measures():
+    smaller = ACCURACY._replace(larger=False)
+    assert paired("a", "b", [0.02, 0.03, 0.025, 0.02], measure=smaller).verdict == "hurts"
+
+
+def test_one_unit_and_not_a_number_give_no_figures():
     one = paired("a", "b", [0.05])
     assert one.difference == 0.05
-    assert all(math.isnan(x) for x in (one.sd, *one.ci95, one.p, one.p_holm, one.detectable))
+    assert all(
+        math.isnan(x) for x in (one.sd, *one.ci95, one.p, one.p_holm, one.p_agree, one.detectable, one.decided_by)
+    )
     lost = paired("a", "b", [0.05, math.inf])
-    assert all(math.isnan(x) for x in (lost.difference, lost.sd, *lost.ci95, lost.p, lost.p_holm, lost.detectable))
+    assert all(math.isnan(x) for x in (lost.difference, lost.sd, *lost.ci95, lost.p, lost.p_agree, lost.detectable))
+    assert lost.verdict == "undecided"
     with pytest.raises(InputError, match="a vs b"):
         paired("a", "b", [])
 
@@ -121,8 +101,7 @@ def test_one_draw_and_not_a_number_give_no_figures():
 def test_sentences():
     many = paired("l2_differential", "l2", np.array([-4, 1, -6, 3, -7, -2, 0, -5, 2, -3]) / 1000)
     assert verdict_sentence(many) == (
-        "l2_differential vs l2: −0.21 points [−0.46, 0.04] over 10 draws: "
-        "no effect beyond ±1 (detectable at 80 % power: 0.35)"
+        "l2_differential vs l2: −0.21 points [−0.46, 0.04] over 10 draws: no effect beyond ±1 (p 2.6e−05)"
     )
     assert verdict_sentence(paired("a", "b", [0.003])) == (
         "a vs b: +0.30 points over 1 draw: undecided (one draw gives no interval)"
@@ -131,22 +110,97 @@ def test_sentences():
     assert "+0.00 points [0.00, 0.00]" in verdict_sentence(paired("a", "b", [-1e-9, -1e-9]))
 
 
-def test_contrasts_pair_by_seed_and_correct_over_the_family():
-    base, gain = np.array([0.60, 0.62, 0.59, 0.61, 0.60, 0.63]), np.array([0.02, 0.03, 0.02, 0.01, 0.02, 0.03])
-    runs = report("a", base + gain) + report("b", base)[::-1] + report("c", base + gain / 2)
-    alone = contrast(runs, "a", "b")
-    assert (alone.p, alone.p_holm, alone.verdict) == (0.03125, 0.03125, "helps")
+def test_contrasts_pair_by_seed_and_correct_both_tests_over_the_family():
+    base, gain = np.array([0.60, 0.62, 0.59, 0.61, 0.60, 0.63]), np.array([0.02, 0.03, 0.0, 0.01, 0.02, 0.03])
+    runs = report("a", base + gain) + report("b", base)[::-1] + report("c", base + gain / 10)
+    alone, near = contrast(runs, "a", "b"), contrast(runs, "c", "b")
+    assert (alone.p, alone.verdict) == (alone.p_holm, "helps")
     np.testing.assert_allclose(alone.sd, gain.std(ddof=1))  # unpaired order would give another sd
-    first, second = contrast_family(runs, [("a", "b"), ("c", "b")])
-    assert (first.a, first.b, second.a, second.b) == ("a", "b", "c", "b")
-    assert (first.p, first.p_holm, first.verdict) == (0.03125, 0.0625, "undecided")
-    assert second.verdict == "undecided"
+    family = contrast_family(runs, [("a", "b"), ("c", "b")])
+    assert [(c.a, c.b) for c in family] == [("a", "b"), ("c", "b")]
+    assert [c.p for c in family] == [alone.p, near.p]
+    assert [c.p_holm for c in family] == holm([alone.p, near.p])
+    assert [c.p_agree for c in family] == holm([alone.p_agree, near.p_agree])
+    assert [c.verdict for c in family] == ["helps", "no effect beyond ±1"]
 
 
-def test_family_verdict_may_fall_back_to_no_effect():
-    runs = report("a", [0.702, 0.703, 0.702, 0.703, 0.702, 0.703]) + report("b", [0.70] * 6) + report("c", [0.70] * 6)
-    assert contrast(runs, "a", "b").verdict == "helps"
-    assert [c.verdict for c in contrast_family(runs, [("a", "b"), ("a", "c")])] == ["no effect beyond ±1"] * 2
+def test_a_verdict_may_fall_to_the_correction():
+    runs = report("a", [0.72, 0.70, 0.73, 0.71]) + report("b", [0.70] * 4) + report("c", [0.70] * 4)
+    assert contrast(runs, "a", "b").verdict == "undecided"
+    sure = report("d", [0.722, 0.71, 0.73, 0.715])
+    assert contrast(runs + sure, "d", "b").verdict == "helps"
+    assert contrast_family(runs + sure, [("d", "b"), ("a", "c"), ("a", "b")])[0].verdict == "undecided"
+
+
+# ---- replicates
+
+
+def in_replicates(method, groups, tuned=True):
+    """Report runs of [replicates][draws], and a run that chose."""
+    chosen_in = "tuning" if tuned else "fold"
+    runs = [
+        Run(method, "report", "tuned", 10 + k, None, 0, {}, metrics={"test": value}, replicate=r, chosen_in=chosen_in)
+        for r, group in enumerate(groups)
+        for k, value in enumerate(group)
+    ]
+    return [*runs, *([Run(method, "tuning", "", 0, None, 0, {"pull": 1.0})] if tuned else [])]
+
+
+def test_draws_of_a_replicate_count_by_their_mean():
+    ours = [[0.70, 0.74], [0.69, 0.71], [0.75, 0.73], [0.72, 0.70]]
+    theirs = [[0.68, 0.70], [0.66, 0.70], [0.70, 0.72], [0.70, 0.69]]
+    c = contrast(in_replicates("a", ours) + in_replicates("b", theirs), "a", "b")
+    differences = (np.array(ours) - np.array(theirs)).mean(axis=1)
+    alone = paired("a", "b", differences, unit="replicate")
+    assert (c.n, c.unit, c.difference, c.ci95, c.verdict) == (
+        4,
+        "replicate",
+        alone.difference,
+        alone.ci95,
+        alone.verdict,
+    )
+    summary = summarise(in_replicates("a", ours))[0]
+    assert summary.units == pytest.approx(np.mean(ours, axis=1))
+    assert summary.sd == pytest.approx(np.mean(ours, axis=1).std(ddof=1))
+    assert (summary.mean, len(summary.values)) == (pytest.approx(np.mean(ours)), 8)
+
+
+def test_one_replicate_decides_nothing_where_all_draws_share_a_choice():
+    ours, theirs = [[0.70, 0.74, 0.72, 0.73]], [[0.60, 0.64, 0.61, 0.63]]
+    c = contrast(in_replicates("a", ours) + in_replicates("b", theirs, tuned=False), "a", "b")
+    assert (c.given_choice, c.verdict, c.unit, c.n) == (True, "undecided", "draw", 4)
+    assert c.p < 1e-3
+    assert verdict_sentence(c).endswith("over 4 draws: undecided (given one choice of settings)")
+    assert (
+        contrast_family(in_replicates("a", ours) + in_replicates("b", theirs), [("a", "b")])[0].verdict == "undecided"
+    )
+    each = in_replicates("a", ours, tuned=False) + in_replicates("b", theirs, tuned=False)
+    assert (contrast(each, "a", "b").given_choice, contrast(each, "a", "b").verdict) == (False, "helps")
+
+
+def test_components_of_variance_are_those_that_were_put_in():
+    rng = np.random.default_rng(0)
+    shape, choice, draw = (4000, 3), 0.012, 0.02
+    ours = 0.7 + choice * rng.normal(size=(shape[0], 1)) + draw * rng.normal(size=shape)
+    c = contrast(in_replicates("a", ours) + in_replicates("b", np.full(shape, 0.6)), "a", "b")
+    assert (c.sd_choice, c.sd_draw) == pytest.approx((choice, draw), rel=0.05)
+    alike = contrast(in_replicates("a", [[0.7, 0.8], [0.8, 0.7]]) + in_replicates("b", np.full((2, 2), 0.6)), "a", "b")
+    assert alike.sd_choice == 0.0
+
+
+def test_the_interval_over_replicates_holds_and_that_over_draws_does_not():
+    """A choice that moves every draw of a replicate together: the 95 % interval over draws forgets it."""
+    rng, held = np.random.default_rng(1), {"over replicates": [], "within one": []}
+    for _ in range(1000):
+        choice = 0.01 * rng.choice([-1.0, -0.5, 0.0, 0.5, 1.0], size=(8, 1))
+        values = choice + 0.005 * rng.normal(size=(8, 4))
+        for name, found in (
+            ("over replicates", paired("a", "b", values.mean(axis=1))),
+            ("within one", paired("a", "b", values[0])),
+        ):
+            held[name].append(found.ci95[0] <= 0 <= found.ci95[1])
+    assert 0.93 <= np.mean(held["over replicates"]) <= 0.97
+    assert np.mean(held["within one"]) < 0.8
 
 
 def test_contrasts_refuse_what_cannot_be_paired():

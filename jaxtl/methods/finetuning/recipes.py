@@ -114,7 +114,7 @@ def fresh(problem: FewShot, draw: Draw) -> Weights:
 def with_source_head(problem: FewShot, draw: Draw) -> Weights:
     """Both heads on the source's trunk."""
     start = problem.start(draw)
-    return start._replace(params={**start.params, SOURCE_HEAD: problem.source.weights.params["head"]})
+    return start._replace(params={**start.params, SOURCE_HEAD: problem.source_of(draw).weights.params["head"]})
 
 
 PROBED = (Recipe(head), {"learning_rate": "head_learning_rate"})  # its head is first trained on features

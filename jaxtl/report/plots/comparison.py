@@ -96,17 +96,17 @@ def plots_across(results: Sequence[Result], baseline: str) -> list[Plot]:
 
 
 def by_method(result: Result, baseline: str) -> Figure:
-    """A row per method and selection: a point per draw, the mean and its 95 % interval."""
+    """A row per method and selection: a point per replicate or draw, the mean and its 95 % interval."""
     names = [method if selection == "tuned" else f"{method}, {selection}" for method, selection in result.summaries]
     figure = new_figure(7.4, 1.2 + 0.34 * len(names), f"Target {result.measure.name}: {result.title}")
     axis, measure = figure.subplots(), result.measure
     name_rows(axis, names)
     for y, ((_, selection), summary) in enumerate(result.summaries.items()):
-        colour, count = SELECTION_COLOUR[selection], len(summary.values)
-        mark(axis, y, summary.mean, interval_of_mean(summary.values), colour, scale=measure.scale)
+        colour, count = SELECTION_COLOUR[selection], len(summary.units)
+        mark(axis, y, summary.mean, interval_of_mean(summary.units), colour, scale=measure.scale)
         heights = y + np.linspace(-0.28, 0.28, count) if count > 1 else [y]
         axis.scatter(
-            [measure.scale * value for value in summary.values],
+            [measure.scale * value for value in summary.units],
             heights,
             s=9,
             color=INK,
@@ -118,7 +118,7 @@ def by_method(result: Result, baseline: str) -> Figure:
         sd = f" ± {measure.shown(summary.sd)}" if math.isfinite(summary.sd) else ""
         diverged = f", {summary.diverged} diverged" if summary.diverged else ""
         beside(axis, y, f"{measure.shown(summary.mean)}{sd}{diverged}")
-    caption = "a point per draw, in the same order in every row; mean with 95 % interval"
+    caption = f"a point per {result.unit}, in the same order in every row; mean with 95 % interval"
     if (baseline, "tuned") in result.summaries:
         mean = measure.scale * result.summaries[baseline, "tuned"].mean
         axis.axvline(mean, color=FAINT, linewidth=0.9, linestyle="--", zorder=0)
@@ -157,7 +157,7 @@ def forest(result: Result) -> Figure:
         beside(axis, y, f"{points(c)}  {c.verdict}")
     axis.set_xlim(within(measure.of_differences, axis.get_xlim()))
     axis.set_xlabel(f"difference in target {measure.name}{', points' if measure.percent else ''}")
-    caption = f"paired by draw, 95 % interval; grey: within ±{margin:g}; verdicts after Holm's correction"
+    caption = f"paired by {result.unit}, 95 % interval; grey: within ±{margin:g}; verdicts after Holm's correction"
     explain(axis, caption)
     return figure
 
@@ -166,8 +166,8 @@ def _span_without_diverged(result: Result) -> tuple[float, float]:
     """Limits as they are told. A diverged run would squeeze all others; it is told beside its row."""
     shown = [run.metrics["test"] for run in result.runs if run.stage == "report" and not run.diverged]
     for summary in result.summaries.values():
-        if len(summary.seeds) > 1 and not summary.diverged:
-            shown += interval_of_mean(summary.values)
+        if len(summary.units) > 1 and not summary.diverged:
+            shown += interval_of_mean(summary.units)
     scale = result.measure.scale
     low, high = (scale * min(shown), scale * max(shown)) if shown else (0.0, scale)
     room = 0.03 * (high - low) + 0.002 * scale

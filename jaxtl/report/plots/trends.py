@@ -78,7 +78,7 @@ def figure(trend: Trend, baseline: str) -> Figure:
 def _measured(panel: Panel, trend: Trend, method: str) -> None:
     x, y = _means(trend, method)
     results = [result for result in trend.results if method in result.methods]
-    intervals = [interval_of_mean(result.summaries[method, result.shown(method)].values) for result in results]
+    intervals = [interval_of_mean(result.summaries[method, result.shown(method)].units) for result in results]
     _line(panel, x, y, intervals, trend.measure.scale)
     _scale(panel, trend)
 

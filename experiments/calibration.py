@@ -1,0 +1,369 @@
+"""Do the printed intervals hold, and does a verdict hold when the work is repeated? How is a budget of runs best spent?
+
+Every setting of three methods' designs is trained on every draw of some replicates, each with a source model and
+held-out examples of its own. From these stored runs comparisons are made again and again, with tuning draws, report
+draws, trials and replicates at random: two copies of one method, all pairs of tuning draws, planted effects. And
+everything is chosen and reported anew from source models that differ in the last bit of their weights only.
+
+    python -m experiments.calibration --config.data=PATH     # CIFAR-10
+    python -m experiments.calibration --smoke                # digits, a few runs of everything
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtl import cli, report
+from jaxtl.data import load
+from jaxtl.labels import NEW
+from jaxtl.loop import StoppableProgress
+from jaxtl.methods.finetuning import RECIPES, head
+from jaxtl.problems import FewShot, LabelledConfig, Source, SourceConfig, check_tasks, choose_tasks, make_sources
+from jaxtl.problems.tuning import Tuning
+from jaxtl.program import Weights
+from jaxtl.protocol import (
+    Budget,
+    Draw,
+    Range,
+    RunStore,
+    Setting,
+    Trained,
+    Trainer,
+    each_draw,
+    identity,
+    paired,
+    study,
+    trial_settings,
+)
+from jaxtl.protocol.power import power_to_differ
+from jaxtl.protocol.results import number
+from jaxtl.protocol.simulate import Plan, Scores, calibrate, contradictory, differences, replicate_difference
+from jaxtl.report import Section, Table
+from jaxtl.report.tables import counted
+from jaxtl.sweep import sweep
+from jaxtl.terminal import Terminal
+
+METHODS = ("l2", "l2_differential", "l2_sp")
+PAIRS = (("l2_differential", "l2"), ("l2_sp", "l2_differential"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(SourceConfig, LabelledConfig, Budget):
+    preset: str = ""  # smoke: fills what is not given
+    data: cli.Place = "auto"  # a name (digits, cifar10, ...) or a path; auto: CIFAR-10 if found, else digits
+    data_dir: cli.Place = ""  # where named data sets are looked for
+    split: cli.Text = "0-4:5-9"  # source classes : target classes
+    n_per_class: cli.Count = 20  # labelled target examples
+    replicates: cli.PairedDraws = 8
+    tuning_draws: cli.PairedDraws = 8  # whose pairs choose
+    report_draws: cli.Draws = 2  # further ones; those that do not choose report
+    perturbations: Annotated[int, cli.Within(0, 1000)] = 10  # source models that differ in the last bit
+    comparisons: cli.Count = 2000  # simulated, for every figure
+
+    may_change: ClassVar = ("perturbations", "comparisons")
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "smoke": {
+            "data": "digits",
+            "n_per_class": 5,
+            "source_steps": 200,
+            "steps": 30,
+            "trials": 4,
+            "replicates": 2,
+            "tuning_draws": 4,
+            "perturbations": 2,
+            "comparisons": 100,
+            "validation": 100,
+        },
+    }
+
+    @property
+    def every_seed(self) -> range:
+        """Of the draws on which all settings are trained."""
+        return range(self.tuning_draws + self.report_draws)
+
+
+def crossed(config: Config, trainer: Trainer, store: RunStore) -> dict[str, Scores]:
+    """Every setting of every method's design on every draw of every replicate."""
+    problem = trainer.problem
+
+    def tested(trained: Sequence[Trained | None], settings: Sequence[Setting]) -> list[dict[str, float]]:
+        score, labels = problem.measure.score, problem.task.test.labels
+        found = [one and score(labels, problem.logits(one.weights, problem.test_images)) for one in trained]
+        return [{} if one is None else {"test": one} for one in found]
+
+    shape = (config.replicates, len(config.every_seed), config.trials)
+    found = {name: Scores(np.zeros(shape), np.zeros(shape)) for name in METHODS}
+    for replicate in range(config.replicates):
+        for draw in each_draw(config.every_seed, f"replicate {replicate + 1} of {config.replicates}"):
+            for method in trainer.methods(METHODS):
+                settings = trial_settings(method.search, config.trials, replicate)
+                draw = draw._replace(replicate=replicate)
+                runs = trainer.kept(store, method.name, settings, draw, measure=tested)
+                found[method.name].validation[replicate, draw.seed] = [run.validation for run in runs]
+                found[method.name].test[replicate, draw.seed] = [run.metrics["test"] for run in runs]
+    return found
+
+
+# ---------------------------------------------------------------- the three proofs
+
+
+def null_section(config: Config, scores: dict[str, Scores], plan: Plan) -> tuple[Section, dict[str, Any]]:
+    """Two copies of one method, each choosing on draws and among trials of its own; and effects planted in it."""
+    rows, figures = [], {}
+    for name, planted in itertools.product(METHODS, (0.0, 0.01, 0.02)):
+        found = calibrate(
+            scores[name], scores[name], plan, config.comparisons, config.seed, apart=True, planted=planted
+        )
+        stated = power_to_differ(planted, found.sd, plan.replicates)
+        share = {word: count / config.comparisons for word, count in found.verdicts.items()}
+        differs = share.get("helps", 0.0) + share.get("hurts", 0.0)
+        cells = [f"{100 * planted:g}", percent(found.coverage), points(found.half_width), points(found.sd)]
+        rows.append([name, *cells, percent(differs), percent(stated) if planted else "–"])
+        figures[f"{name}, planted {planted}"] = found._asdict() | {"stated_power": stated}
+    lines = [
+        f"{config.comparisons} simulated comparisons a row, of {counted(plan.replicates, 'replicate')} with "
+        f"{counted(plan.tuning, 'tuning draw')}, {counted(plan.report, 'report draw')} and {plan.trials} of "
+        f"{config.trials} trials each.",
+        "Coverage: of 95 % intervals. Found: verdict helps or hurts; with nothing planted, that is an error.",
+        "Stated: power of the t test behind the verdicts, by the sd of all replicates.",
+    ]
+    columns = ["copies of", "planted", "coverage, %", "± half-width", "sd", "found, %", "stated, %"]
+    return Section("Two copies of one method", [Table(columns, rows)], lines), {"null": figures}
+
+
+def flip_section(config: Config, scores: dict[str, Scores]) -> tuple[Section, dict[str, Any]]:
+    """All pairs of tuning draws: verdicts over replicates, and those over the draws of one replicate."""
+    rows, figures = [], {}
+    choices = [np.array(pair) for pair in itertools.combinations(config.tuning_seeds, 2)]
+    trials = np.arange(config.trials)
+
+    def in_replicate(a: str, b: str, r: int, pair: np.ndarray, report: np.ndarray) -> float:
+        return replicate_difference(scores[a], scores[b], r, (pair, pair), report, (trials, trials))
+
+    for a, b in PAIRS:
+        over: list[str] = []
+        within: list[list[str]] = [[] for _ in range(config.replicates)]
+        for pair in choices:
+            rest = np.setdiff1d(config.every_seed, pair)
+            means = [in_replicate(a, b, r, pair, rest) for r in range(config.replicates)]
+            over.append(paired(a, b, means, unit="replicate").verdict)
+            for r in range(config.replicates):
+                by_draw = [in_replicate(a, b, r, pair, rest[k : k + 1]) for k in range(len(rest))]
+                within[r].append(paired(a, b, by_draw).verdict)
+        apart = float(np.mean([contradictory(found) for found in within]))
+        rows.append([f"{a} − {b}", percent(contradictory(over)), in_words(over), percent(apart)])
+        figures[f"{a} − {b}"] = {"over": Counter(over), "contradictory": contradictory(over), "within_one": apart}
+    lines = [
+        f"{len(choices)} choices of two tuning draws; the other draws report. Contradictory: decided otherwise than "
+        "most of those that decide.",
+        "Of one replicate: as if its draws were all that varies, mean over replicates; such verdicts are not given.",
+    ]
+    columns = ["", "contradictory, %", f"verdicts over {config.replicates} replicates", "of one replicate, %"]
+    return Section("The same with other tuning draws", [Table(columns, rows, (0, 2))], lines), {"flips": figures}
+
+
+def last_bit(source: Source, seed: int) -> Source:
+    """Weights, each the next number above or below."""
+    rng = np.random.default_rng(seed)
+
+    def moved(leaf: Any) -> jax.Array:
+        towards = np.where(rng.random(leaf.shape) < 0.5, -np.inf, np.inf).astype(leaf.dtype)
+        return jnp.asarray(np.nextafter(np.asarray(leaf), towards))
+
+    return source._replace(weights=source.weights._replace(params=jax.tree.map(moved, source.weights.params)))
+
+
+def perturbed_section(config: Config, problem: FewShot, workdir: Path, plan: Plan) -> tuple[Section, dict[str, Any]]:
+    """Everything chosen and reported anew from sources that differ in the last bit."""
+    config = dataclasses.replace(config, tuning_draws=plan.tuning, report_draws=plan.report)
+    verdicts: dict[str, list[str]] = {f"{a} − {b}": [] for a, b in PAIRS}
+    means: dict[str, list[float]] = {name: [] for name in verdicts}
+    for k in range(config.perturbations + 1):
+        seeds = np.random.SeedSequence([config.seed, k]).generate_state(config.replicates) if k else None
+        sources = problem.sources if seeds is None else list(map(last_bit, problem.sources, seeds))
+        other = FewShot(config, sources, problem.task, problem.n)
+        result = study(other, RECIPES, workdir / f"perturbed_{k}", PAIRS, methods=METHODS)
+        for name, c in zip(verdicts, result.contrasts, strict=True):
+            verdicts[name].append(c.verdict)
+            means[name].append(c.difference)
+    rows = [
+        [
+            name,
+            percent(contradictory(found)),
+            in_words(found),
+            f"{points(min(means[name]))} to {points(max(means[name]))}",
+        ]
+        for name, found in verdicts.items()
+    ]
+    lines = [f"{config.perturbations} perturbations of all {config.replicates} source models, and none."]
+    columns = ["", "contradictory, %", "verdicts", "differences"]
+    figures = {name: {"verdicts": verdicts[name], "differences": means[name]} for name in verdicts}
+    return Section("The same with other last bits", [Table(columns, rows, (0, 2))], lines), {"last_bits": figures}
+
+
+# ---------------------------------------------------------------- which plan, and which search
+
+
+def plan_section(config: Config, scores: dict[str, Scores], budget: int) -> tuple[Section, dict[str, Any]]:
+    """A budget of runs split between tuning and report draws, trials and replicates."""
+    rows, figures = [], {}
+    draws = len(config.every_seed)
+    for tuning, reported, trials in itertools.product((1, 2, 4), (1, 2, 4, 8), (config.trials // 2, config.trials)):
+        plan = Plan(budget // (trials * tuning + reported), tuning, reported, trials)
+        if plan.replicates < 2 or tuning + reported > draws:
+            continue
+        found = [calibrate(scores[a], scores[b], plan, config.comparisons // 4, config.seed) for a, b in PAIRS]
+        level = float(np.mean([one.half_width for one in found]))
+        quality = float(np.mean([accuracy_of(scores[name], plan, config) for name in METHODS]))
+        cover = percent(float(np.mean([one.coverage for one in found])))
+        rows.append(
+            [str(plan.replicates), str(tuning), str(reported), str(trials), points(level), cover, percent(quality)]
+        )
+        figures[str(tuple(plan))] = {"half_width": level, "coverage": [one.coverage for one in found], "test": quality}
+    rows.sort(key=lambda row: float(row[4]))
+    lines = [
+        f"About {budget} runs of a method. Half-width of 95 % intervals and coverage: mean over "
+        f"{' and '.join(f'{a} − {b}' for a, b in PAIRS)}; accuracy: of what was chosen, mean over the methods.",
+    ]
+    columns = ["replicates", "tuning draws", "report draws", "trials", "± half-width", "coverage, %", "accuracy"]
+    return Section("How a budget of runs is best spent", [Table(columns, rows, ())], lines), {"plans": figures}
+
+
+def accuracy_of(scores: Scores, plan: Plan, config: Config) -> float:
+    """Mean test score of what such a plan chooses."""
+    nothing = Scores(scores.validation, np.zeros_like(scores.test))
+    rng, few = np.random.default_rng(config.seed), plan._replace(replicates=config.comparisons // 4)
+    return float(differences(scores, nothing, few, rng).mean())
+
+
+EDGE = 16  # of the fine grid
+BUDGET = 208  # runs of a method: eight times two tuning draws of eight trials and ten report draws
+
+
+def search_section(config: Config, problem: FewShot) -> tuple[Section, dict[str, Any]]:
+    """What few trials lose against the best of a fine grid, for the head on frozen features."""
+    tuning = Tuning(problem, head(problem), (f"learning_rate/{NEW}", f"penalty/{NEW}"))
+    places, reach = (np.arange(EDGE) + 0.5) / EDGE, problem.reach["penalty"]
+    rates, pulls = ([Range(*ends).at(place) for place in places] for ends in (config.learning_rate, config.pull))
+    grid = np.array([(rate, pull / (rate * reach)) for rate in rates for pull in pulls])
+    columns = dict(zip(tuning.learned, grid.T, strict=True))
+    found = [judged(tuning, draw, columns) for draw in each_draw(config.every_seed, "a grid of rates of the head")]
+    validation, test = (np.stack(part) for part in zip(*found, strict=True))
+    rng, rows, figures = np.random.default_rng(config.seed), [], {}
+    for count in (4, 8, 16, 32):
+        figures[str(count)] = lost = losses_of(count, EDGE, validation, test, rng)
+        rows.append([str(count), *map(points, lost.values())])
+    lines = [
+        f"The head on frozen features. Points of test accuracy lost against that setting of {EDGE}² which is the best "
+        f"in the mean of all {len(found)} draws; chosen by {len(problem.held)} held-out images on one draw, or by "
+        f"halving on several. Equal numbers of runs, {REPEATS} repeats.",
+    ]
+    table = Table(["runs", *WAYS, HALVING], rows, ())
+    return Section("How many trials, and which", [table], lines), {"search": figures}
+
+
+def judged(tuning: Tuning, draw: Draw, columns: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """(held-out, test) accuracy [K] of all settings on a draw."""
+    grid = {**columns, "draw": np.full(len(next(iter(columns.values()))), draw.seed)}
+    data = tuning.problem.data(tuning.program, tuning.problem.start(draw), draw)
+    swept = sweep(tuning.init, tuning.train, tuning.score, grid, data, tuning.given, batching="vmap")
+    ended = Weights(swept.states.params, swept.states.model_state)
+    return np.asarray(tuning.accuracies(ended, tuning.given["held"])), np.asarray(tuning.accuracies(ended, tuning.test))
+
+
+def coarse(count: int, edge: int, rng: np.random.Generator) -> np.ndarray:
+    """Cells of a coarser grid, twice as fine in learning rates where it is not square."""
+    rows = 2 ** int(np.ceil(np.log2(count) / 2))
+    across, up = (np.floor((np.arange(n) + 0.5) / n * edge).astype(int) for n in (rows, count // rows))
+    return (across[:, None] * edge + up).ravel()
+
+
+def scattered(count: int, edge: int, rng: np.random.Generator) -> np.ndarray:
+    """Cells at random."""
+    return rng.choice(edge**2, count, replace=False)
+
+
+def designed(count: int, edge: int, rng: np.random.Generator) -> np.ndarray:
+    """Cells of the design that methods are given."""
+    unit = Range(1.0, np.e)
+    settings = trial_settings({"learning_rate": unit, "pull": unit}, count, int(rng.integers(1, 2**31)))
+    cells = [[int(edge * unit.quantile(setting[name])) for name in ("learning_rate", "pull")] for setting in settings]
+    return np.array(cells) @ [edge, 1]
+
+
+WAYS = {"grid": coarse, "random": scattered, "low discrepancy": designed}
+REPEATS = 400
+
+
+def losses_of(
+    count: int, edge: int, validation: np.ndarray, test: np.ndarray, rng: np.random.Generator
+) -> dict[str, float]:
+    """By way of searching with so many runs: mean test accuracy lost against the best cell."""
+    lost: dict[str, list[float]] = {name: [] for name in (*WAYS, HALVING)}
+    mean = test.mean(axis=0)
+    for _ in range(REPEATS):
+        order = rng.permutation(len(validation))
+        for name, way in WAYS.items():
+            cells = way(count, edge, rng)
+            lost[name].append(mean.max() - mean[cells[validation[order[0], cells].argmax()]])
+        cells, rung = designed(count // 2, edge, rng), 1  # half of the runs on the first draw, a quarter on the next
+        while len(cells) > 1:
+            best = np.argsort(-validation[order[:rung]][:, cells].mean(axis=0), kind="stable")
+            cells, rung = cells[best[: len(cells) // 2]], rung + 1
+        lost[HALVING].append(mean.max() - mean[cells[0]])
+    return {name: float(np.mean(found)) for name, found in lost.items()}
+
+
+HALVING = "halving over draws"
+
+
+# ---------------------------------------------------------------- in words, and all of it
+
+
+def percent(share: float) -> str:
+    return number(100 * share, ".1f")
+
+
+def points(difference: float) -> str:
+    return number(100 * difference, ".2f")
+
+
+def in_words(verdicts: Sequence[str]) -> str:
+    return ", ".join(f"{word} {count}" for word, count in Counter(verdicts).most_common())
+
+
+def main(config: Config, workdir: Path) -> None:
+    started, console = time.perf_counter(), Terminal()
+    cli.check(config)
+    data = load(config.data, config.data_dir or None, progress=StoppableProgress)
+    report.print_data(console, source=data, target=data)
+    source_task, task = choose_tasks(config.split, "split", data, data)
+    report.print_notice(console, task, since=data)
+    check_tasks(config, source_task, task, [config.n_per_class], folds=False, models=EDGE**2)
+    sources = make_sources(config, source_task, workdir / "source")
+    report.print_source(console, *sources)
+    problem = FewShot(config, sources, task, config.n_per_class)
+    report.print_target(console, problem)
+    scores = crossed(config, Trainer(problem, RECIPES), RunStore(workdir / "crossed", of=identity(config)))
+    plan = Plan(config.replicates, 1, min(4, len(config.every_seed) - 2), config.trials // 2)
+    page = report.Page(console, config.preset)
+    page.add(*null_section(config, scores, plan))
+    page.add(*flip_section(config, scores))
+    page.add(*perturbed_section(config, problem, workdir, plan._replace(report=2)))
+    page.add(*plan_section(config, scores, BUDGET))
+    page.add(*search_section(config, problem))
+    page.write(workdir, cli.header("calibration", config, started, data=data.origin, notice=task.notice))
+
+
+if __name__ == "__main__":
+    cli.run(main, Config)

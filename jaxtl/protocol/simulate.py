@@ -1,0 +1,154 @@
+"""Comparisons made again and again from stored runs: what intervals cover, and which plan gives the shortest ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxtl.errors import InputError
+from jaxtl.protocol.statistics import Contrast, paired
+
+
+class Plan(NamedTuple):
+    """How often what is done: attributes count replicates, tuning and report draws of each, and settings tried."""
+
+    replicates: int
+    tuning: int
+    report: int
+    trials: int
+
+    @property
+    def runs(self) -> int:
+        """Of one method."""
+        return self.replicates * (self.trials * self.tuning + self.report)
+
+
+class Scores(NamedTuple):
+    """A method's crossed runs: every setting of a replicate's design on every of its draws.
+
+    Attributes:
+        validation: [replicates, draws, trials]; −inf where a run diverged.
+        test: as `validation`.
+    """
+
+    validation: np.ndarray
+    test: np.ndarray
+
+
+Both = tuple[np.ndarray, np.ndarray]  # of a and of b
+
+
+def replicate_difference(a: Scores, b: Scores, replicate: int, tuning: Both, report: np.ndarray, trials: Both) -> float:
+    """a − b in one replicate: each chooses on its tuning draws among its trials, both are reported on the same draws.
+
+    Args:
+        a, b: crossed runs on the same draws.
+        replicate: which.
+        tuning: draws on which a and b choose.
+        report: draws on which they are reported.
+        trials: among which they choose.
+
+    Returns:
+        A difference in the unit of the test scores.
+    """
+
+    def reported(method: Scores, draws: np.ndarray, tried: np.ndarray) -> float:
+        chosen = tried[int(method.validation[replicate][np.ix_(draws, tried)].mean(axis=0).argmax())]
+        return float(method.test[replicate, report, chosen].mean())
+
+    return reported(a, tuning[0], trials[0]) - reported(b, tuning[1], trials[1])
+
+
+def differences(
+    a: Scores, b: Scores, plan: Plan, rng: np.random.Generator, *, apart: bool = False, replicates: Sequence[int] = ()
+) -> np.ndarray:
+    """One comparison: differences of as many replicates, drawn with replacement, with draws and trials at random.
+
+    Args:
+        a, b: crossed runs.
+        plan: what the comparison does.
+        rng: draws it.
+        apart: a and b choose on draws, and among trials, of their own: two copies of one method are then compared as
+            two methods are.
+        replicates: those to take, in place of drawn ones.
+
+    Returns:
+        [replicates].
+
+    Raises:
+        InputError: a plan that the stored runs are too few for.
+    """
+    count, draws, trials = a.validation.shape
+    if plan.tuning * (1 + apart) + plan.report > draws or plan.trials > trials:
+        what = f"{plan} of {draws} draws and {trials} trials"
+        raise InputError(what, where="simulated comparison", todo="ask for less, or store more")
+    found = []
+    for replicate in replicates or rng.integers(count, size=plan.replicates):
+        order = rng.permutation(draws)
+        first, second, report = order[: plan.tuning], order[plan.tuning : 2 * plan.tuning], order[-plan.report :]
+        tried = [np.sort(rng.permutation(trials)[: plan.trials]) for _ in range(2)]
+        sides = (first, second) if apart else (first, first), (tried[0], tried[apart])
+        found.append(replicate_difference(a, b, int(replicate), sides[0], report, sides[1]))
+    return np.array(found)
+
+
+class Calibration(NamedTuple):
+    """Of many simulated comparisons.
+
+    Attributes:
+        truth: what they estimate.
+        coverage: the part of their 95 % intervals that hold it.
+        half_width: of the intervals, the mean.
+        sd: of the replicates' differences.
+        verdicts: how often each.
+    """
+
+    truth: float
+    coverage: float
+    half_width: float
+    sd: float
+    verdicts: dict[str, int]
+
+
+def calibrate(
+    a: Scores, b: Scores, plan: Plan, comparisons: int, seed: int, *, apart: bool = False, planted: float = 0.0
+) -> Calibration:
+    """Compare a and b very often.
+
+    Args:
+        a, b, plan, apart: as for `differences`.
+        comparisons: how often.
+        seed: of all that is drawn.
+        planted: added to every difference.
+
+    Returns:
+        What came of it. The truth is the mean of all replicates that were drawn: what is left of their noise is less
+        than a hundredth of an interval for 1,000 comparisons and more.
+    """
+    rng = np.random.default_rng(seed)
+    found = [planted + differences(a, b, plan, rng, apart=apart) for _ in range(comparisons)]
+    truth = planted if apart and a is b else float(np.mean(found))
+    judged: list[Contrast] = [paired("a", "b", values, unit="replicate") for values in found]
+    inside = [c.ci95[0] <= truth <= c.ci95[1] for c in judged]
+    verdicts = [c.verdict for c in judged]
+    return Calibration(
+        truth,
+        float(np.mean(inside)),
+        float(np.mean([(c.ci95[1] - c.ci95[0]) / 2 for c in judged])),
+        float(np.std(np.concatenate(found), ddof=1)),
+        {word: verdicts.count(word) for word in sorted({*verdicts})},
+    )
+
+
+def contradictory(verdicts: Sequence[str]) -> float:
+    """The part of verdicts that say other than most of those that decide; "undecided" contradicts nothing.
+
+    Example:
+        >>> contradictory(["helps", "helps", "undecided", "hurts"])
+        0.25
+    """
+    decided = [verdict for verdict in verdicts if verdict != "undecided"]
+    most = max((decided.count(word) for word in {*decided}), default=0)
+    return (len(decided) - most) / len(verdicts)

@@ -47,7 +47,15 @@ from jaxtl.protocol import (
 )
 from jaxtl.protocol.power import power_to_differ
 from jaxtl.protocol.results import number
-from jaxtl.protocol.simulate import Plan, Scores, calibrate, contradictory, differences, replicate_difference
+from jaxtl.protocol.simulate import (
+    Plan,
+    Scores,
+    calibrate,
+    contradictory,
+    differences,
+    losses_of_search,
+    replicate_difference,
+)
 from jaxtl.report import Section, Table
 from jaxtl.report.tables import counted
 from jaxtl.sweep import sweep
@@ -92,9 +100,9 @@ class Config(SourceConfig, LabelledConfig, Budget):
         return range(self.tuning_draws + self.report_draws)
 
 
-def crossed(config: Config, trainer: Trainer, store: RunStore) -> dict[str, Scores]:
+def crossed(config: Config, problem: FewShot, store: RunStore) -> dict[str, Scores]:
     """Every setting of every method's design on every draw of every replicate."""
-    problem = trainer.problem
+    trainer = Trainer(problem, RECIPES)
 
     def tested(trained: Sequence[Trained | None], settings: Sequence[Setting]) -> list[dict[str, float]]:
         score, labels = problem.measure.score, problem.task.test.labels
@@ -104,13 +112,15 @@ def crossed(config: Config, trainer: Trainer, store: RunStore) -> dict[str, Scor
     shape = (config.replicates, len(config.every_seed), config.trials)
     found = {name: Scores(np.zeros(shape), np.zeros(shape)) for name in METHODS}
     for replicate in range(config.replicates):
-        for draw in each_draw(config.every_seed, f"replicate {replicate + 1} of {config.replicates}"):
+        first = replicate * len(config.every_seed)
+        seeds = range(first, first + len(config.every_seed))
+        for k, draw in enumerate(each_draw(seeds, f"replicate {replicate + 1} of {config.replicates}")):
             for method in trainer.methods(METHODS):
                 settings = trial_settings(method.search, config.trials, replicate)
                 draw = draw._replace(replicate=replicate)
                 runs = trainer.kept(store, method.name, settings, draw, measure=tested)
-                found[method.name].validation[replicate, draw.seed] = [run.validation for run in runs]
-                found[method.name].test[replicate, draw.seed] = [run.metrics["test"] for run in runs]
+                found[method.name].validation[replicate, k] = [run.validation for run in runs]
+                found[method.name].test[replicate, k] = [run.metrics["test"] for run in runs]
     return found
 
 
@@ -184,31 +194,25 @@ def last_bit(source: Source, seed: int) -> Source:
 
 
 def perturbed_section(config: Config, problem: FewShot, workdir: Path, plan: Plan) -> tuple[Section, dict[str, Any]]:
-    """Everything chosen and reported anew from sources that differ in the last bit."""
-    config = dataclasses.replace(config, tuning_draws=plan.tuning, report_draws=plan.report)
-    verdicts: dict[str, list[str]] = {f"{a} − {b}": [] for a, b in PAIRS}
-    means: dict[str, list[float]] = {name: [] for name in verdicts}
+    """Everything chosen and reported anew from sources that differ in the last bit: the contrast that varies most."""
+    config, (a, b) = dataclasses.replace(config, tuning_draws=plan.tuning, report_draws=plan.report), PAIRS[-1]
+    found = []
     for k in range(config.perturbations + 1):
         seeds = np.random.SeedSequence([config.seed, k]).generate_state(config.replicates) if k else None
         sources = problem.sources if seeds is None else list(map(last_bit, problem.sources, seeds))
         other = FewShot(config, sources, problem.task, problem.n)
-        result = study(other, RECIPES, workdir / f"perturbed_{k}", PAIRS, methods=METHODS)
-        for name, c in zip(verdicts, result.contrasts, strict=True):
-            verdicts[name].append(c.verdict)
-            means[name].append(c.difference)
-    rows = [
-        [
-            name,
-            percent(contradictory(found)),
-            in_words(found),
-            f"{points(min(means[name]))} to {points(max(means[name]))}",
-        ]
-        for name, found in verdicts.items()
+        found += study(other, RECIPES, workdir / f"perturbed_{k}", [(a, b)], methods=(a, b)).contrasts
+    verdicts, means = [c.verdict for c in found], [c.difference for c in found]
+    span = f"{points(min(means))} to {points(max(means))}"
+    width = points(float(np.mean([c.ci95[1] - c.ci95[0] for c in found])) / 2)
+    table = Table(["", "contradictory, %", "verdicts", "differences", "± half-width"], [], (0, 2))
+    table.rows.append([f"{a} − {b}", percent(contradictory(verdicts)), in_words(verdicts), span, width])
+    lines = [
+        f"{counted(config.perturbations, 'perturbation')} of all {config.replicates} source models, and none; "
+        f"{counted(plan.tuning, 'tuning draw')}, {config.trials} trials, {counted(plan.report, 'report draw')} in each."
     ]
-    lines = [f"{config.perturbations} perturbations of all {config.replicates} source models, and none."]
-    columns = ["", "contradictory, %", "verdicts", "differences"]
-    figures = {name: {"verdicts": verdicts[name], "differences": means[name]} for name in verdicts}
-    return Section("The same with other last bits", [Table(columns, rows, (0, 2))], lines), {"last_bits": figures}
+    figures = {"last_bits": {"verdicts": verdicts, "differences": means, "contradictory": contradictory(verdicts)}}
+    return Section("The same with other last bits", [table], lines), figures
 
 
 # ---------------------------------------------------------------- which plan, and which search
@@ -246,7 +250,7 @@ def accuracy_of(scores: Scores, plan: Plan, config: Config) -> float:
     return float(differences(scores, nothing, few, rng).mean())
 
 
-EDGE = 16  # of the fine grid
+EDGE, REPEATS = 16, 400  # of the fine grid; of searches in it
 BUDGET = 208  # runs of a method: eight times two tuning draws of eight trials and ten report draws
 
 
@@ -261,14 +265,14 @@ def search_section(config: Config, problem: FewShot) -> tuple[Section, dict[str,
     validation, test = (np.stack(part) for part in zip(*found, strict=True))
     rng, rows, figures = np.random.default_rng(config.seed), [], {}
     for count in (4, 8, 16, 32):
-        figures[str(count)] = lost = losses_of(count, EDGE, validation, test, rng)
+        figures[str(count)] = lost = losses_of_search(count, EDGE, validation, test, REPEATS, rng)
         rows.append([str(count), *map(points, lost.values())])
     lines = [
         f"The head on frozen features. Points of test accuracy lost against that setting of {EDGE}² which is the best "
         f"in the mean of all {len(found)} draws; chosen by {len(problem.held)} held-out images on one draw, or by "
         f"halving on several. Equal numbers of runs, {REPEATS} repeats.",
     ]
-    table = Table(["runs", *WAYS, HALVING], rows, ())
+    table = Table(["runs", *figures["4"]], rows, ())
     return Section("How many trials, and which", [table], lines), {"search": figures}
 
 
@@ -279,52 +283,6 @@ def judged(tuning: Tuning, draw: Draw, columns: dict[str, np.ndarray]) -> tuple[
     swept = sweep(tuning.init, tuning.train, tuning.score, grid, data, tuning.given, batching="vmap")
     ended = Weights(swept.states.params, swept.states.model_state)
     return np.asarray(tuning.accuracies(ended, tuning.given["held"])), np.asarray(tuning.accuracies(ended, tuning.test))
-
-
-def coarse(count: int, edge: int, rng: np.random.Generator) -> np.ndarray:
-    """Cells of a coarser grid, twice as fine in learning rates where it is not square."""
-    rows = 2 ** int(np.ceil(np.log2(count) / 2))
-    across, up = (np.floor((np.arange(n) + 0.5) / n * edge).astype(int) for n in (rows, count // rows))
-    return (across[:, None] * edge + up).ravel()
-
-
-def scattered(count: int, edge: int, rng: np.random.Generator) -> np.ndarray:
-    """Cells at random."""
-    return rng.choice(edge**2, count, replace=False)
-
-
-def designed(count: int, edge: int, rng: np.random.Generator) -> np.ndarray:
-    """Cells of the design that methods are given."""
-    unit = Range(1.0, np.e)
-    settings = trial_settings({"learning_rate": unit, "pull": unit}, count, int(rng.integers(1, 2**31)))
-    cells = [[int(edge * unit.quantile(setting[name])) for name in ("learning_rate", "pull")] for setting in settings]
-    return np.array(cells) @ [edge, 1]
-
-
-WAYS = {"grid": coarse, "random": scattered, "low discrepancy": designed}
-REPEATS = 400
-
-
-def losses_of(
-    count: int, edge: int, validation: np.ndarray, test: np.ndarray, rng: np.random.Generator
-) -> dict[str, float]:
-    """By way of searching with so many runs: mean test accuracy lost against the best cell."""
-    lost: dict[str, list[float]] = {name: [] for name in (*WAYS, HALVING)}
-    mean = test.mean(axis=0)
-    for _ in range(REPEATS):
-        order = rng.permutation(len(validation))
-        for name, way in WAYS.items():
-            cells = way(count, edge, rng)
-            lost[name].append(mean.max() - mean[cells[validation[order[0], cells].argmax()]])
-        cells, rung = designed(count // 2, edge, rng), 1  # half of the runs on the first draw, a quarter on the next
-        while len(cells) > 1:
-            best = np.argsort(-validation[order[:rung]][:, cells].mean(axis=0), kind="stable")
-            cells, rung = cells[best[: len(cells) // 2]], rung + 1
-        lost[HALVING].append(mean.max() - mean[cells[0]])
-    return {name: float(np.mean(found)) for name, found in lost.items()}
-
-
-HALVING = "halving over draws"
 
 
 # ---------------------------------------------------------------- in words, and all of it
@@ -354,14 +312,14 @@ def main(config: Config, workdir: Path) -> None:
     report.print_source(console, *sources)
     problem = FewShot(config, sources, task, config.n_per_class)
     report.print_target(console, problem)
-    scores = crossed(config, Trainer(problem, RECIPES), RunStore(workdir / "crossed", of=identity(config)))
+    scores = crossed(config, problem, RunStore(workdir / "crossed", of=identity(config)))
     plan = Plan(config.replicates, 1, min(4, len(config.every_seed) - 2), config.trials // 2)
     page = report.Page(console, config.preset)
     page.add(*null_section(config, scores, plan))
     page.add(*flip_section(config, scores))
-    page.add(*perturbed_section(config, problem, workdir, plan._replace(report=2)))
     page.add(*plan_section(config, scores, BUDGET))
     page.add(*search_section(config, problem))
+    page.add(*perturbed_section(config, problem, workdir, plan._replace(report=2)))
     page.write(workdir, cli.header("calibration", config, started, data=data.origin, notice=task.notice))
 
 

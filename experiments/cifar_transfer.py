@@ -58,8 +58,7 @@ class Config(SourceConfig, FewShotConfig, Budget):
     ratio: cli.Span = (0.01, 1.0)  # learning rate of the trunk / of the head
     source_weight: cli.Span = (0.03, 3.0)  # of the source task in joint training
 
-    # they only add runs
-    may_change: ClassVar = ("replicates", "splits", "n_per_class", "source_examples", "methods", "honest")
+    may_change: ClassVar = (*Budget.may_change, "splits", "n_per_class", "source_examples", "methods", "honest")
     glossary: ClassVar = {name: recipe.means for name, recipe in RECIPES.items()}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {

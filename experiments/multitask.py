@@ -87,7 +87,7 @@ class Config(ManyTasksConfig, Budget):
     noise: Annotated[float, cli.Within(0, 1e6)] = 1.0  # of the low-rank tasks, whose signal has variance 1
     rank: cli.Count = 1
 
-    may_change: ClassVar = ("replicates", "methods", "honest")  # they only add runs
+    may_change: ClassVar = (*Budget.may_change, "methods", "honest")
     glossary: ClassVar = METHODS | {
         "scratch": "of a new task: its trunk starts from random parameters",
         "from_TASK": "of a new task: its trunk is the one that single_l2 has learned for that task",

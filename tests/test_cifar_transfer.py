@@ -21,7 +21,17 @@ from jaxtl.errors import InputError, Interrupted
 from jaxtl.labels import NEW, TRANSFERRED
 from jaxtl.methods.finetuning import RECIPES, head, pulled
 from jaxtl.models import initialise
-from jaxtl.problems import FewShot, Images, Source, check_tasks, choose_tasks, make_model, make_source, outputs
+from jaxtl.problems import (
+    FewShot,
+    Images,
+    Source,
+    check_tasks,
+    choose_tasks,
+    make_model,
+    make_source,
+    make_sources,
+    outputs,
+)
 from jaxtl.problems.few_shot import CORRUPTIONS
 from jaxtl.problems.images import in_channels
 from jaxtl.program import Weights
@@ -494,6 +504,52 @@ def test_a_source_checkpoint_takes_the_place_of_training(config, problem, tmp_pa
     checkpoints.export(jax.tree.map(lambda leaf: leaf + 1, made.weights.params), given.source_checkpoint)
     with pytest.raises(InputError, match=r"the content of .*source.safetensors has changed since the run began"):
         make_source(given, source_task, tmp_path / "unused")
+
+
+def test_every_replicate_has_a_source_model_held_out_examples_and_draws_of_its_own(config, problem):
+    other = jax.tree.map(lambda leaf: leaf + 0.1, problem.source.weights.params)
+    second = problem.source._replace(weights=problem.source.weights._replace(params=other))
+    both = FewShot(config, [problem.source, second], problem.task, problem.n)
+    for k, source in enumerate(both.sources):
+        draw = Draw(1, replicate=k)
+        jax.tree.map(np.testing.assert_array_equal, both.start(draw).params["trunk"], source.weights.params["trunk"])
+        jax.tree.map(np.testing.assert_array_equal, both.given(draw)["anchor"]["trunk"], source.weights.params["trunk"])
+        seen, held, _ = both.examples(draw)
+        assert set(held) == set(both.parts(k)[0])
+        assert not set(seen) & set(held)
+        joint = RECIPES["joint"].start(both, draw).params["source_head"]
+        jax.tree.map(np.testing.assert_array_equal, joint, source.weights.params["head"])
+    assert set(both.parts(0)[0]) != set(both.parts(1)[0])
+    assert (both.own, problem.own) == (("held-out examples", "source models"), ("held-out examples",))
+    jax.tree.map(np.testing.assert_array_equal, both.start(Draw(1)).params, problem.start(Draw(1)).params)
+
+
+def test_a_strong_pull_goes_to_the_source_of_the_replicate(config, problem):
+    other = jax.tree.map(lambda leaf: leaf + 0.1, problem.source.weights.params)
+    second = problem.source._replace(weights=problem.source.weights._replace(params=other))
+    both = FewShot(config, [problem.source, second], problem.task, problem.n)
+    setting = {"learning_rate": 0.01, "pull/source": 10.0, "pull/new": 0.1}
+    for k, source in enumerate(both.sources):
+        (trained,) = Trainer(both, RECIPES).train_all("l2_sp", [setting], Draw(1, replicate=k))
+        moved, own = (leaf["trunk"]["conv_0"]["kernel"] for leaf in (trained.weights.params, source.weights.params))
+        assert np.abs(moved - own).max() < 0.03
+
+
+def test_a_source_model_is_trained_for_every_replicate_and_the_first_is_that_of_one(config, problem, tmp_path):
+    source_task = problem.source.task
+    asked = []
+
+    def executor(work, units):
+        asked.extend(units)
+        return map(work, units)
+
+    several = make_sources(dataclasses.replace(config, replicates=2), source_task, tmp_path, executor=executor)
+    assert [(unit.replicate, unit.workdir) for unit in asked] == [(0, tmp_path), (1, tmp_path / "replicate_1")]
+    kernels = [source.weights.params["trunk"]["conv_0"]["kernel"] for source in (problem.source, *several)]
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert np.abs(kernels[2] - kernels[1]).max() > 0.01
+    given = dataclasses.replace(config, replicates=2, source_checkpoint=str(tmp_path / "source.safetensors"))
+    assert len(make_sources(given, source_task, tmp_path / "read")) == 1
 
 
 def test_a_run_does_not_go_on_with_other_images_of_the_target(config, problem, tmp_path):

@@ -96,7 +96,7 @@ def labelled_examples(config: Any, task: DataSet, pool: np.ndarray, n: int, seed
 
 def seed_of(config: Any, draw: Draw) -> int:
     """What NumPy draws by."""
-    return replicate_seed(1000 * config.seed + draw.seed, draw.replicate)
+    return 1000 * config.seed + draw.seed
 
 
 class FewShot:

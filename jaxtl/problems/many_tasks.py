@@ -150,11 +150,11 @@ class ManyTasks:
     def labelled_order(self, draw: Draw) -> np.ndarray:
         """The pool, shuffled; the first `n` are labelled."""
         pool = self.parts(draw.replicate)[1]
-        return np.random.default_rng([self.config.seed, 1, *draw.entropy]).permutation(pool)
+        return np.random.default_rng([self.config.seed, 1, draw.seed]).permutation(pool)
 
     def examples(self, draw: Draw) -> Examples:
         """What a draw trains on and is validated on; a fold is validated on the labelled examples it leaves out."""
-        config, random = self.config, np.random.default_rng([self.config.seed, 2, *draw.entropy])
+        config, random = self.config, np.random.default_rng([self.config.seed, 2, draw.seed])
         seen, known = self.labelled_order(draw)[: config.n], {}
         for task in self.names:
             known[task] = random.random(config.n) >= config.missing

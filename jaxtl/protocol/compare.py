@@ -28,7 +28,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from jaxtl.errors import InputError
-from jaxtl.protocol.design import Draw, Method, Setting, check_draws, check_plan
+from jaxtl.protocol.design import Draw, Method, Setting, check_draws, check_plan, draws_of
 from jaxtl.protocol.measures import ACCURACY, Measure
 from jaxtl.protocol.runs import Run, RunStore
 from jaxtl.protocol.statistics import Contrast, contrast_family
@@ -95,7 +95,7 @@ def compare(
         selections: further ways to choose; the runs that choose are made once and scored by all of them.
         contrasts: pairs (a, b) of method names, fixed before the results are seen: a − b under the selection "tuned".
         measure: what "test" is: which direction is better, what it is bounded by, which effects matter.
-        replicates: how often all of it is repeated; the draws of each are others, by `Draw.replicate`.
+        replicates: how often all of it is repeated; the seeds of each are others, beyond those that are given.
         store: keeps the runs; the same comparison with the same store makes only those that are missing.
         progress: called with a few words before each of the `planned_runs`, also those found in the store.
         executor: (work, units) -> what work(unit) returns, in their order: here one after another.
@@ -135,7 +135,7 @@ def compare(
         for way in ways
         for method in methods
         if way.methods is None or method.name in way.methods
-        for choice in _choices(way, method.name, tuning, report, folds, replicate)
+        for choice in _choices(way, method.name, *draws_of(tuning, report, replicate), folds)
     ]
     runs = desk.choose(choices)
     runs += desk.report(choices)
@@ -144,14 +144,18 @@ def compare(
 
 @dataclass
 class _Choice:
-    """A setting of a method to be chosen, for some report draws; `trial` is which one it was, once that is known."""
+    """A setting of a method to be chosen on some draws for others; `trial` is which one it was, once that is known."""
 
     way: Selection
     method: str
     draws: list[Draw]
-    seeds: list[int]
-    replicate: int = 0
+    reported: list[Draw]
     trial: int | None = None
+
+    @property
+    def replicate(self) -> int:
+        """In which it is chosen."""
+        return self.reported[0].replicate
 
     @property
     def stage(self) -> str:
@@ -159,16 +163,13 @@ class _Choice:
         return STAGES[self.way.over]
 
 
-def _choices(
-    way: Selection, method: str, tuning: list[int], report: list[int], folds: int, replicate: int
-) -> Iterator[_Choice]:
+def _choices(way: Selection, method: str, tuning: list[Draw], report: list[Draw], folds: int) -> Iterator[_Choice]:
     if way.over == "tuning":
-        yield _Choice(way, method, [Draw(seed, replicate=replicate) for seed in tuning], report, replicate)
+        yield _Choice(way, method, tuning, report)
         return
-    for seed in report:
-        whole = Draw(seed, replicate=replicate)
-        parts = [whole._replace(fold=fold, folds=folds) for fold in range(folds)] if way.over == "folds" else [whole]
-        yield _Choice(way, method, parts, [seed], replicate)
+    for draw in report:
+        parts = [draw._replace(fold=fold, folds=folds) for fold in range(folds)] if way.over == "folds" else [draw]
+        yield _Choice(way, method, parts, [draw])
 
 
 @dataclass(frozen=True)
@@ -197,9 +198,9 @@ class _Desk:
     def report(self, choices: Sequence[_Choice]) -> list[Run]:
         """Every chosen setting on its report draws, with test metrics."""
         asked = [
-            (choice, Unit(choice.method, "report", Draw(seed, replicate=choice.replicate), (choice.trial or 0,)))
+            (choice, Unit(choice.method, "report", draw, (choice.trial or 0,)))
             for choice in choices
-            for seed in choice.seeds
+            for draw in choice.reported
         ]
         for _ in self._made([unit for _, unit in asked]):
             pass

@@ -28,18 +28,13 @@ class Draw(NamedTuple):
         seed: decides labelled subset, head initialisation, batch order and augmentation.
         fold: train without this one of `folds` stratified parts of the labelled examples; None: train on all of them.
         folds: number of parts; 0 where `fold` is None.
-        replicate: which repetition of the whole comparison: each has tuning draws, a design and a source of its own.
+        replicate: which repetition of the whole comparison: each has draws, a design and a source of its own.
     """
 
     seed: int
     fold: int | None = None
     folds: int = 0
     replicate: int = 0
-
-    @property
-    def entropy(self) -> tuple[int, ...]:
-        """What NumPy's generators of a draw are seeded by, beside the seed of the run and the use."""
-        return (self.seed, self.replicate) if self.replicate else (self.seed,)
 
 
 @dataclass(frozen=True)
@@ -115,8 +110,8 @@ def trial_settings(search: Mapping[str, Range], trials: int, seed: int = 0) -> l
     The learning rate rises with the trial, so trial i has the same learning-rate quantile for every method. The others,
     in the order of their names, follow columns that are hardly correlated with it or with each other and spread the
     settings out; the first of these columns is the same for every method, and so are the second and the third. A value
-    that is fixed is the same in every setting and takes no column. The discrepancy is lower than that of scrambled
-    Sobol points of this number (a test).
+    that is fixed is the same in every setting and takes no column. The discrepancy is about that of scrambled Sobol
+    points, and lower from four columns on (a test).
 
     Args:
         search: the ranges by name; without anything to choose, {} or fixed values, there is one setting.
@@ -233,6 +228,13 @@ def check_draws(tuning: Iterable[int], report: Iterable[int]) -> tuple[list[int]
         what = f"{', '.join(map(str, shared[:5]))} would be used both to tune and to report"
         raise InputError(what, where="draws", todo="keep tuning and report draws disjoint")
     return checked[0], checked[1]
+
+
+def draws_of(tuning: list[int], report: list[int], replicate: int) -> tuple[list[Draw], list[Draw]]:
+    """The draws of a replicate: no two replicates share a seed, and those of the first are as they were given."""
+    first = replicate * (1 + max(*tuning, *report))
+    draws = [[Draw(first + seed, replicate=replicate) for seed in seeds] for seeds in (tuning, report)]
+    return draws[0], draws[1]
 
 
 def check_plan(

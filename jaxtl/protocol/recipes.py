@@ -118,10 +118,8 @@ def replicate_seed(seed: int, replicate: int) -> int:
 
 
 def draw_key(seed: int, draw: Draw, use: int) -> jax.Array:
-    """The random key of a draw for one of several uses, by its number; replicates have keys of their own."""
-    key = jax.random.fold_in(jax.random.key(seed), draw.seed)
-    key = jax.random.fold_in(key, draw.replicate) if draw.replicate else key
-    return jax.random.fold_in(key, use)
+    """The random key of a draw for one of several uses, by its number."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), draw.seed), use)
 
 
 def measure_of(problem: Problem) -> Measure:

@@ -1,13 +1,15 @@
-"""Comparisons made again and again from stored runs: what intervals cover, and which plan gives the shortest ones."""
+"""Comparisons and searches made often from stored runs: what intervals cover, which plan and which search is best."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxtl.errors import InputError
+from jaxtl.protocol.design import LEARNING_RATE, Range, trial_settings
 from jaxtl.protocol.statistics import Contrast, paired
 
 
@@ -152,3 +154,58 @@ def contradictory(verdicts: Sequence[str]) -> float:
     decided = [verdict for verdict in verdicts if verdict != "undecided"]
     most = max((decided.count(word) for word in {*decided}), default=0)
     return (len(decided) - most) / len(verdicts)
+
+
+# ---- searches in a fine grid of learning rates by another hyperparameter, all of it stored
+
+
+def coarse(count: int, edge: int, rng: np.random.Generator) -> np.ndarray:
+    """Cells of a coarser grid, twice as fine in learning rates where it is not square."""
+    rows = 2 ** math.ceil(math.log2(count) / 2)
+    across, up = (np.floor((np.arange(n) + 0.5) / n * edge).astype(int) for n in (rows, count // rows))
+    return (across[:, None] * edge + up).ravel()
+
+
+def scattered(count: int, edge: int, rng: np.random.Generator) -> np.ndarray:
+    """Cells at random."""
+    return rng.choice(edge**2, count, replace=False)
+
+
+def designed(count: int, edge: int, rng: np.random.Generator) -> np.ndarray:
+    """Cells of the design that methods are given."""
+    unit = Range(1.0, math.e)
+    settings = trial_settings({LEARNING_RATE: unit, "other": unit}, count, int(rng.integers(1, 2**31)))
+    cells = [[int(edge * unit.quantile(setting[name])) for name in (LEARNING_RATE, "other")] for setting in settings]
+    return np.array(cells) @ [edge, 1]
+
+
+def losses_of_search(
+    count: int, edge: int, validation: np.ndarray, test: np.ndarray, repeats: int, rng: np.random.Generator
+) -> dict[str, float]:
+    """What searches lose against the cell with the best mean test score, by their name.
+
+    Args:
+        count: runs that each search makes, a power of two.
+        edge: settings of the grid on each side.
+        validation, test: [draws, edge · edge], the learning rate being the slower index.
+        repeats: searches that are averaged.
+        rng: draws them.
+
+    Returns:
+        {"grid", "random", "low discrepancy": all runs on one draw; "halving over draws": half of them on one draw, then
+        the better half of the settings on another as well, and so on: mean loss}.
+    """
+    ways = {"grid": coarse, "random": scattered, "low discrepancy": designed}
+    mean, halving = test.mean(axis=0), "halving over draws"
+    lost: dict[str, list[float]] = {name: [] for name in (*ways, halving)}
+    for _ in range(repeats):
+        order = rng.permutation(len(validation))
+        for name, way in ways.items():
+            cells = way(count, edge, rng)
+            lost[name].append(mean.max() - mean[cells[validation[order[0], cells].argmax()]])
+        cells, rung = designed(count // 2, edge, rng), 1
+        while len(cells) > 1:
+            best = np.argsort(-validation[order[:rung]][:, cells].mean(axis=0), kind="stable")
+            cells, rung = cells[best[: len(cells) // 2]], rung + 1
+        lost[halving].append(mean.max() - mean[cells[0]])
+    return {name: float(np.mean(found)) for name, found in lost.items()}

@@ -250,7 +250,8 @@ def _contrast_sides(a: str, b: str, ours: _Side, theirs: _Side, measure: Measure
         found = paired(a, b, differences, measure=measure)
         return replace(found, given_choice=True, verdict="undecided") if ours.one_choice or theirs.one_choice else found
     found = paired(a, b, [float(np.mean(group)) for group in groups], unit="replicate", measure=measure)
-    return replace(found, **dict(zip(("sd_choice", "sd_draw"), _components(groups), strict=True)))
+    sd_choice, sd_draw = _components(groups)
+    return replace(found, sd_choice=sd_choice, sd_draw=sd_draw)
 
 
 def _components(groups: list[list[float]]) -> tuple[float, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from jaxtl import bounds
 from jaxtl.data import keep_to_data
@@ -59,6 +60,8 @@ class Budget(Draws, Training):
     honest: bounds.Words = ()  # methods that also choose from their labelled examples alone; or all
     learning_rate: bounds.Span = (0.008, 0.25)  # ranges, searched log-uniformly
     pull: bounds.Span = (0.03, 30.0)  # λ · Σ learning rates / (1 − momentum), without unit
+
+    may_change: ClassVar[tuple[str, ...]] = ("replicates",)  # they only add runs
 
     def planned_runs(self, methods: int) -> tuple[int, str]:
         """(the runs that choose, their factors in words), of so many methods if none are named."""

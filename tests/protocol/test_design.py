@@ -10,21 +10,40 @@ from jaxtl.protocol.design import edges_of
 LEARNING_RATES, PULLS = Range(0.004, 0.1), Range(0.03, 30.0)
 
 
-def test_every_hyperparameter_takes_each_mid_quantile_once():
+@pytest.mark.parametrize("seed", range(4))
+def test_every_hyperparameter_takes_a_value_in_each_part_of_its_range(seed):
     search = {"learning_rate": LEARNING_RATES, "pull": PULLS, "ratio": Range(0.01, 1.0)}
-    settings = trial_settings(search, 8)
+    settings = trial_settings(search, 8, seed)
     for name, values in search.items():
-        quantiles = np.log([s[name] / values.low for s in settings]) / np.log(values.high / values.low)
-        np.testing.assert_allclose(np.sort(quantiles), (np.arange(8) + 0.5) / 8)
-    assert trial_settings(search, 8) == settings
-    assert trial_settings(search, 8, seed=1) != settings
+        shifts = 8 * np.sort([values.quantile(setting[name]) for setting in settings]) - np.arange(8)
+        np.testing.assert_allclose(shifts, shifts[0], atol=1e-9)
+        assert (shifts[0] == pytest.approx(0.5)) == (seed == 0)
+        assert 0 <= shifts[0] < 1
+    assert trial_settings(search, 8, seed) == settings
+    assert trial_settings(search, 8, seed + 1) != settings
     assert trial_settings({}, 8) == [{}]
 
 
-def test_methods_with_as_many_hyperparameters_try_the_same_quantiles():
-    one = trial_settings({"learning_rate": LEARNING_RATES, "pull": PULLS}, 8)
-    other = trial_settings({"ratio": Range(0.1, 1.0), "learning_rate": Range(1.0, 2.0)}, 8)
-    more = trial_settings({"zeal": PULLS, "learning_rate": LEARNING_RATES, "pull": Range(1.0, 7.0)}, 8)
+@pytest.mark.parametrize("trials", [8, 12, 16])
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_the_discrepancy_is_about_that_of_scrambled_sobol_points_and_lower_with_more_columns(trials, count):
+    from scipy.stats import qmc
+
+    unit, ours, theirs, scattered = Range(1.0, math.e), [], [], []
+    for seed in range(1, 13):
+        settings = trial_settings(dict.fromkeys(["learning_rate", *"abc"[: count - 1]], unit), trials, seed)
+        ours.append(qmc.discrepancy(np.log([list(setting.values()) for setting in settings])))
+        theirs.append(qmc.discrepancy(qmc.Sobol(count, rng=seed).random(16)[:trials]))
+        scattered.append(qmc.discrepancy(np.random.default_rng(seed).random((trials, count))))
+    assert np.mean(ours) < (1.25 if count < 4 else 1.0) * np.mean(theirs)
+    assert np.mean(ours) < 0.6 * np.mean(scattered)
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_methods_with_as_many_hyperparameters_try_the_same_quantiles(seed):
+    one = trial_settings({"learning_rate": LEARNING_RATES, "pull": PULLS}, 8, seed)
+    other = trial_settings({"ratio": Range(0.1, 1.0), "learning_rate": Range(1.0, 2.0)}, 8, seed)
+    more = trial_settings({"zeal": PULLS, "learning_rate": LEARNING_RATES, "pull": Range(1.0, 7.0)}, 8, seed)
     rates = [LEARNING_RATES.quantile(s["learning_rate"]) for s in one]
     pulls = [PULLS.quantile(s["pull"]) for s in one]
     assert rates == sorted(rates)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
 
 import jax
@@ -88,6 +89,22 @@ def test_a_table_goes_through_study_and_ends_the_same_when_it_goes_on(tmp_path):
     assert means["twice"] > means["plain"] > means["halved"]  # 40 steps, 20 steps, and half of what they found
     again = study(Rows(), RECIPES, tmp_path, [("ridge", "plain")], {"rows": 8})
     assert again.runs == result.runs
+
+
+def test_replicates_go_on_from_one_with_draws_and_designs_of_their_own(tmp_path):
+    study(Rows(), RECIPES, tmp_path, [("ridge", "plain")], methods=["plain", "ridge"])
+    more = Rows()
+    more.config = dataclasses.replace(CONFIG, replicates=3)
+    first = (tmp_path / "runs.jsonl").read_text()
+    result = study(more, RECIPES, tmp_path, [("ridge", "plain")], methods=["plain", "ridge"])
+    assert (tmp_path / "runs.jsonl").read_text().startswith(first)
+    (contrast,) = result.contrasts
+    assert (contrast.n, contrast.unit, result.replicates) == (3, "replicate", 3)
+    reported = {(run.replicate, run.seed) for run in result.runs if run.stage == "report"}
+    assert reported == {(r, 4 * r + seed) for r in range(3) for seed in (1, 2, 3)}
+    rates = [{run.setting["learning_rate"] for run in result.runs if run.replicate == r} for r in range(3)]
+    assert not rates[0] & rates[1]
+    assert len({run.metrics["test"] for run in result.runs if run.stage == "report"}) == 18  # no draw is made twice
 
 
 def test_what_comes_before_is_trained_first_and_reads_its_own_names():

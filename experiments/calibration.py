@@ -28,17 +28,27 @@ from jaxtl.data import load
 from jaxtl.labels import NEW
 from jaxtl.loop import StoppableProgress
 from jaxtl.methods.finetuning import RECIPES, head
-from jaxtl.problems import FewShot, LabelledConfig, Source, SourceConfig, check_tasks, choose_tasks, make_sources
+from jaxtl.problems import (
+    FewShot,
+    LabelledConfig,
+    Source,
+    SourceConfig,
+    check_tasks,
+    check_training,
+    choose_tasks,
+    make_sources,
+)
 from jaxtl.problems.tuning import Tuning
 from jaxtl.program import Weights
 from jaxtl.protocol import (
-    Budget,
     Draw,
+    Draws,
     Range,
     RunStore,
     Setting,
     Trained,
     Trainer,
+    Training,
     each_draw,
     identity,
     paired,
@@ -51,6 +61,7 @@ from jaxtl.protocol.simulate import (
     Plan,
     Scores,
     calibrate,
+    components,
     contradictory,
     differences,
     losses_of_search,
@@ -66,18 +77,22 @@ PAIRS = (("l2_differential", "l2"), ("l2_sp", "l2_differential"))
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(SourceConfig, LabelledConfig, Budget):
+class Config(SourceConfig, LabelledConfig, Draws, Training):
     preset: str = ""  # smoke: fills what is not given
     data: cli.Place = "auto"  # a name (digits, cifar10, ...) or a path; auto: CIFAR-10 if found, else digits
     data_dir: cli.Place = ""  # where named data sets are looked for
     split: cli.Text = "0-4:5-9"  # source classes : target classes
     n_per_class: cli.Count = 20  # labelled target examples
     replicates: cli.PairedDraws = 8
-    tuning_draws: cli.PairedDraws = 8  # whose pairs choose
+    tuning_draws: Annotated[int, cli.Within(3, 1000)] = 8  # whose pairs choose
     report_draws: cli.Draws = 2  # further ones; those that do not choose report
-    perturbations: Annotated[int, cli.Within(0, 1000)] = 10  # source models that differ in the last bit
-    comparisons: cli.Count = 2000  # simulated, for every figure
+    trials: Annotated[int, cli.Within(2, 1000)] = 8  # settings of every method
+    learning_rate: cli.Span = (0.008, 0.25)  # ranges, searched log-uniformly
+    pull: cli.Span = (0.03, 30.0)
+    perturbations: Annotated[int, cli.Within(0, 1000)] = 10  # of source models, in the last bit
+    comparisons: Annotated[int, cli.Within(4, 100_000)] = 2000  # simulated, for every figure
 
+    methods, honest, folds = (), (), 2  # no fields here
     may_change: ClassVar = ("perturbations", "comparisons")
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {
@@ -180,6 +195,15 @@ def flip_section(config: Config, scores: dict[str, Scores]) -> tuple[Section, di
     ]
     columns = ["", "contradictory, %", f"verdicts over {config.replicates} replicates", "of one replicate, %"]
     return Section("The same with other tuning draws", [Table(columns, rows, (0, 2))], lines), {"flips": figures}
+
+
+def components_section(scores: dict[str, Scores]) -> tuple[Section, dict[str, Any]]:
+    """Source model, choice and draw: what differences vary by."""
+    found = {f"{a} − {b}": components(scores[a], scores[b]) for a, b in PAIRS}
+    columns = ["", "replicate", "choosing draw", "report draw"]
+    lines = ["Standard deviations in points. Replicate: source model, held-out examples and settings tried."]
+    table = Table(columns, [[name, *map(points, parts)] for name, parts in found.items()])
+    return Section("What differences vary by", [table], lines), {"components": found}
 
 
 def last_bit(source: Source, seed: int) -> Source:
@@ -303,6 +327,10 @@ def in_words(verdicts: Sequence[str]) -> str:
 def main(config: Config, workdir: Path) -> None:
     started, console = time.perf_counter(), Terminal()
     cli.check(config)
+    check_training(config)
+    draws = config.replicates * len(config.every_seed)
+    what = f"{len(METHODS)} methods × {config.trials} trials × {draws} draws"
+    cli.refuse_too_many_runs(len(METHODS) * config.trials * draws, what, where="--config.trials")
     data = load(config.data, config.data_dir or None, progress=StoppableProgress)
     report.print_data(console, source=data, target=data)
     source_task, task = choose_tasks(config.split, "split", data, data)
@@ -317,6 +345,7 @@ def main(config: Config, workdir: Path) -> None:
     page = report.Page(console, config.preset)
     page.add(*null_section(config, scores, plan))
     page.add(*flip_section(config, scores))
+    page.add(*components_section(scores))
     page.add(*plan_section(config, scores, BUDGET))
     page.add(*search_section(config, problem))
     page.add(*perturbed_section(config, problem, workdir, plan._replace(report=2)))

@@ -72,14 +72,13 @@ class Config(SourceConfig, FewShotConfig, Budget):
             "n_per_class": (5,),
         },
         "mnist": {"data": "mnist", "model": "mlp", "widths": (128,), "input_size": 28},
-        # 4 problems, about 1,080 runs and 220,000 steps of a large network: planned for little more than an hour of one
-        # GPU. With n draws no p of four contrasts is below 8/2ⁿ: 8 decide if all have one sign, 10 leave some room.
+        # 4 problems of 8 replicates, about 7,000 runs of a large network: planned for several hours of one GPU
         "full": {
             "model": "wide_resnet",
             "n_per_class": (5, 20, 100, 1000),
             "source_steps": 10000,
             "steps": 200,
-            "report_draws": 10,
+            "replicates": 8,
         },
     }
 

@@ -59,7 +59,7 @@ from jaxtl.protocol import (
 )
 from jaxtl.protocol.results import compact, number, points
 from jaxtl.report import Plot, Section, Table
-from jaxtl.report.cells import percent
+from jaxtl.report.cells import GIVEN_CHOICE, percent
 from jaxtl.report.plots import searches as pictures
 from jaxtl.report.tables import counted
 from jaxtl.selection import FROZEN
@@ -173,6 +173,7 @@ def section_of(config: Config, problem: FewShot, found: Searched) -> tuple[Secti
         "Learning rate and labelling were chosen by validation accuracy on "
         f"{counted(config.tuning_draws, 'other draw')}; test accuracy is the mean ± sd of {config.report_draws} draws.",
         problem.truth.sentence,
+        GIVEN_CHOICE,
         "− all transferred: points, paired by draw, 95 % interval, not corrected for the number of rows.",
     ]
     columns = [*names[:-1], "lr", "validation", "accuracy", "− all transferred", ""]

@@ -41,6 +41,7 @@ from jaxtl.problems.pull_map import PullMap, map_out
 from jaxtl.protocol import Draw, Draws, Range, RunStore, Trainer, Training, identity, paired, trial_settings
 from jaxtl.protocol.results import compact, number, points
 from jaxtl.report import Plot, Section, Table
+from jaxtl.report.cells import GIVEN_CHOICE
 from jaxtl.report.choices import choices_table
 from jaxtl.report.plots.maps import Map, heat_maps, overfitting
 from jaxtl.report.tables import counted
@@ -175,6 +176,7 @@ def section_of(
         f"Learning rate {compact(mapped.learning_rate)}, chosen by fine-tuning without pulls on "
         f"{counted(len(mapped.tuning), 'other draw')}. Ties go to the weaker pulls.",
         truth.sentence,
+        GIVEN_CHOICE,
         f"Accuracy on target test data in %, mean ± sd of {len(mapped.report)} draws; differences in points, paired "
         "by draw, 95 % interval. Pulls: geometric means of what was chosen.",
         "Best fixed pair, best of every draw: chosen by test accuracy, which nobody can do; they measure the others.",

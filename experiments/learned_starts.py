@@ -52,7 +52,7 @@ from jaxtl.problems import (
 from jaxtl.protocol import Draw, Draws, Training, paired, verdict_sentence
 from jaxtl.protocol.results import compact, number, points
 from jaxtl.report import Section, Table
-from jaxtl.report.cells import percent
+from jaxtl.report.cells import GIVEN_CHOICE, percent
 from jaxtl.report.tables import counted
 from jaxtl.terminal import Terminal
 from jaxtl.trees import Tree
@@ -156,6 +156,7 @@ def section_of(config: Config, problem: FewShot, settings: int, figures: dict[st
         f"Learning rate and λ towards the start, of {settings} settings, by validation accuracy on "
         f"{counted(config.report_draws, 'other draw')}; test accuracy: mean ± sd of {config.report_draws} draws.",
         problem.truth.sentence,
+        GIVEN_CHOICE,
     ]
     columns = ["start", "lr", "λ to start", "validation", "accuracy", "− source", "verdict", "seconds"]
     return Section("Is a meta-learned start better than the source model?", [Table(columns, rows, (0, 6))], lines)

@@ -77,6 +77,7 @@ class Config(ManyTasksConfig, Budget):
     methods: Methods = ()  # some of them, as in the table; all when empty
     steps: cli.Steps = 300
     trials: cli.Trials = 20  # settings tried for every method
+    report_draws: cli.Draws = 10
     honest: Honest = ("equal_l2",)  # methods that also choose from their labelled images alone; or all
     learning_rate: cli.Span = (0.005, 0.5)  # ranges, searched log-uniformly
     pull: cli.Span = (0.03, 100.0)  # λ · Σ learning rates / (1 − momentum), without unit

@@ -19,10 +19,18 @@ from jaxtl.problems import check_plan
 
 EXPERIMENTS = [
     *("cifar_transfer", "lambda_selection", "learned_rates", "label_trees", "learned_starts"),
-    *("multitask", "ridge_regression"),
+    *("multitask", "ridge_regression", "calibration"),
     *(f"benchmarks.{part}" for part in ("accuracy", "machine", "step", "multitask", "selection", "benchmarks")),
 ]
-WORK = ("keep_to_data", "make_source", "keep", "textbook", "train", "study")  # where each of them begins to work
+WORK = (
+    "keep_to_data",
+    "make_source",
+    "make_sources",
+    "keep",
+    "textbook",
+    "train",
+    "study",
+)  # where each of them begins to work
 QUICK = {"data": "digits", "images": "digits", "source_steps": "2", "validation": "50", "n_per_class": "5"}
 QUICK |= {"n": "50", "n_new": "20", "path_points": "2", "steps": "10"}
 NUMBERS = [
@@ -128,7 +136,7 @@ def test_every_field_has_a_bound_in_its_type_that_holds_its_default_and_every_pr
         ("cifar_transfer", ["splits="], "splits: nothing is given\n  give 1"),
         ("cifar_transfer", ["n_per_class=5,5"], "n_per_class: 5 is there twice"),
         ("cifar_transfer", ["widths=65536,65536,65536"], "widths: 8 models of "),
-        ("cifar_transfer", ["trials=10000", "tuning_draws=1000"], "trials: 11 methods × 10000 trials × 1050 draws"),
+        ("cifar_transfer", ["trials=10000", "tuning_draws=1000"], "trials: 11 methods × 10000 trials × 1020 draws"),
         ("cifar_transfer", ["source_examples=0,100000"], "source_examples=100000: 100000 of "),
         ("cifar_transfer", ["chunk=7"], "source_steps: 2 is no multiple of 7"),
         ("cifar_transfer", ["pull=1,inf"], "pull: inf is more than 1e+12"),
@@ -143,6 +151,8 @@ def test_every_field_has_a_bound_in_its_type_that_holds_its_default_and_every_pr
         ("learned_rates", ["chunk=7"], "source_steps: 2 is no multiple of 7"),
         ("label_trees", ["learning_rates="], "learning_rates: nothing is given"),
         ("label_trees", ["widths=4,4,4,4,4,4"], "widths: 6 blocks halve images of 8x8 to less than a pixel"),
+        ("calibration", ["trials=10000", "tuning_draws=1000"], "trials: 10000 is more than 1000"),
+        ("calibration", ["tuning_draws=2"], "tuning_draws: 2 is less than 3"),
         ("learned_starts", ["tasks=2000000000"], "tasks: 2,000,000,000 tasks of 50 images take"),
         ("learned_starts", ["edge=1"], "edge: 1 is less than 2"),
         ("learned_starts", ["source_steps=10", "meta_steps=15", "chunk=10"], "meta_steps: 15 is no multiple of 10"),

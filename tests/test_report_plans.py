@@ -26,22 +26,31 @@ def said(module, monkeypatch, capsys, tmp_path, **change):
     return capsys.readouterr().out
 
 
+REPLICATED = (cifar_transfer, multitask)  # whose methods choose once for all draws of a replicate
+
+
 @pytest.mark.parametrize("module", LOADS, ids=lambda module: module.__name__.rpartition(".")[2])
-def test_few_draws_are_told_and_enough_are_not(module, monkeypatch, capsys, tmp_path):
-    few = said(module, monkeypatch, capsys, tmp_path, report_draws=3)
-    assert "NOTE: 3 report draws cannot show a difference" in few
+def test_few_are_told_and_enough_are_not(module, monkeypatch, capsys, tmp_path):
+    name, unit = ("replicates", "replicate") if module in REPLICATED else ("report_draws", "draw")
+    few = said(module, monkeypatch, capsys, tmp_path, **{name: 2})
+    assert few.startswith(f"NOTE: 2 {unit}s find differences of")
     assert len(few.splitlines()) == 1
-    assert said(module, monkeypatch, capsys, tmp_path, report_draws=10) == ""
+    assert said(module, monkeypatch, capsys, tmp_path, **{name: 10}) == ""
+
+
+@pytest.mark.parametrize("module", REPLICATED)
+def test_one_replicate_is_said_to_decide_nothing(module, monkeypatch, capsys, tmp_path):
+    assert said(module, monkeypatch, capsys, tmp_path).startswith("NOTE: one replicate decides nothing")
 
 
 def test_without_contrasts_nothing_is_missed(monkeypatch, capsys, tmp_path):
-    assert said(cifar_transfer, monkeypatch, capsys, tmp_path, report_draws=3, methods=("l2", "joint")) == ""
+    assert said(cifar_transfer, monkeypatch, capsys, tmp_path, replicates=2, methods=("l2", "joint")) == ""
 
 
-def test_one_contrast_needs_fewer_draws_than_four(monkeypatch, capsys, tmp_path):
+def test_one_contrast_needs_fewer_replicates_than_four(monkeypatch, capsys, tmp_path):
     pair = ("l2", "l2_differential")
-    assert said(cifar_transfer, monkeypatch, capsys, tmp_path, report_draws=6, methods=pair) == ""
-    assert "8 draws can" in said(cifar_transfer, monkeypatch, capsys, tmp_path, report_draws=6)
+    assert said(cifar_transfer, monkeypatch, capsys, tmp_path, replicates=5, methods=pair) == ""
+    assert "7 find those of 2" in said(cifar_transfer, monkeypatch, capsys, tmp_path, replicates=5)
 
 
 def test_the_note_is_a_line(capsys):

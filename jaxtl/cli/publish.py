@@ -19,7 +19,7 @@ from jaxtl.text import markdown
 
 WRITTEN = "Written by the run itself: the same command with `--publish`."
 PICTURE = re.compile(r"\]\(plots/([\w.+-]+)\.png\)")
-VERDICT = re.compile(r"- .+ vs .+ over \d+ draws?: .+")
+VERDICT = re.compile(r"- .+ vs .+ over \d+ (draw|replicate)s?: .+")
 COLOURS = 96
 
 

@@ -144,6 +144,33 @@ def calibrate(
     )
 
 
+def components(a: Scores, b: Scores) -> tuple[float, float, float]:
+    """Standard deviations of a − b: (between replicates, of the draw that chooses, of the draw that reports).
+
+    In each replicate one half of the draws chooses, each by itself, and the other half reports: a table of differences,
+    whose mean squares by rows, columns and rest say what either contributes. What is left between the means of the
+    tables is the replicates': source model, held-out examples, design.
+
+    Source: S. R. Searle, G. Casella and C. E. McCulloch, Variance Components (1992).
+    """
+    count, draws, trials = a.validation.shape
+    sides, tried = (np.arange(0, draws, 2), np.arange(1, draws, 2)), (np.arange(trials),) * 2
+
+    def difference(r: int, tuning: int, report: int) -> float:
+        return replicate_difference(a, b, r, (np.array([tuning]),) * 2, np.array([report]), tried)
+
+    tables = np.array([[[difference(r, t, d) for d in sides[1]] for t in sides[0]] for r in range(count)])
+    rows, columns = tables.mean(axis=2), tables.mean(axis=1)
+    means = rows.mean(axis=1)
+    rest = tables - rows[:, :, None] - columns[:, None] + means[:, None, None]
+    n, m = tables.shape[1:]
+    noise = float((rest**2).sum(axis=(1, 2)).mean()) / ((n - 1) * (m - 1))
+    chosen = float(rows.var(axis=1, ddof=1).mean()) - noise / m
+    reported = float(columns.var(axis=1, ddof=1).mean()) - noise / n
+    between = float(means.var(ddof=1)) - max(0.0, chosen) / n - max(0.0, reported) / m - noise / (n * m)
+    return tuple(math.sqrt(max(0.0, one)) for one in (between, chosen, reported + noise))  # type: ignore[return-value]
+
+
 def contradictory(verdicts: Sequence[str]) -> float:
     """The part of verdicts that say other than most of those that decide; "undecided" contradicts nothing.
 

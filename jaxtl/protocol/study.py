@@ -53,7 +53,8 @@ class Draws:
 class Budget(Draws, Training):
     """What every method is given: fields of an experiment's Config."""
 
-    replicates: bounds.Draws = 1  # of all that follows, each with a source, tuning draws and settings of its own
+    replicates: bounds.Draws = 1  # of all this, each with a source model, draws and settings of its own
+    report_draws: bounds.Draws = 4  # of a replicate; with eight of them about the shortest intervals (calibration)
     trials: bounds.Trials = 8  # settings tried for every tuned method
     folds: bounds.Folds = 5
     methods: bounds.Words = ()  # some of them; all when empty

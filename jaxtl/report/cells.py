@@ -10,6 +10,11 @@ import numpy as np
 from jaxtl.protocol.results import compact, number
 from jaxtl.report.tables import DASH
 
+GIVEN_CHOICE = (
+    "Conditional: intervals and verdicts are over draws, given one source model and what was chosen once for all of "
+    "them."
+)
+
 
 def percent(values: Sequence[float] | np.ndarray, pattern: str = ".1f") -> str:
     """Mean ± sd of fractions, in percent; what is NaN is left out.

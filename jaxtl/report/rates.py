@@ -44,7 +44,8 @@ def rates_section(
     lines = [
         f"Every draw chooses for itself by the log-loss of {len(tuning.problem.held)} held-out examples; accuracy is "
         "that on test data, looked at once.",
-        f"Mean over {draws} draws (accuracy ± sd); differences paired by draw, 95 % interval. Rates: geometric means.",
+        f"Mean over {draws} draws (accuracy ± sd); differences paired by draw, 95 % interval, given one source model. "
+        "Rates: geometric means.",
         "A run of a search also computes its slope. Seconds: median of all draws but the first; compiling: what the "
         f"first took longer, 0 where a row above compiled the program. For {FEW} of many: their share of the time.",
         f"Searches that settled within {longest} runs, of {draws} draws: {'; '.join(told)}.",

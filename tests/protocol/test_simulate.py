@@ -9,6 +9,7 @@ from jaxtl.protocol.simulate import (
     Scores,
     calibrate,
     coarse,
+    components,
     contradictory,
     designed,
     differences,
@@ -60,6 +61,17 @@ def test_intervals_of_independent_replicates_hold_their_truth():
     assert (null.truth, 0.93 <= null.coverage <= 0.985) == (0.0, True)
     planted = calibrate(a, a, plan, 400, seed=1, apart=True, planted=0.08)
     assert planted.verdicts["helps"] > 390
+
+
+def test_components_are_those_that_were_put_in():
+    """Replicates shift all differences, and the draw that chooses decides between two settings a step apart."""
+    replicates, draws, step, shift, noise = 400, 10, 0.02, 0.015, 0.01
+    lottery = RNG.random((replicates, draws, 1)) < 0.5  # of the draw that chooses
+    validation = np.concatenate([lottery, ~lottery], axis=2).astype(float)
+    own = shift * RNG.normal(size=(replicates, 1, 1)) + noise * RNG.normal(size=(replicates, draws, 1))
+    a = Scores(validation, own + np.array([0.0, step]))
+    b = Scores(np.zeros_like(validation), np.zeros_like(validation))
+    assert components(a, b) == pytest.approx((shift, step / 2, noise), rel=0.1)  # ± half a step
 
 
 def test_more_than_is_stored_is_refused():

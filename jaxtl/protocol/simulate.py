@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -40,15 +40,16 @@ class Scores(NamedTuple):
 
 
 Both = tuple[np.ndarray, np.ndarray]  # of a and of b
+Apart = Literal["", "choice", "draws"]
 
 
-def replicate_difference(a: Scores, b: Scores, replicate: int, tuning: Both, report: np.ndarray, trials: Both) -> float:
-    """a − b in one replicate: each chooses on its tuning draws among its trials, both are reported on the same draws.
+def replicate_difference(a: Scores, b: Scores, replicate: int, tuning: Both, report: Both, trials: Both) -> float:
+    """a − b in one replicate: each chooses on its tuning draws among its trials, and is reported on its report draws.
 
     Args:
         a, b: crossed runs on the same draws.
         replicate: which.
-        tuning: draws on which a and b choose.
+        tuning: draws on which they choose.
         report: draws on which they are reported.
         trials: among which they choose.
 
@@ -56,25 +57,22 @@ def replicate_difference(a: Scores, b: Scores, replicate: int, tuning: Both, rep
         A difference in the unit of the test scores.
     """
 
-    def reported(method: Scores, draws: np.ndarray, tried: np.ndarray) -> float:
+    def reported(method: Scores, draws: np.ndarray, judged: np.ndarray, tried: np.ndarray) -> float:
         chosen = tried[int(method.validation[replicate][np.ix_(draws, tried)].mean(axis=0).argmax())]
-        return float(method.test[replicate, report, chosen].mean())
+        return float(method.test[replicate, judged, chosen].mean())
 
-    return reported(a, tuning[0], trials[0]) - reported(b, tuning[1], trials[1])
+    return reported(a, tuning[0], report[0], trials[0]) - reported(b, tuning[1], report[1], trials[1])
 
 
-def differences(
-    a: Scores, b: Scores, plan: Plan, rng: np.random.Generator, *, apart: bool = False, replicates: Sequence[int] = ()
-) -> np.ndarray:
+def differences(a: Scores, b: Scores, plan: Plan, rng: np.random.Generator, apart: Apart = "") -> np.ndarray:
     """One comparison: differences of as many replicates, drawn with replacement, with draws and trials at random.
 
     Args:
         a, b: crossed runs.
         plan: what the comparison does.
         rng: draws it.
-        apart: a and b choose on draws, and among trials, of their own: two copies of one method are then compared as
-            two methods are.
-        replicates: those to take, in place of drawn ones.
+        apart: "choice": a and b choose on draws, and among trials, of their own; "draws": they are also reported on
+            draws of their own. Two copies of one method are then compared as two methods are.
 
     Returns:
         [replicates].
@@ -83,16 +81,18 @@ def differences(
         InputError: a plan that the stored runs are too few for.
     """
     count, draws, trials = a.validation.shape
-    if plan.tuning * (1 + apart) + plan.report > draws or plan.trials > trials:
+    second = plan.tuning if apart else 0, plan.report if apart == "draws" else 0  # where b's draws begin, after a's
+    if plan.tuning + plan.report + sum(second) > draws or plan.trials > trials:
         what = f"{plan} of {draws} draws and {trials} trials"
         raise InputError(what, where="simulated comparison", todo="ask for less, or store more")
     found = []
-    for replicate in replicates or rng.integers(count, size=plan.replicates):
+    for replicate in rng.integers(count, size=plan.replicates):
         order = rng.permutation(draws)
-        first, second, report = order[: plan.tuning], order[plan.tuning : 2 * plan.tuning], order[-plan.report :]
+        choose, judge = order[: plan.tuning + second[0]], order[plan.tuning + second[0] :]
+        tuning = choose[: plan.tuning], choose[second[0] :][: plan.tuning]
+        report = judge[: plan.report], judge[second[1] :][: plan.report]
         tried = [np.sort(rng.permutation(trials)[: plan.trials]) for _ in range(2)]
-        sides = (first, second) if apart else (first, first), (tried[0], tried[apart])
-        found.append(replicate_difference(a, b, int(replicate), sides[0], report, sides[1]))
+        found.append(replicate_difference(a, b, int(replicate), tuning, report, (tried[0], tried[bool(apart)])))
     return np.array(found)
 
 
@@ -115,7 +115,7 @@ class Calibration(NamedTuple):
 
 
 def calibrate(
-    a: Scores, b: Scores, plan: Plan, comparisons: int, seed: int, *, apart: bool = False, planted: float = 0.0
+    a: Scores, b: Scores, plan: Plan, comparisons: int, seed: int, *, apart: Apart = "", planted: float = 0.0
 ) -> Calibration:
     """Compare a and b very often.
 
@@ -130,7 +130,7 @@ def calibrate(
         than a hundredth of an interval for 1,000 comparisons and more.
     """
     rng = np.random.default_rng(seed)
-    found = [planted + differences(a, b, plan, rng, apart=apart) for _ in range(comparisons)]
+    found = [planted + differences(a, b, plan, rng, apart) for _ in range(comparisons)]
     truth = planted if apart and a is b else float(np.mean(found))
     judged: list[Contrast] = [paired("a", "b", values, unit="replicate") for values in found]
     inside = [c.ci95[0] <= truth <= c.ci95[1] for c in judged]
@@ -157,7 +157,7 @@ def components(a: Scores, b: Scores) -> tuple[float, float, float]:
     sides, tried = (np.arange(0, draws, 2), np.arange(1, draws, 2)), (np.arange(trials),) * 2
 
     def difference(r: int, tuning: int, report: int) -> float:
-        return replicate_difference(a, b, r, (np.array([tuning]),) * 2, np.array([report]), tried)
+        return replicate_difference(a, b, r, (np.array([tuning]),) * 2, (np.array([report]),) * 2, tried)
 
     tables = np.array([[[difference(r, t, d) for d in sides[1]] for t in sides[0]] for r in range(count)])
     rows, columns = tables.mean(axis=2), tables.mean(axis=1)

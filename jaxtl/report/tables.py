@@ -240,8 +240,8 @@ def coverage(result: Result) -> list[str]:
         lines = [f"Intervals cover replicates: {own} and {draws}, given {given}one test set, not {other}other data."]
     elif result.searched:
         lines = [
-            f"Intervals cover {draws}, given the settings chosen, {given}one test set. Choosing is drawn too: one "
-            "replicate decides nothing. --config.replicates=8 goes on from what is there."
+            f"Intervals cover {draws}, given the settings chosen, {given}one test set, not {other}other data. Choosing "
+            "is drawn too: one replicate decides nothing. --config.replicates=8 goes on from what is there."
         ]
     else:
         lines = [f"Intervals cover {draws}, given {given}one test set, not {other}other data."]

@@ -34,8 +34,9 @@ def test_a_replicate_chooses_on_its_tuning_draws_and_is_reported_on_others():
     tried, report = np.array([0, 2, 3]), np.array([3, 4])
     chosen = max(tried, key=lambda k: validation[1, 0, k] + validation[1, 2, k])
     other = max(range(4), key=lambda k: validation[0, 1, k])
-    found = replicate_difference(ours, theirs, 1, (np.array([0, 2]), np.array([1])), report, (tried, np.arange(4)))
-    assert found == pytest.approx(test[1, [3, 4], chosen].mean() - test[0, [3, 4], other].mean())
+    both = (np.array([0, 2]), np.array([1])), (report, report[:1]), (tried, np.arange(4))
+    found = replicate_difference(ours, theirs, 1, *both)
+    assert found == pytest.approx(test[1, [3, 4], chosen].mean() - test[0, 3, other])
 
 
 def test_a_comparison_has_as_many_differences_as_replicates_and_follows_its_seed():
@@ -46,8 +47,8 @@ def test_a_comparison_has_as_many_differences_as_replicates_and_follows_its_seed
     np.testing.assert_array_equal(found, differences(a, b, plan, np.random.default_rng(1)))
     assert plan.runs == 7 * (5 * 2 + 4)
     np.testing.assert_array_equal(differences(a, a, plan, np.random.default_rng(1)), 0)  # one method against itself
-    assert np.ptp(differences(a, a, plan, np.random.default_rng(1), apart=True)) > 0  # two that choose apart
-    assert differences(a, b, plan, np.random.default_rng(1), replicates=[0, 3]).shape == (2,)
+    for apart in ("choice", "draws"):
+        assert np.ptp(differences(a, a, plan._replace(report=3), np.random.default_rng(1), apart)) > 0
 
 
 def test_intervals_of_independent_replicates_hold_their_truth():
@@ -57,9 +58,9 @@ def test_intervals_of_independent_replicates_hold_their_truth():
     assert 0.93 <= found.coverage <= 0.97
     assert found.truth == pytest.approx(0.03, abs=0.01)
     assert sum(found.verdicts.values()) == 800
-    null = calibrate(a, a, plan, 800, seed=1, apart=True)
-    assert (null.truth, 0.93 <= null.coverage <= 0.985) == (0.0, True)
-    planted = calibrate(a, a, plan, 400, seed=1, apart=True, planted=0.08)
+    null = calibrate(a, a, plan, 800, seed=1, apart="draws")
+    assert (null.truth, 0.93 <= null.coverage <= 0.97) == (0.0, True)
+    planted = calibrate(a, a, plan, 400, seed=1, apart="draws", planted=0.08)
     assert planted.verdicts["helps"] > 390
 
 
@@ -76,9 +77,14 @@ def test_components_are_those_that_were_put_in():
 
 def test_more_than_is_stored_is_refused():
     a = scores()
-    for plan, apart in ((Plan(4, 5, 6, 8), False), (Plan(4, 3, 5, 8), True), (Plan(4, 1, 1, 9), False)):
+    for plan, apart in (
+        (Plan(4, 5, 6, 8), ""),
+        (Plan(4, 3, 5, 8), "choice"),
+        (Plan(4, 1, 5, 8), "draws"),
+        (Plan(4, 1, 1, 9), ""),
+    ):
         with pytest.raises(InputError, match="simulated comparison"):
-            differences(a, a, plan, RNG, apart=apart)
+            differences(a, a, plan, RNG, apart)
 
 
 def test_what_contradicts():

@@ -31,7 +31,7 @@ from typing import ClassVar
 from jaxtl import cli, report
 
 calls = []
-LINES = ["l2_sp vs l2: +1.20 points [0.20, 2.20] over 8 draws: helps (detectable at 80 % power: 1.3)"]
+LINES = ["l2_sp vs l2: +1.20 points [0.20, 2.20] over 8 replicates: helps (p 0.01)"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ def main(config, workdir):
     plots = [report.Plot("curve", "A line", figure)]
     playing = report.Section("Playing", [table], ["Every draw counts."], plots)
     sections = [playing, report.Section("Verdicts", [], LINES)]
-    report.write_sections(workdir, cli.header("toy", config, time.perf_counter(), data="none"), {}, sections)
+    report.write_sections(workdir, cli.header("toy", config, time.perf_counter(), data=f"{Path.home()}/sets (none)"), {}, sections)
 '''
 
 
@@ -84,7 +84,7 @@ def test_a_run_writes_its_page_question_first_then_command_and_verdicts(toy, cap
     assert lines[:6] == ["# toy", "Does it play?", "And how well?", "```", command, "```"]
     assert lines[6:9] == ["## Answer", "**Verdicts**", f"- {toy.LINES[0]}"]
     body = lines[9:]
-    assert body[0] == "- Data: none"
+    assert body[0] == "- Data: ~/sets (none)"
     assert body[1].startswith("- Device: ")
     assert "| l2     |     66.1 |" in body
     assert "![A line](pictures/toy_curve.png)" in body

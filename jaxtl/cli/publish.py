@@ -64,7 +64,7 @@ def write(experiment: Path, docstring: str, workdir: Path, now: Record) -> list[
     page, summary = page_of(experiment), files.read(workdir / TABLE)
     if summary is None:
         raise InputError(f"the run has no {TABLE}", where=workdir)
-    text = summary.decode()
+    text = summary.decode().replace(f"{Path.home()}/", "~/")  # where someone lives is nobody's business
     pictures = {name: f"pictures/{page.stem}_{name}.png" for name in PICTURE.findall(text)}
     written = [
         files.write(page.parent / place, _small(workdir / "plots" / f"{name}.png"))

@@ -185,7 +185,7 @@ def notes(result: Result, baseline: str) -> list[Note]:
 
 def _components(result: Result) -> list[str]:
     found = [c for c in result.contrasts if math.isfinite(c.sd_choice)]
-    between = " and ".join(["choice", *result.own])
+    between = ", ".join(["choice", *result.own])
     return [
         f"{c.a} vs {c.b}: {between} {number(c.measure.scale * c.sd_choice, c.measure.difference_pattern)}, draw "
         f"{number(c.measure.scale * c.sd_draw, c.measure.difference_pattern)}"

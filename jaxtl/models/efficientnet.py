@@ -88,6 +88,11 @@ class EfficientNetLite(nn.Module):
         """Channels that each stage gives to the next."""
         return (*(stage.width for stage in self.stages), self.top)
 
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """As among the taps."""
+        return (*(f"stage_{i}" for i in range(len(self.stages))), "top")
+
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
         """images [B, H, W, C] float32 -> (features [B, top], taps: the output of every stage)."""

@@ -66,6 +66,10 @@ def test_a_step_of_training_moves_weights_and_averages(monkeypatch):
 # --- files of PyTorch ---
 
 
+LONG = {"resnet34", "resnet50"}  # seconds each
+NETWORKS = [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in oracle.NETWORKS]
+
+
 @pytest.fixture(scope="module")
 def stored():
     with np.load(oracle.STORED) as file:
@@ -77,7 +81,7 @@ def written(path, weights):
     return str(path)
 
 
-@pytest.mark.parametrize("name", oracle.NETWORKS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_features_are_those_of_pytorch(tmp_path, stored, name):
     """From a file of which only the names tell what it is; running means and variances belong to it."""
     trunk = load_trunk(written(tmp_path / "weights.safetensors", oracle.state_dict(stored, name)))
@@ -89,7 +93,7 @@ def test_features_are_those_of_pytorch(tmp_path, stored, name):
     np.testing.assert_allclose(features, stored[f"{name}/features"], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", oracle.NETWORKS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_the_stored_figures_are_those_of_pytorch(stored, name):
     pytest.importorskip("torch")
     for part, array in oracle.results(name).items():

@@ -230,3 +230,23 @@ def mean_pool(images: jax.Array, size: int = 2) -> jax.Array:
         [[2.5, 4.5], [10.5, 12.5]]
     """
     return functools.reduce(jnp.add, _corners(images, size)) / size**2
+
+
+def max_pool_of_three(images: jax.Array) -> jax.Array:
+    """The largest value of 3×3 pixels around every second one, also as a maximum of strided slices.
+
+    Args:
+        images: [B, H, W, C].
+
+    Returns:
+        [B, ⌈H / 2⌉, ⌈W / 2⌉, C].
+
+    Example:
+        >>> max_pool_of_three(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
+        [[5.0, 7.0], [13.0, 15.0]]
+    """
+    height, width = images.shape[1:3]
+    least = jnp.array(-jnp.inf, images.dtype)
+    around = jax.lax.pad(images, least, [(0, 0, 0), (1, 1, 0), (1, 1, 0), (0, 0, 0)])
+    places = [(i, j) for i in range(3) for j in range(3)]
+    return functools.reduce(jnp.maximum, [around[:, i : i + height : 2, j : j + width : 2] for i, j in places])

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 
 from jaxtl.models.efficientnet import LITE0, efficientnet_lite0
+from jaxtl.models.residual import imagenet_resnet
 
 KINDS = {  # of a module: {its array in PyTorch: our path}
     "kernel": {"weight": "params/{}/kernel", "bias": "params/{}/bias"},
@@ -83,6 +84,24 @@ def _efficientnet_lite() -> Modules:
     return (*((theirs, *ours) for theirs, ours in ends.items()), *blocks)
 
 
+def _resnet() -> Modules:
+    """torchvision's; all depths have the same names."""
+    parts = {"downsample.0": ("shortcut", "kernel"), "downsample.1": ("shortcut_norm", "norm")}
+    for k in range(3):
+        parts |= {f"conv{k + 1}": (f"conv_{k}", "kernel"), f"bn{k + 1}": (f"norm_{k}", "norm")}
+    blocks = [
+        (rf"layer{i + 1}\.(\d+)\.{re.escape(theirs)}", rf"stage_{i}_block_\1/{ours}", kind)
+        for i in range(4)
+        for theirs, (ours, kind) in parts.items()
+    ]
+    return (("conv1", "stem", "kernel"), ("bn1", "norm", "norm"), *blocks)
+
+
+def _of_depth(depth: int) -> Architecture:
+    left = r".*num_batches_tracked|fc\..*"
+    return Architecture(f"ResNet-{depth}", lambda weights: imagenet_resnet(depth), _resnet(), left, 224, *IMAGENET)
+
+
 ARCHITECTURES: dict[str, Architecture] = {
     "efficientnet_lite0": Architecture(
         "EfficientNet-Lite0",
@@ -93,4 +112,5 @@ ARCHITECTURES: dict[str, Architecture] = {
         (127.0,) * 3,
         (128.0,) * 3,
     ),
+    **{f"resnet{depth}": _of_depth(depth) for depth in (18, 34, 50)},
 }

@@ -65,6 +65,32 @@ class Pointwise(nn.Module):
         return (images.reshape(-1, images.shape[-1]) @ kernel[0, 0]).reshape(*images.shape[:3], -1)
 
 
+class Patches(nn.Module):
+    """A `Convolution` whose stride is its edge, without padding: a matrix product of whole patches.
+
+    Attributes:
+        channels, dtype: as for `Convolution`.
+        edge: of a patch, in pixels; what is left over at the lower and right edge is left out.
+    """
+
+    channels: int
+    edge: int
+    dtype: str | None = None
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, H // edge, W // edge, channels]."""
+        batch, rows, columns = len(images), images.shape[1] // self.edge, images.shape[2] // self.edge
+        shape = (self.edge, self.edge, images.shape[3], self.channels)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        images, kernel, bias = nn.dtypes.promote_dtype(images, kernel, bias, dtype=self.dtype)
+        images = images[:, : rows * self.edge, : columns * self.edge]
+        split = images.reshape(batch, rows, self.edge, columns, self.edge, -1).swapaxes(2, 3)
+        out = split.reshape(batch * rows * columns, -1) @ kernel.reshape(-1, self.channels) + bias[None]
+        return out.reshape(batch, rows, columns, self.channels)
+
+
 class Depthwise(nn.Module):
     """`depthwise.convolve_by_channel` with a kernel of its own.
 

@@ -163,7 +163,8 @@ def _read(name: str, said: str, path: Path, origin: str, licence: str) -> Pretra
         what = f"{len(foreign)} of its arrays belong to no {architecture.title}: {', '.join(foreign[:3])}"
         raise InputError(what, where=path, todo="give weights with the names of torchvision or timm")
     model: Any = architecture.make(weights)
-    shapes = _shapes(model, architecture.size)
+    size = getattr(model, "size", architecture.size)
+    shapes = _shapes(model, size)
     renamed = paths(architecture, weights)
     source = {theirs: weights[theirs] for theirs in renamed}
     moved = transfer(source, shapes, [(re.escape(a), b) for a, b in renamed.items()], layout="torch")
@@ -174,7 +175,7 @@ def _read(name: str, said: str, path: Path, origin: str, licence: str) -> Pretra
     params, state = variables.pop("params"), variables
     if not name:
         name, origin = known, f"{architecture.title} {origin}"
-    inputs = (architecture.size, architecture.mean, architecture.std)
+    inputs = (size, architecture.mean, architecture.std)
     return Pretrained(name, model, params, state, *inputs, licence, origin, model.widths[-1], model.stage_names)
 
 
@@ -197,7 +198,8 @@ def _recognised(weights: dict[str, np.ndarray], path: Path) -> str:
         found = {ours: weights[theirs].size for theirs, ours in paths(architecture, weights).items()}
         if not found or strangers(architecture, weights):
             continue
-        wanted = named_leaves(_shapes(architecture.make(weights), architecture.size))
+        model: Any = architecture.make(weights)
+        wanted = named_leaves(_shapes(model, getattr(model, "size", architecture.size)))
         if found == {ours: leaf.size for ours, leaf in wanted.items()}:
             return name
     what = f"its {len(weights)} arrays are named and shaped as those of no known architecture"

@@ -6,14 +6,17 @@ of its arrays goes. Layouts are turned by `transfer(..., layout="torch")`, never
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import numpy as np
 
 from jaxtl.models.efficientnet import LITE0, efficientnet_lite0
 from jaxtl.models.residual import imagenet_resnet
+from jaxtl.models.transformers import VisionTransformer, vision_transformer
 
 KINDS = {  # of a module: {its array in PyTorch: our path}
     "kernel": {"weight": "params/{}/kernel", "bias": "params/{}/bias"},
@@ -21,6 +24,7 @@ KINDS = {  # of a module: {its array in PyTorch: our path}
         **{"weight": "params/{}/scale", "bias": "params/{}/bias"},
         **{"running_mean": "batch_stats/{}/mean", "running_var": "batch_stats/{}/var"},
     },
+    "array": {"": "params/{}"},  # one by itself, whose name is that of the module
 }
 
 Modules = tuple[tuple[str, str, str], ...]  # (regex of a module of PyTorch, replacement, kind)
@@ -53,8 +57,8 @@ def paths(architecture: Architecture, names: Any) -> dict[str, str]:
     """{name in PyTorch: our path "params/…" or "batch_stats/…"} of all names that the map knows."""
     found = {}
     for name in names:
-        module, _, array = name.rpartition(".")
         for pattern, ours, kind in architecture.modules:
+            module, array = (name, "") if kind == "array" else name.rpartition(".")[::2]
             if (match := re.fullmatch(pattern, module)) and array in KINDS[kind]:
                 found[name] = KINDS[kind][array].format(match.expand(ours))
                 break
@@ -102,6 +106,29 @@ def _of_depth(depth: int) -> Architecture:
     return Architecture(f"ResNet-{depth}", lambda weights: imagenet_resnet(depth), _resnet(), left, 224, *IMAGENET)
 
 
+def _transformer() -> Modules:
+    """timm's, without what only some of its transformers have: such weights are refused by their names."""
+    parts = {
+        **{"norm1": ("norm_0", "norm"), "attn.qkv": ("qkv", "kernel"), "attn.proj": ("proj", "kernel")},
+        **{"norm2": ("norm_1", "norm"), "mlp.fc1": ("dense_0", "kernel"), "mlp.fc2": ("dense_1", "kernel")},
+    }
+    blocks = [
+        (rf"blocks\.(\d+)\.{re.escape(theirs)}", rf"block_\1/{ours}", kind) for theirs, (ours, kind) in parts.items()
+    ]
+    ends = (("patch_embed.proj", "patches", "kernel"), ("norm", "norm", "norm"))
+    return (*ends, ("cls_token", "token", "array"), ("pos_embed", "places", "array"), *blocks)
+
+
+def _sized_transformer(kind: str) -> Callable[[Mapping[str, Any]], VisionTransformer]:
+    """Of the size that its places are for; without any, of the usual one, and what lacks them is refused later."""
+
+    def make(weights: Mapping[str, Any]) -> VisionTransformer:
+        places = np.shape(weights.get("pos_embed", np.zeros((1, 197, 0))))
+        return vision_transformer(kind, 16 * math.isqrt(max(places[1] - 1, 1)) if len(places) == 3 else 224)
+
+    return make
+
+
 ARCHITECTURES: dict[str, Architecture] = {
     "efficientnet_lite0": Architecture(
         "EfficientNet-Lite0",
@@ -113,4 +140,16 @@ ARCHITECTURES: dict[str, Architecture] = {
         (128.0,) * 3,
     ),
     **{f"resnet{depth}": _of_depth(depth) for depth in (18, 34, 50)},
+    **{
+        f"vit_{kind}16": Architecture(
+            f"ViT-{kind.upper()}/16",
+            _sized_transformer(kind),
+            _transformer(),
+            r"head\..*",
+            224,
+            (127.5,) * 3,
+            (127.5,) * 3,
+        )
+        for kind in ("s", "b")
+    },
 }

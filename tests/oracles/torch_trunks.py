@@ -18,7 +18,10 @@ from typing import Any
 import numpy as np
 
 STORED = Path(__file__).with_suffix(".npz")
-EDGES = {"efficientnet_lite0": 40, "resnet18": 40, "resnet34": 40, "resnet50": 40}  # of the images, in pixels
+EDGES = {  # of the images, in pixels
+    **{"efficientnet_lite0": 40, "resnet18": 40, "resnet34": 40, "resnet50": 40},
+    **{"vit_s16": 48, "vit_b16": 32},
+}
 LITE0 = (  # blocks, edge, stride, expansion, channels
     *((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80)),
     *((3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320)),
@@ -139,7 +142,43 @@ def resnet(depth: int) -> Callable[[Weights, Any], Any]:
     return network
 
 
-NETWORKS = {"efficientnet_lite0": efficientnet_lite0, **{f"resnet{depth}": resnet(depth) for depth in (18, 34, 50)}}
+def vision_transformer(width: int, heads: int) -> Callable[[Weights, Any], Any]:
+    def dense(weights, x, name, units):
+        return x @ weights(f"{name}.weight", units, x.shape[-1]).T + weights(f"{name}.bias", units)
+
+    def normal(weights, x, name):
+        mean, variance = x.mean(-1, keepdim=True), x.var(-1, unbiased=False, keepdim=True)
+        scale, shift = weights(f"{name}.weight", width), weights(f"{name}.bias", width)
+        return (x - mean) / (variance + 1e-6).sqrt() * scale + shift
+
+    def network(weights, x):
+        import torch
+
+        x = weights.convolved(x, "patch_embed.proj", width, 16, 16, 0, bias=True).flatten(2).transpose(1, 2)
+        own = weights("cls_token", 1, 1, width).expand(len(x), -1, -1)
+        x = torch.cat([own, x], 1) + weights("pos_embed", 1, 1 + x.shape[1], width)
+        for i in range(12):
+            name, (batch, tokens, _) = f"blocks.{i}", x.shape
+            mixed = dense(weights, normal(weights, x, f"{name}.norm1"), f"{name}.attn.qkv", 3 * width)
+            queries, keys, values = mixed.reshape(batch, tokens, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
+            share = (queries @ keys.transpose(-2, -1) / (width // heads) ** 0.5).softmax(-1)
+            seen = (share @ values).transpose(1, 2).reshape(batch, tokens, width)
+            x = x + dense(weights, seen, f"{name}.attn.proj", width)
+            inner = dense(weights, normal(weights, x, f"{name}.norm2"), f"{name}.mlp.fc1", 4 * width)
+            inner = inner * (1 + torch.erf(inner / 2**0.5)) / 2
+            x = x + dense(weights, inner, f"{name}.mlp.fc2", width)
+        weights("head.weight", 1000, width)
+        weights("head.bias", 1000)
+        return normal(weights, x, "norm")[:, 0]
+
+    return network
+
+
+NETWORKS = {
+    "efficientnet_lite0": efficientnet_lite0,
+    **{f"resnet{depth}": resnet(depth) for depth in (18, 34, 50)},
+    **{"vit_s16": vision_transformer(384, 6), "vit_b16": vision_transformer(768, 12)},
+}
 
 
 def results(name: str) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ from safetensors.numpy import save_file
 
 from jaxtl.errors import InputError
 from jaxtl.models import Classifier, ResidualNetwork, cut, depthwise
+from jaxtl.models.convnext import ConvNext
 from jaxtl.models.efficientnet import EfficientNetLite, Stage, efficientnet_lite0
 from jaxtl.models.pretrained import load_trunk, with_heads
 from jaxtl.models.torch_names import ARCHITECTURES
@@ -38,6 +39,7 @@ CUT = {  # trunk, depth, shape below
     "efficientnet, early": (SMALL.trunk, 1, (2, 9, 9, 8)),
     "efficientnet, below the top": (SMALL.trunk, 2, (2, 5, 5, 12)),
     "residual": (ResidualNetwork(8, (8, 16), (1, 1), False, "batch", bottleneck=True, large=True), 1, (2, 5, 5, 8)),
+    "convnext": (ConvNext((8, 12), (1, 1)), 1, (2, 4, 4, 8)),
     "transformer": (VisionTransformer(16, 2, 2, 4, 17), 1, (2, 17, 16)),
 }
 
@@ -78,7 +80,7 @@ def test_a_step_of_training_moves_weights_and_averages(monkeypatch):
 # --- files of PyTorch ---
 
 
-LONG = {"resnet34", "resnet50", "vit_s16", "vit_b16"}  # seconds each
+LONG = {"resnet34", "resnet50", "vit_s16", "vit_b16", "convnext_tiny"}  # seconds each
 NETWORKS = [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in oracle.NETWORKS]
 
 

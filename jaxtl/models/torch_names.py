@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import numpy as np
 
+from jaxtl.models.convnext import convnext_tiny
 from jaxtl.models.efficientnet import LITE0, efficientnet_lite0
 from jaxtl.models.residual import imagenet_resnet
 from jaxtl.models.transformers import VisionTransformer, vision_transformer
@@ -129,6 +130,22 @@ def _sized_transformer(kind: str) -> Callable[[Mapping[str, Any]], VisionTransfo
     return make
 
 
+def _convnext() -> Modules:
+    """timm's."""
+    parts = {
+        **{"conv_dw": ("depthwise", "kernel"), "norm": ("norm", "norm"), "gamma": ("gamma", "array")},
+        **{"mlp.fc1": ("dense_0", "kernel"), "mlp.fc2": ("dense_1", "kernel")},
+    }
+    blocks = [
+        (rf"stages\.(\d+)\.blocks\.(\d+)\.{re.escape(theirs)}", rf"stage_\1_block_\2/{ours}", kind)
+        for theirs, (ours, kind) in parts.items()
+    ]
+    between = ((r"stages\.(\d+)\.downsample\.0", r"down_norm_\1", "norm"),)
+    between += ((r"stages\.(\d+)\.downsample\.1", r"down_\1", "kernel"),)
+    ends = ((r"stem\.0", "stem", "kernel"), (r"stem\.1", "stem_norm", "norm"), (r"head\.norm", "norm", "norm"))
+    return (*ends, *between, *blocks)
+
+
 ARCHITECTURES: dict[str, Architecture] = {
     "efficientnet_lite0": Architecture(
         "EfficientNet-Lite0",
@@ -152,4 +169,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         )
         for kind in ("s", "b")
     },
+    "convnext_tiny": Architecture(
+        "ConvNeXt-T", lambda weights: convnext_tiny(), _convnext(), r"head\.fc\..*", 224, *IMAGENET
+    ),
 }

@@ -20,7 +20,7 @@ import numpy as np
 STORED = Path(__file__).with_suffix(".npz")
 EDGES = {  # of the images, in pixels
     **{"efficientnet_lite0": 40, "resnet18": 40, "resnet34": 40, "resnet50": 40},
-    **{"vit_s16": 48, "vit_b16": 32},
+    **{"vit_s16": 48, "vit_b16": 32, "convnext_tiny": 64},
 }
 LITE0 = (  # blocks, edge, stride, expansion, channels
     *((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80)),
@@ -142,15 +142,24 @@ def resnet(depth: int) -> Callable[[Weights, Any], Any]:
     return network
 
 
+def dense(weights: Weights, x, name: str, units: int):
+    return x @ weights(f"{name}.weight", units, x.shape[-1]).T + weights(f"{name}.bias", units)
+
+
+def normal(weights: Weights, x, name: str):
+    """Over the last axis."""
+    mean, variance = x.mean(-1, keepdim=True), x.var(-1, unbiased=False, keepdim=True)
+    scale, shift = weights(f"{name}.weight", x.shape[-1]), weights(f"{name}.bias", x.shape[-1])
+    return (x - mean) / (variance + 1e-6).sqrt() * scale + shift
+
+
+def gelu(x):
+    import torch
+
+    return x * (1 + torch.erf(x / 2**0.5)) / 2
+
+
 def vision_transformer(width: int, heads: int) -> Callable[[Weights, Any], Any]:
-    def dense(weights, x, name, units):
-        return x @ weights(f"{name}.weight", units, x.shape[-1]).T + weights(f"{name}.bias", units)
-
-    def normal(weights, x, name):
-        mean, variance = x.mean(-1, keepdim=True), x.var(-1, unbiased=False, keepdim=True)
-        scale, shift = weights(f"{name}.weight", width), weights(f"{name}.bias", width)
-        return (x - mean) / (variance + 1e-6).sqrt() * scale + shift
-
     def network(weights, x):
         import torch
 
@@ -165,8 +174,7 @@ def vision_transformer(width: int, heads: int) -> Callable[[Weights, Any], Any]:
             seen = (share @ values).transpose(1, 2).reshape(batch, tokens, width)
             x = x + dense(weights, seen, f"{name}.attn.proj", width)
             inner = dense(weights, normal(weights, x, f"{name}.norm2"), f"{name}.mlp.fc1", 4 * width)
-            inner = inner * (1 + torch.erf(inner / 2**0.5)) / 2
-            x = x + dense(weights, inner, f"{name}.mlp.fc2", width)
+            x = x + dense(weights, gelu(inner), f"{name}.mlp.fc2", width)
         weights("head.weight", 1000, width)
         weights("head.bias", 1000)
         return normal(weights, x, "norm")[:, 0]
@@ -174,10 +182,32 @@ def vision_transformer(width: int, heads: int) -> Callable[[Weights, Any], Any]:
     return network
 
 
+def convnext_tiny(weights: Weights, x):
+    def by_channel(x, name):
+        return normal(weights, x.permute(0, 2, 3, 1), name).permute(0, 3, 1, 2)
+
+    x = by_channel(weights.convolved(x, "stem.0", 96, 4, 4, 0, bias=True), "stem.1")
+    for i, (width, count) in enumerate(((96, 3), (192, 3), (384, 9), (768, 3))):
+        if i:
+            x = by_channel(x, f"stages.{i}.downsample.0")
+            x = weights.convolved(x, f"stages.{i}.downsample.1", width, 2, 2, 0, bias=True)
+        for j in range(count):
+            name = f"stages.{i}.blocks.{j}"
+            inner = weights.convolved(x, f"{name}.conv_dw", width, 7, groups=width, bias=True).permute(0, 2, 3, 1)
+            inner = gelu(dense(weights, normal(weights, inner, f"{name}.norm"), f"{name}.mlp.fc1", 4 * width))
+            inner = dense(weights, inner, f"{name}.mlp.fc2", width) * weights(f"{name}.gamma", width)
+            x = x + inner.permute(0, 3, 1, 2)
+    x = normal(weights, x.mean((2, 3)), "head.norm")
+    weights("head.fc.weight", 1000, 768)
+    weights("head.fc.bias", 1000)
+    return x
+
+
 NETWORKS = {
     "efficientnet_lite0": efficientnet_lite0,
     **{f"resnet{depth}": resnet(depth) for depth in (18, 34, 50)},
     **{"vit_s16": vision_transformer(384, 6), "vit_b16": vision_transformer(768, 12)},
+    "convnext_tiny": convnext_tiny,
 }
 
 

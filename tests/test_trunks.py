@@ -174,7 +174,8 @@ def test_weights_that_do_not_fit_are_refused(tmp_path, stored, kind, said, recog
 
 
 @pytest.mark.parametrize(
-    "name", ["efficientnet_lite1", "efficientnet_lite0:", "no/such.pth", "efficientnet_lite0:no.pth"]
+    "name",
+    ["efficientnet_lite1", "efficientnet_lite0:", "no/such.pth", "efficientnet_lite0:no.pth", "x" * 5000, "a\0b"],
 )
 def test_names_and_paths_that_are_none(name):
     with pytest.raises(InputError) as caught:

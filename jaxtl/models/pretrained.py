@@ -9,6 +9,8 @@ and its names are mapped by `torch_names`; every weight is accounted for, or it 
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,11 +28,11 @@ from jaxtl.clients import Progress, Silent
 from jaxtl.errors import InputError, suggest
 from jaxtl.models.classifiers import Classifier
 from jaxtl.models.torch_names import ARCHITECTURES, paths, strangers
-from jaxtl.models.weight_files import WheelFile, sha256, verified
+from jaxtl.models.weight_files import WheelFile, verified
 from jaxtl.transfer import transfer
 from jaxtl.trees import Tree, named_leaves
 
-MOST = 2**33  # bytes of a file of weights
+MOST_ARRAYS = 10_000  # in a file of weights
 WRAPPED = ("state_dict", "model")  # under which training scripts keep the weights, beside other things
 
 
@@ -105,7 +107,9 @@ def load_trunk(name_or_path: str, *, progress: Progress | None = None) -> Pretra
 
     Args:
         name_or_path: a name in `TRUNKS`; a file of PyTorch's weights (.pth, .safetensors, …) with the names that
-            torchvision or timm give, of which the architecture is recognised; or "ARCHITECTURE:PATH".
+            torchvision or timm give, of which the architecture is recognised; or "ARCHITECTURE:PATH". Names do not tell
+            what the inputs were: those of the usual weights are taken, and `trunk._replace(mean=..., std=...)` is for
+            others (DeiT and DINO have the names of ViT, and ImageNet's statistics).
         progress: (total, description) -> a display of what is fetched, such as `jaxtl.writers.Progress`.
 
     Returns:
@@ -120,19 +124,23 @@ def load_trunk(name_or_path: str, *, progress: Progress | None = None) -> Pretra
         'Apache-2.0'
     """
     if spec := TRUNKS.get(name_or_path):
-        path = verified(spec.source, progress or Silent)
+        trunk = _read(spec.architecture, verified(spec.source, progress or Silent))
         source = f"{spec.source.package} {spec.source.version}, sha256 {spec.source.sha256[:8]}"
         origin = f"{ARCHITECTURES[spec.architecture].title} ({spec.trained_on}) from {source}"
-        return _read(name_or_path, spec.architecture, path, origin, spec.licence)
+        return trunk._replace(name=name_or_path, licence=spec.licence, origin=origin)
     said, _, rest = name_or_path.partition(":")
     said, path = (said, files.expanded(rest)) if said in ARCHITECTURES and rest else ("", files.expanded(name_or_path))
-    if not path.exists():
+    if not os.path.exists(path):
         todo = f"give a file of its weights: {path}:PATH"
         if str(path) not in ARCHITECTURES:
             todo = f"check the path, or use a name ({suggest(name_or_path, TRUNKS)})"
         raise InputError("no such file, and no trunk that has weights under this name", where=path, todo=todo)
-    origin = f"from {path.name}, sha256 {sha256(files.content(path, MOST))[:8]}"
-    return _read("", said, path, origin, "not known: see where the file comes from")
+    trunk = _read(said, path)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    known = [spec.licence for spec in TRUNKS.values() if spec.source.sha256 == digest]
+    origin = f"{trunk.origin}, sha256 {digest[:8]}"
+    return trunk._replace(licence=known[0] if known else trunk.licence, origin=origin)
 
 
 def with_heads(
@@ -155,8 +163,14 @@ def with_heads(
     return model, params, {name: {"trunk": tree} for name, tree in trunk.model_state.items()}
 
 
-def _read(name: str, said: str, path: Path, origin: str, licence: str) -> Pretrained:
-    weights = _flat(load_weights(path))
+def _read(said: str, path: Path) -> Pretrained:
+    """The trunk in a file.
+
+    Args:
+        said: the architecture; "" where it has to be recognised.
+        path: the file.
+    """
+    weights = _flat(load_weights(path), path)
     known = said or _recognised(weights, path)
     architecture = ARCHITECTURES[known]
     if foreign := strangers(architecture, weights):
@@ -173,18 +187,23 @@ def _read(name: str, said: str, path: Path, origin: str, licence: str) -> Pretra
         raise InputError(what, where=path, todo="give the weights of this architecture")
     variables = jax.tree.map(jnp.asarray, moved.params)
     params, state = variables.pop("params"), variables
-    if not name:
-        name, origin = known, f"{architecture.title} {origin}"
     inputs = (size, architecture.mean, architecture.std)
-    return Pretrained(name, model, params, state, *inputs, licence, origin, model.widths[-1], model.stage_names)
+    told = ("not known: see where the file comes from", f"{architecture.title} from {path.name}")
+    return Pretrained(known, model, params, state, *inputs, *told, model.widths[-1], model.stage_names)
 
 
-def _flat(tree: dict[str, Any]) -> dict[str, np.ndarray]:
+def _flat(tree: dict[str, Any], path: Path) -> dict[str, np.ndarray]:
     """Weights by name, in float32; without what a training script or a parallel module puts around them."""
     for name in WRAPPED:
         tree = tree[name] if isinstance(tree.get(name), dict) else tree
-    leaves = {path.removeprefix("module."): np.asarray(leaf) for path, leaf in named_leaves(tree).items()}
-    return {path: leaf.astype(np.float32) if leaf.ndim else leaf for path, leaf in leaves.items()}
+    leaves = {name.removeprefix("module."): np.asarray(leaf) for name, leaf in named_leaves(tree).items()}
+    if len(leaves) > MOST_ARRAYS:
+        raise InputError(f"holds {len(leaves)} arrays", where=path, todo=f"a trunk has at most {MOST_ARRAYS}")
+    with np.errstate(over="ignore"):  # infinity is refused later
+        return {
+            name: leaf.astype(np.float32, copy=False) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+            for name, leaf in leaves.items()
+        }
 
 
 def _shapes(model: nn.Module, size: int) -> dict[str, Tree]:

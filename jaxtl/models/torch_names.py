@@ -140,8 +140,10 @@ def _convnext() -> Modules:
         (rf"stages\.(\d+)\.blocks\.(\d+)\.{re.escape(theirs)}", rf"stage_\1_block_\2/{ours}", kind)
         for theirs, (ours, kind) in parts.items()
     ]
-    between = ((r"stages\.(\d+)\.downsample\.0", r"down_norm_\1", "norm"),)
-    between += ((r"stages\.(\d+)\.downsample\.1", r"down_\1", "kernel"),)
+    between = (
+        (r"stages\.(\d+)\.downsample\.0", r"down_norm_\1", "norm"),
+        (r"stages\.(\d+)\.downsample\.1", r"down_\1", "kernel"),
+    )
     ends = ((r"stem\.0", "stem", "kernel"), (r"stem\.1", "stem_norm", "norm"), (r"head\.norm", "norm", "norm"))
     return (*ends, *between, *blocks)
 

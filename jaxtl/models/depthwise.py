@@ -1,6 +1,6 @@
 """Convolution of each channel by itself, every derivative of which is fast on a CPU too.
 
-XLA has no kernel for it on a CPU: its plain loop takes five to thirty times as long as a sum of shifted images, which
+XLA has no kernel for it on a CPU: its plain loop takes ten to fifty times as long as a sum of shifted images, which
 becomes one loop of vector instructions. The gradient of a kernel is a sum of products over examples, rows and columns
 for each of its pixels; inside one reduction the compiler walks it channel by channel, across the memory. Here it is a
 loop over a few rows at a time, in which every sum goes along with the memory.

@@ -13,6 +13,7 @@ from jaxtl.models.convolution import convolve, same_padding
 from jaxtl.models.depthwise import convolve_by_channel
 
 NORMALISATIONS = ("group", "batch", "none")
+MOMENTUM = 0.9  # of running averages: over some tens of steps, since fine-tuning has few
 
 
 class Convolution(nn.Module):
@@ -147,13 +148,11 @@ class BatchNorm(nn.Module):
         use_running_average: normalise by what was averaged before, and leave it.
         epsilon: added to the variances.
         dtype: as for `Convolution`; statistics are float32.
-        momentum: of the averages.
     """
 
     use_running_average: bool
     epsilon: float = 1e-5
     dtype: str | None = None
-    momentum: float = 0.9
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -174,7 +173,7 @@ class BatchNorm(nn.Module):
             variance = jnp.maximum(square - mean * mean, 0)
             if not self.is_initializing():
                 for average, now in zip(running, (mean, variance), strict=True):
-                    average.value = self.momentum * average.value + (1 - self.momentum) * now
+                    average.value = MOMENTUM * average.value + (1 - MOMENTUM) * now
         factor = jax.lax.rsqrt(variance + self.epsilon) * scale
         dtype = nn.dtypes.canonicalize_dtype(images, scale, shift, dtype=self.dtype)
         factor, shift = (row.reshape(1, 1, 1, -1) for row in (factor, shift - mean * factor))

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         resnet18,
         wide_resnet,
     )
+    from jaxtl.models.pretrained import load_trunk, with_heads
     from jaxtl.optimizers import Group, per_label, pull_per_rate
     from jaxtl.penalties import Term, elastic_net, fisher, group_lasso, l1, l2, labelled
     from jaxtl.problems import FewShot, ManyTasks, make_source
@@ -127,6 +128,7 @@ _ROOMS = {
     "losses": "accuracy make_loss_fn mean_of per_example sigmoid_binary_cross_entropy softmax_cross_entropy "
     "squared_error",
     "models": "Classifier Cnn Mlp as_forward cut initial_model_state initialise resnet18 wide_resnet",
+    "models.pretrained": "load_trunk with_heads",
     "optimizers": "Group per_label pull_per_rate",
     "penalties": "Term elastic_net fisher group_lasso l1 l2 labelled",
     "problems": "FewShot ManyTasks make_source",

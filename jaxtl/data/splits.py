@@ -209,7 +209,13 @@ def label_noise(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
 
 
 def stratified_folds(
-    labels: np.ndarray, folds: int, seed: int, *, classes: Sequence[str] = (), groups: np.ndarray | None = None
+    labels: np.ndarray,
+    folds: int,
+    seed: int,
+    *,
+    classes: Sequence[str] = (),
+    groups: np.ndarray | None = None,
+    rare: bool = False,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Cut the examples into folds for cross-validation.
 
@@ -221,6 +227,8 @@ def stratified_folds(
         seed: >= 0.
         classes: as for `per_class`.
         groups: integers [N]; each is in one fold, and classes are spread over the folds as evenly as that leaves.
+        rare: take classes with fewer examples than folds, which then are in some validation parts only; one with a
+            single example is in none, and trained on in all.
 
     Returns:
         For each fold (train, validation): ascending indices into `labels`; each example is in one validation part.
@@ -237,7 +245,7 @@ def stratified_folds(
         raise InputError(f"{folds} folds", where="stratified_folds", todo="use at least 2")
     members = _members(labels)
     smallest = min(members, key=lambda label: len(members[label]))
-    if len(members[smallest]) < folds:
+    if len(members[smallest]) < folds and not rare:
         what = f"{_called(smallest, classes)} has {len(members[smallest])} examples for {folds} folds"
         todo = f"use at most {len(members[smallest])} folds or more examples"
         raise InputError(what, where="stratified_folds", todo=todo)
@@ -252,6 +260,7 @@ def stratified_folds(
     dealt = np.concatenate([_shuffled(positions, seed, label) for label, positions in members.items()])
     fold_of = np.empty(len(labels), np.int64)
     fold_of[dealt] = np.arange(len(labels)) % folds
+    fold_of[[positions[0] for positions in members.values() if len(positions) == 1]] = folds
     return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(folds)]
 
 

@@ -198,9 +198,7 @@ def _default_workdir(main: Main) -> str:
     return f"runs/{Path(inspect.getfile(main)).stem}"
 
 
-def carried_out(
-    main: Main, config_class: type, argv: Sequence[str], forked: bool = False, typed: str = ""
-) -> None:
+def carried_out(main: Main, config_class: type, argv: Sequence[str], forked: bool = False, typed: str = "") -> None:
     """The work of `execute`, whose arguments it takes; what stops it passes through.
 
     Args:

@@ -74,7 +74,10 @@ def command(config: Options, workdir: Path) -> str:
     defaults = Options()
     given = {name: value for name, value in vars(config).items() if name != "data" and value != getattr(defaults, name)}
     parts = ["jaxtl", "finetune", config.data]
-    parts += [f"--{name.replace('_', '-')}" + ("" if value is True else f"={flags.shown(value)}") for name, value in given.items()]
+    parts += [
+        f"--{name.replace('_', '-')}" + ("" if value is True else f"={flags.shown(value)}")
+        for name, value in given.items()
+    ]
     here = Path.cwd()
     place = workdir.relative_to(here) if workdir.is_relative_to(here) else workdir
     parts += [f"--workdir={place}"] if place != Path("runs") / name_of(config.data) else []

@@ -49,7 +49,9 @@ def main(arguments: Sequence[str]) -> None:
     if len(bad) > SHOWN:
         console.print(f"not read: {len(bad) - SHOWN} more", style="bold yellow")
     if not counts:
-        raise InputError(f"none of {len(pictures)} files is a picture that can be read", where=where, todo="give others")
+        raise InputError(
+            f"none of {len(pictures)} files is a picture that can be read", where=where, todo="give others"
+        )
     told = ", ".join(f"{count} {name}" for name, count in counts.most_common(10))
     console.print(f"{counts.total():,} pictures: {told}{', …' if len(counts) > 10 else ''}; {len(bad)} files not read")
     if out:

@@ -30,9 +30,7 @@ def holds_folders(directory: Path) -> bool:
     return any(is_image(file) for folder in above for file in _files(folder))
 
 
-def read_folders(
-    directory: Path, name: str, memory: float = math.inf, resize: Resize | None = None
-) -> DataSet:
+def read_folders(directory: Path, name: str, memory: float = math.inf, resize: Resize | None = None) -> DataSet:
     """`train/CLASS/*.png` and `test/CLASS/*.png` (or `val`, ...), or `CLASS/*.png` with a fifth split off for testing.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from jaxtl.data.tables import FORMATS, holds_table, list_table
 from jaxtl.errors import InputError
 from jaxtl.files import expanded
 
+BLOCK = 256  # pictures at a time
 LEAST = 2  # pictures of a class: one to learn from, one to be judged by
 
 
@@ -69,9 +71,7 @@ def labelled(data: str | os.PathLike[str] | DataSet, how: Resize, memory: int | 
     if isinstance(data, DataSet):
         return _of_data_set(data, how, memory)
     path = expanded(data)
-    if path.is_file() and path.suffix.lower() in FORMATS:
-        found = list_table(path, every=True)
-    elif path.is_dir() and holds_table(path):
+    if (path.is_file() and path.suffix.lower() in FORMATS) or (path.is_dir() and holds_table(path)):
         found = list_table(path, every=True)
     elif path.is_dir() and holds_folders(path):
         found = list_folders(path, every=True)
@@ -90,8 +90,13 @@ def _of_listing(found: Listing, name: str, how: Resize, memory: int) -> Labelled
     _check_sizes(kept.labels[~kept.tested], kept.classes, kept.directory)
     rows = [np.flatnonzero(~kept.tested), np.flatnonzero(kept.tested)]
     groups = None if kept.groups is None else np.unique(kept.groups, return_inverse=True)[1].astype(np.int32)
+    if groups is None and len(rows[0]):
+        groups, copied = _copies_together(read.images, kept.labels)
+        kept = kept._replace(remarks=[*kept.remarks, *copied])
     train, test = (
-        checked_split(read.images[part], kept.labels[part], "class", None if groups is None else groups[part], where=name)
+        checked_split(
+            read.images[part], kept.labels[part], "class", None if groups is None else groups[part], where=name
+        )
         if len(part)
         else None
         for part in rows
@@ -100,7 +105,9 @@ def _of_listing(found: Listing, name: str, how: Resize, memory: int) -> Labelled
     names = [[str(kept.files[row].relative_to(kept.directory)) for row in part] for part in rows]
     notices = [*kept.remarks, *read.remarks, *([said] if test is not None and (said := copies(train, test)) else [])]
     origin = kept.origin
-    return Labelled(name, train, test, tuple(kept.classes), origin, notices, *names, read.skipped, read.white)
+    return Labelled(
+        name, train, test, tuple(kept.classes), origin, notices, names[0], names[1], read.skipped, read.white
+    )
 
 
 def _of_data_set(data: DataSet, how: Resize, memory: int) -> Labelled:
@@ -126,10 +133,29 @@ def _of_data_set(data: DataSet, how: Resize, memory: int) -> Labelled:
     )
 
 
+def _copies_together(images: Any, labels: np.ndarray) -> tuple[np.ndarray | None, list[str]]:
+    """(a group for each picture that copies share, None where there are none; a notice of them).
+
+    A copy in what is learned from would answer for the one that is left out.
+    """
+    blocks = (np.asarray(images[start : start + BLOCK]) for start in range(0, len(images), BLOCK))
+    marks = np.array([hashlib.blake2b(image.tobytes(), digest_size=16).digest() for block in blocks for image in block])
+    names, group, counts = np.unique(marks, return_inverse=True, return_counts=True)
+    if len(names) == len(marks):
+        return None, []
+    pairs = np.unique(np.stack([group, labels]), axis=1)
+    torn = int((np.bincount(pairs[0]) > 1).sum())
+    said = f"{int(counts[counts > 1].sum())} pictures are copies of each other, which are never parted"
+    said += f"; {torn} of them are in several classes" if torn else ""
+    return group.astype(np.int32), [said]
+
+
 def _check_sizes(labels: np.ndarray, classes: Sequence[str], where: object) -> None:
     """Refuse classes of which nothing could be said."""
     counts = np.bincount(labels, minlength=len(classes))
-    few = [f"{name} has {'one' if count else 'none'}" for name, count in zip(classes, counts, strict=True) if count < LEAST]
+    few = [
+        f"{name} has {'one' if count else 'none'}" for name, count in zip(classes, counts, strict=True) if count < LEAST
+    ]
     if few:
         what = f"a class needs {LEAST} pictures to learn from, and {', '.join(few[:3])}{', ...' if few[3:] else ''}"
         raise InputError(what, where=where, todo="add pictures, or leave the class out")

@@ -77,5 +77,5 @@ def _in_parts(found: Listing, images: Any, name: str) -> DataSet:
     arrays = images[train], found.labels[train], images[test], found.labels[test]
     if found.groups is None:
         return assembled(*arrays, classes=found.classes, name=name, origin=found.origin, where=found.directory)
-    groups = {"groups": found.groups[train], "test_groups": found.groups[test]}
+    groups: dict[str, Any] = {"groups": found.groups[train], "test_groups": found.groups[test]}
     return from_arrays(*arrays, **groups, classes=found.classes, name=name, origin=found.origin)

@@ -216,7 +216,7 @@ def _decoded(
 
         def decoded() -> Iterator[np.ndarray]:
             nonlocal row
-            for file, image, error in _each(read, files, pool, wrong):
+            for _, image, error in _each(read, files, pool, wrong):
                 if error is None:
                     good.append(row)
                     yield image

@@ -1,4 +1,7 @@
-"""Who is best on the labels alone: every method chooses for itself within each draw, and is judged by what it left out."""
+"""Who is best on the labels alone: every method chooses within each draw for itself, and is judged by what it left out.
+
+The best is then chosen by the mean over draws.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxtl.data import keep_to_data
@@ -200,8 +202,15 @@ class Outcome(NamedTuple):
         return max(names, key=self.mean)
 
     def unseen(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """(rows [M], logits [M, C]) of all draws: every example once for each repeat, by a model that had not seen it."""
-        kept = [self.arrays(run) for run in self.runs(name) if not run.diverged]
+        """(rows [M], logits [M, C]) of all draws: each example once a repeat, by a model that had not seen it."""
+        return self._said(self.runs(name))
+
+    def once(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """The same of the first repeat, so that no example is there twice."""
+        return self._said(self.runs(name)[: self.parts.folds])
+
+    def _said(self, runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray]:
+        kept = [self.arrays(run) for run in runs if not run.diverged]
         return np.concatenate([one["rows"] for one in kept]), np.concatenate([one["logits"] for one in kept])
 
     def verdict(self) -> tuple[str, Contrast | None, str]:
@@ -218,11 +227,8 @@ class Outcome(NamedTuple):
         c = paired(deep, head, self.values(deep) - self.values(head), measure=self.measure)
         ahead = self.mean(deep) - self.mean(head)
         if ahead > self.measure.margin:
-            surely = "and it shows" if c.verdict == "helps" else "though so few draws leave it open"
-            return deep, c, f"Fine-tuning ({deep}) is ahead of the head alone ({head}), {surely}."
-        return head, c, f"The head alone ({head}) is as good as fine-tuning ({deep})."
-
-
-def whole_head(fitted: Fitted) -> dict[str, Any]:
-    """Its head, as arrays of the host."""
-    return {name: np.asarray(jnp.asarray(part)) for name, part in fitted.weights.params[HEAD].items()}
+            surely = "pays" if c.verdict == "helps" else "is ahead, though these draws leave it open, and is kept"
+            return deep, c, f"Fine-tuning {surely}: {deep} is better than the head alone ({head})."
+        if c.verdict.startswith("no effect") or ahead <= -self.measure.margin:
+            return head, c, f"Fine-tuning does not pay: the head alone ({head}) is as good as {deep}, or better."
+        return head, c, f"Fine-tuning ({deep}) was not seen to be better than the head alone ({head}), which is kept."

@@ -69,12 +69,10 @@ def finetune(
         return carried_out(asked, place, data, f"tl.finetune({named!r}, ...)", console).model
 
 
-def carried_out(
-    options: Options, workdir: Path, data: Any, command: str, console: Terminal | None = None
-) -> Found:
+def carried_out(options: Options, workdir: Path, data: Any, command: str, console: Terminal | None = None) -> Found:
     """Work, model and report of a run in its directory."""
     found = finetuned(options, workdir, data, console)
-    rows, logits = found.outcome.unseen(found.winner)
+    rows, logits = found.outcome.once(found.winner)
     labels, measure = found.data.train.labels[rows], found.outcome.measure
     value = float(found.outcome.values(found.winner).mean())
     card = found.model.card | {"unseen": f"{measure.name} {told(measure, value, interval(measure, labels, logits))}"}

@@ -1,4 +1,7 @@
-"""A model for others: as ONNX, as StableHLO, or as weights with a card. Each is read back and held against the model."""
+"""A model for others: as ONNX, as StableHLO, or as weights with a card.
+
+What is written is read back first, and held against the model.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,8 @@ import numpy as np
 
 from jaxtl import checkpoints, files
 from jaxtl.errors import InputError
-from jaxtl.finetune.model import STATE, Finetuned
+from jaxtl.finetune.card import card
 from jaxtl.models.convolution import by_the_library
-from jaxtl.text import markdown
 
 ONNX, STABLEHLO, SAFETENSORS = ".onnx", ".stablehlo", ".safetensors"
 ENDINGS = (ONNX, STABLEHLO, SAFETENSORS)
@@ -41,11 +43,11 @@ def check_ending(path: str | Path) -> str:
     return ending
 
 
-def written(model: Finetuned, path: Path) -> list[Path]:
+def written(model: Any, path: Path) -> list[Path]:
     """Write a model in the format that the ending names.
 
     Args:
-        model: what is written.
+        model: a `Finetuned`.
         path: ends in .onnx, .stablehlo or .safetensors; replaced when it exists.
 
     Returns:
@@ -56,23 +58,22 @@ def written(model: Finetuned, path: Path) -> list[Path]:
     """
     ending, path = check_ending(path), files.expanded(path).absolute()
     if ending == SAFETENSORS:
-        state = {STATE: model.weights.model_state} if model.weights.model_state else {}
-        weights = checkpoints.export({**model.weights.params, **state}, path)
+        weights = checkpoints.export(model.tree, path)
         return [weights, files.write(path.with_suffix(".md"), card(model))]
     return [files.write(path, (_onnx if ending == ONNX else _stablehlo)(model))]
 
 
-def pixels_to_probabilities(model: Finetuned) -> Callable[[jax.Array], jax.Array]:
+def pixels_to_probabilities(model: Any) -> Callable[[jax.Array], jax.Array]:
     """float32 [B, size, size, 3] from 0 to 255 -> [B, C], the weights within."""
     weights = jax.tree.map(jnp.asarray, model.weights)
     return lambda pixels: model.probabilities_of(weights, pixels)
 
 
-def _shape(model: Finetuned) -> tuple[int, int, int]:
+def _shape(model: Any) -> tuple[int, int, int]:
     return model.size, model.size, 3
 
 
-def _stablehlo(model: Finetuned) -> bytes:
+def _stablehlo(model: Any) -> bytes:
     from jax import export
 
     try:
@@ -89,7 +90,7 @@ def _stablehlo(model: Finetuned) -> bytes:
     return content
 
 
-def _onnx(model: Finetuned) -> bytes:
+def _onnx(model: Any) -> bytes:
     try:
         with _quiet():
             from jax2onnx import to_onnx
@@ -114,7 +115,7 @@ def _onnx_reader(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
     return lambda pixels: session.run(None, {name: pixels})[0]
 
 
-def _metadata(model: Finetuned) -> dict[str, str]:
+def _metadata(model: Any) -> dict[str, str]:
     return {"classes": json.dumps(model.classes), "card": json.dumps(model.record(), ensure_ascii=False)}
 
 
@@ -134,7 +135,7 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _hold_against(model: Finetuned, read: Callable[[np.ndarray], Any], where: str) -> None:
+def _hold_against(model: Any, read: Callable[[np.ndarray], Any], where: str) -> None:
     """What was written has to say what the model says."""
     pixels = np.random.default_rng(0).integers(0, 256, (TRIED, *_shape(model))).astype(np.float32)
     ours = np.asarray(pixels_to_probabilities(model)(jnp.asarray(pixels)))
@@ -142,11 +143,3 @@ def _hold_against(model: Finetuned, read: Callable[[np.ndarray], Any], where: st
     if not gap <= CLOSE:
         what = f"what was written differs from the model by {gap:.2g} in a probability, so it was not kept"
         raise InputError(what, where=where, todo="use another format, and report this")
-
-
-def card(model: Finetuned) -> str:
-    """The model card, as Markdown."""
-    from jaxtl.finetune.page import card_lines
-
-    lines = "\n".join(f"- {markdown(line)}" for line in card_lines(model))
-    return f"# A classifier of {markdown(str(model.card.get('data', 'pictures')))}\n\n{lines}\n"

@@ -1,4 +1,4 @@
-"""Linear heads on features of a frozen trunk: the bar to beat, in seconds. All λ at once, chosen within the examples."""
+"""Linear heads on features of a frozen trunk: the bar to beat, in seconds. λ is chosen within the examples."""
 
 from __future__ import annotations
 
@@ -60,14 +60,18 @@ def logistic(
     lams = LOGISTIC * float(np.mean(np.square(x - x.mean(axis=0))))
     folds = min(FOLDS, len(labels) // 2 if groups is None else len(np.unique(groups)))
     path = logistic_path(x, labels, lams, folds, seed=seed, groups=groups, rare=True)
-    loss = np.nanmean(path.fold_loss, axis=1) if np.isfinite(path.fold_loss).any() else np.abs(np.arange(len(lams)) - len(lams) // 2)
+    loss = (
+        np.nanmean(path.fold_loss, axis=1)
+        if np.isfinite(path.fold_loss).any()
+        else np.abs(np.arange(len(lams)) - len(lams) // 2)
+    )
     best = int(loss.argmin())
     shares = np.bincount(labels, minlength=classes) / len(labels)
     shift = np.log(shares * classes) if adjusted else 0.0
     return _head(path.coef[best], path.intercept[best] - shift), float(lams[best])
 
 
-def too_much_for_logistic(examples: int, features: int, classes: int) -> bool:
+def too_much_for_logistic(examples: int, features: int, *, classes: int) -> bool:
     """Whether a step of all folds would take minutes."""
     return float(examples) * min(examples, features) * classes * (FOLDS + 1) > MOST_WORK
 
@@ -75,8 +79,6 @@ def too_much_for_logistic(examples: int, features: int, classes: int) -> bool:
 def logits(head: Head, x: np.ndarray) -> np.ndarray:
     """[n, C] of features [n, D]."""
     return x @ head["kernel"] + head["bias"]
-
-
 
 
 def _head(kernel: np.ndarray, bias: np.ndarray) -> Head:

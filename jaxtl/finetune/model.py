@@ -19,6 +19,7 @@ from jaxtl.data.decode import white_levels
 from jaxtl.data.one_size import header_of, top_of
 from jaxtl.data.resized import read_picture, resized
 from jaxtl.errors import InputError
+from jaxtl.finetune.export import written
 from jaxtl.finetune.trunks import module_of
 from jaxtl.models import Classifier, as_forward
 from jaxtl.program import Weights
@@ -57,6 +58,11 @@ class Finetuned:
     white: dict[str, float]
     card: dict[str, Any]
     workdir: Path | None = None
+
+    @property
+    def tree(self) -> dict[str, Any]:
+        """All weights, as they are in a file."""
+        return {**self.weights.params, **({STATE: self.weights.model_state} if self.weights.model_state else {})}
 
     @functools.cached_property
     def module(self) -> Classifier:
@@ -114,8 +120,6 @@ class Finetuned:
 
     def export(self, path: str | Path) -> list[Path]:
         """Write it for others: .onnx, .stablehlo or .safetensors; see `finetune.export.written`."""
-        from jaxtl.finetune.export import written
-
         return written(self, Path(path))
 
     @property
@@ -125,8 +129,7 @@ class Finetuned:
 
     def save(self, directory: Path) -> list[Path]:
         """Write both files; the record last."""
-        state = {STATE: self.weights.model_state} if self.weights.model_state else {}
-        paths = [checkpoints.export({**self.weights.params, **state}, directory / WEIGHTS)]
+        paths = [checkpoints.export(self.tree, directory / WEIGHTS)]
         return [*paths, files.write(directory / RECORD, json.dumps(self.record(), indent=1, ensure_ascii=False) + "\n")]
 
     def record(self) -> dict[str, Any]:
@@ -184,5 +187,3 @@ def _check(found: Finetuned, directory: Path) -> None:
     like = jax.eval_shape(lambda x: found.module.init(jax.random.key(0), x, train=False), shape)
     todo = f"{WEIGHTS} and {RECORD} belong together: run it again"
     check_same(found.weights.params, dict(like["params"]), where=str(directory / WEIGHTS), todo=todo)
-
-

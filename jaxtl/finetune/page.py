@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxtl.devices import backend
+from jaxtl.finetune.card import card_lines
 from jaxtl.finetune.options import HEADS, NAMES
 from jaxtl.finetune.work import Found
 from jaxtl.protocol import Measure, confusion_matrix
@@ -26,7 +27,7 @@ SHOWN = 12  # pictures that are confidently wrong
 CLASSES = 50  # that a table shows one by one, the worst first
 COVERS = (
     "The interval of a difference covers which pictures were left out, the heads' first weights and the order of "
-    "batches. All draws learn from the same few pictures, so it says nothing of other pictures, and is rather too narrow."
+    "batches. All draws learn from the same few pictures: it says nothing of others, and is rather too narrow."
 )
 
 
@@ -37,7 +38,7 @@ def report(found: Found, workdir: Path, command: str, console: Terminal | None =
     labels = found.data.train.labels[rows]
     probabilities = _softmax(logits / found.model.temperature)
     page.add(_tried(found), _figures_of_trials(found))
-    page.add(*_answers(found, labels, probabilities))
+    page.add(*_answers(found))
     if wrong := _wrong(found, rows, labels, probabilities):
         page.add(wrong)
     if found.data.skipped:
@@ -135,11 +136,12 @@ def _figures_of_trials(found: Found) -> dict[str, Any]:
     }
 
 
-def _answers(found: Found, labels: np.ndarray, probabilities: np.ndarray) -> tuple[Section, dict[str, Any]]:
+def _answers(found: Found) -> tuple[Section, dict[str, Any]]:
     measure, names = found.outcome.measure, found.data.classes
-    once = slice(0, len(labels) // found.plan.effort.repeats)  # every picture once
+    rows, logits = found.outcome.once(found.winner)
+    labels, probabilities = found.data.train.labels[rows], _softmax(logits / found.model.temperature)
     value = float(found.outcome.values(found.winner).mean())
-    ends = interval(measure, labels[once], np.log(probabilities[once]))
+    ends = interval(measure, labels, logits)
     lines = [f"On pictures left out: {measure.name} {told(measure, value, ends)}; the interval is over the pictures."]
     figures: dict[str, Any] = {"unseen": value, "unseen_ci95": ends, "temperature": found.model.temperature}
     if found.tested is not None and found.data.test is not None:
@@ -155,7 +157,9 @@ def _answers(found: Found, labels: np.ndarray, probabilities: np.ndarray) -> tup
     table = _by_class(confusion, names, found)
     lines += [f"Most often: {in_words([confusion], names)}."]
     lines += [f"The {len(names) - CLASSES} better classes are in summary.json."] if len(names) > CLASSES else []
-    draw: Callable = functools.partial(confusion_maps, "Which classes are taken for which", names, {found.winner: [confusion]})
+    draw: Callable = functools.partial(
+        confusion_maps, "Which classes are taken for which", names, {found.winner: [confusion]}
+    )
     plots = [Plot("confusion", "Which classes are taken for which", draw)]
     draw = functools.partial(answers.reliability, probabilities, labels)
     plots.append(Plot("reliability", "Does a probability mean what it says?", draw))
@@ -196,28 +200,6 @@ def _wrong(found: Found, rows: np.ndarray, labels: np.ndarray, probabilities: np
     ]
     plot = Plot("wrong", "The most confidently wrong", functools.partial(answers.surely_wrong, images, captions))
     return Section("The most confidently wrong, which may be wrong labels", (), lines, [plot])
-
-
-def card_lines(model: Any) -> list[str]:
-    """What somebody who gets the model has to know, by line."""
-    card = model.card
-    lines = [
-        f"Answers with one of {len(model.classes)} classes, whatever it is shown: {', '.join(model.classes[:20])}"
-        + (", …" if len(model.classes) > 20 else ""),
-        f"Trunk: {model.trunk} ({card.get('origin', 'origin unknown')}; licence {card.get('licence', 'unknown')})",
-        f"Learned from {card.get('pictures', '?')} labelled pictures of {card.get('data', '?')} by {card.get('method', '?')}",
-        f"Pictures: upright, transparency on white, shorter edge to {model.size} pixels, the middle cut out, RGB 0 to 255,"
-        f" then (x − mean) / std with mean {_short(model.mean)} and std {_short(model.std)}",
-        f"Probabilities: softmax(logits / {model.temperature:.3g}), the temperature from pictures left out",
-        "Knows nothing of pictures of another kind than those it learned from",
-    ]
-    if "unseen" in card:
-        lines.insert(3, f"Left-out pictures: {card['unseen']}")
-    return lines
-
-
-def _short(values: np.ndarray) -> str:
-    return ", ".join(f"{value:.4g}" for value in values)
 
 
 def _card(found: Found, workdir: Path) -> Section:

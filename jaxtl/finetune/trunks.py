@@ -5,19 +5,18 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtl.data import normalise
 from jaxtl.errors import InputError
-from jaxtl.models import Classifier, Cnn, cut, initialise
-from jaxtl.step import EVALUATE
-from jaxtl.models import as_forward
+from jaxtl.models import Classifier, Cnn, as_forward, cut, initialise
 from jaxtl.problems.images import Images
 from jaxtl.program import Weights
-from jaxtl.data import normalise
+from jaxtl.step import EVALUATE
 from jaxtl.trees import Tree
 from jaxtl.writers import Progress
 
@@ -25,8 +24,8 @@ AUTO, BEST, SMALL = "auto", "efficientnet_lite0", "small_cnn"
 BLOCK = 64  # pictures at a time
 
 
-class Trunk(Protocol):
-    """What a pretrained trunk says of itself, as `models.pretrained.load_trunk` gives it.
+class Trunk(NamedTuple):
+    """A network without a head.
 
     Attributes:
         name: short.
@@ -44,22 +43,6 @@ class Trunk(Protocol):
     params: Tree
     model_state: Tree
     size: int
-    mean: Any
-    std: Any
-    licence: str
-    origin: str
-    features: int
-    stages: tuple[str, ...]
-
-
-class Untrained(NamedTuple):
-    """A small network with random weights, in the place of a pretrained trunk; attributes as in `Trunk`."""
-
-    name: str
-    model: Any
-    params: Tree
-    model_state: Tree
-    size: int
     mean: np.ndarray
     std: np.ndarray
     licence: str
@@ -67,19 +50,14 @@ class Untrained(NamedTuple):
     features: int
     stages: tuple[str, ...]
 
-    @property
-    def pretrained(self) -> bool:
-        """Whether it has learned anything before."""
-        return False
 
-
-def untrained() -> Untrained:
-    """The small CNN: three blocks, at 48 pixels."""
+def untrained() -> Trunk:
+    """A small CNN with random weights: three blocks, at 48 pixels."""
     model = small_module()
     params = initialise(Classifier(model, ()), jax.random.key(0), (48, 48, 3))["trunk"]
     level = np.full(3, 127.5, np.float32)
     origin = "random weights: nothing was learned before"
-    return Untrained(SMALL, model, params, {}, 48, level, level / 2, "Apache-2.0", origin, 64, ("all",))
+    return Trunk(SMALL, model, params, {}, 48, level, level / 2, "Apache-2.0", origin, 64, ("all",))
 
 
 def small_module() -> Cnn:
@@ -111,7 +89,8 @@ def _pretrained(name: str) -> Trunk:
         from jaxtl.models.pretrained import load_trunk
     except ImportError:
         raise InputError("no pretrained trunks in this version", where=f"--trunk={name}", todo=f"use {SMALL}") from None
-    return load_trunk(name, progress=Progress)
+    found = load_trunk(name, progress=Progress)
+    return Trunk(*(getattr(found, field) for field in Trunk._fields))
 
 
 def module_of(name: str) -> Any:
@@ -167,6 +146,6 @@ def _through(part: Any, whole: bool, weights: Weights, block: jax.Array, mean: j
 
 
 def depths(trunk: Trunk) -> Sequence[int]:
-    """Where it is cut to fine-tune what is above: behind all but the last stage first, then deeper, 0 being all of it."""
+    """Where it is cut to fine-tune what is above: before the last stage first, then deeper; 0 is all of it."""
     count = len(trunk.stages)
     return list(dict.fromkeys([*(depth for depth in (count - 1, count - 2) if depth > 0), 0]))

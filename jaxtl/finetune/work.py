@@ -6,9 +6,10 @@ import dataclasses
 import io
 import json
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,8 @@ from jaxtl.data.dataset import DataSet
 from jaxtl.data.labelled import Labelled, labelled
 from jaxtl.data.resized import Resize, cache_directory
 from jaxtl.errors import InputError
-from jaxtl.finetune import heads, plan
+from jaxtl.finetune import heads
+from jaxtl.finetune import plan as planning
 from jaxtl.finetune.choosing import Bench, Fitted, Outcome, compared
 from jaxtl.finetune.model import Finetuned
 from jaxtl.finetune.options import DEFAULT, HEADS, Options, seconds_of
@@ -35,6 +37,7 @@ from jaxtl.selection import temperature
 from jaxtl.sweep import run_all
 from jaxtl.terminal import Terminal
 from jaxtl.version import __version__
+from jaxtl.writers import Progress
 
 UNEQUAL = 1.5  # times that the largest class has the smallest, from where on classes are balanced
 ASKS_EVERY_CLASS = ("balanced_accuracy", "macro_f1")
@@ -47,7 +50,7 @@ BEHIND = 3.0  # a step back and forth takes this many times what a step forth do
 class Tuning(Budget):
     """How fine-tuning is done, and what it searches."""
 
-    batch_size: bounds.Count = plan.BATCH
+    batch_size: bounds.Count = planning.BATCH
     learning_rate: bounds.Span = (0.001, 0.1)
     pull: bounds.Span = (0.01, 10.0)
     ratio: bounds.Span = (0.03, 1.0)  # learning rate of the trunk / of the head
@@ -61,7 +64,7 @@ class Found(NamedTuple):
     data: Labelled
     trunk: Trunk
     notice: str
-    plan: plan.Plan
+    plan: planning.Plan
     outcome: Outcome
     winner: str
     fitted: Fitted
@@ -88,11 +91,11 @@ def finetuned(options: Options, workdir: Path, data: str | DataSet, console: Ter
     measure = MEASURES[options.measure]
     trunk, notice = trunk_of(options.trunk)
     if notice:
-        say(f"NOTE: {notice.upper() if len(notice) < 40 else notice}", style="bold yellow")
+        say(f"NOTE: {notice}", style="bold yellow")
     size = options.size or trunk.size
-    found = labelled(data, _resize(options, size))
-    _say_data(say, found)
     check_methods(options.methods, trunk)
+    found = labelled(data, Resize(size, options.skip_bad, cache_directory(), Progress))
+    _say_data(say, found)
     keep_to_data(workdir, found.origin, *found.train.fields.values())
     features, seconds = kept_outputs(workdir, trunk, found.train.images, None, size)
     rate = len(features) / seconds if seconds else 0.0
@@ -101,7 +104,7 @@ def finetuned(options: Options, workdir: Path, data: str | DataSet, console: Ter
     work = Work(options, trunk, found, features, workdir, size, measure)
     own_heads, tuned = _names(options, trunk, found, features)
     left = work.seconds_left(began, own_heads)
-    planned = plan.kept(workdir, work.asked(), lambda: work.plan(tuned, left, rate))
+    planned = planning.kept(workdir, work.asked(), lambda: work.plan(tuned, left, rate))
     for line in work.in_words(planned):
         say(line)
     names = [*own_heads, *planned.methods]
@@ -109,7 +112,8 @@ def finetuned(options: Options, workdir: Path, data: str | DataSet, console: Ter
         todo = "give it more --budget, or add ridge or logistic to --methods"
         raise InputError(planned.why, where=f"--budget={options.budget}", todo=todo)
     bench = work.bench(planned)
-    folder, of = workdir / "tried", json.dumps(work.asked() | {"plan": planned.kept()}, sort_keys=True)
+    of = json.dumps(work.asked() | {"plan": planned.kept()}, sort_keys=True)
+    folder = workdir / f"tried-{zlib.crc32(of.encode()):08x}"  # another plan is another comparison
     outcome = compared(bench, names, folder, of, (features, found.train.labels))
     winner = outcome.verdict()[0]
     raise_if_stopped("before the last training")
@@ -135,7 +139,7 @@ class Work(NamedTuple):
 
     def asked(self) -> dict[str, Any]:
         """All that decides what a run is, but its data."""
-        return {**dataclasses.asdict(self.options), "methods": list(self.options.methods), "trunk": self.trunk.name}
+        return {**vars(self.options), "methods": list(self.options.methods), "trunk": self.trunk.name}
 
     @property
     def balanced(self) -> bool:
@@ -146,7 +150,7 @@ class Work(NamedTuple):
             self.options.balance == "auto" and unequal and self.options.measure in ASKS_EVERY_CLASS
         )
 
-    def parts(self, effort: plan.Effort) -> Parts:
+    def parts(self, effort: planning.Effort) -> Parts:
         """Who learns from what; no more folds than groups."""
         train, classes = self.data.train, self.data.classes
         counts, weights = np.bincount(train.labels, minlength=len(classes)), None
@@ -157,7 +161,7 @@ class Work(NamedTuple):
 
     def seconds_left(self, began: float, own_heads: Sequence[str]) -> Callable[[], float]:
         """Of the budget, once the heads have been tried."""
-        bench = self.bench(plan.Plan(plan.HEADS_ALONE, 0, (), 0.0, ""))
+        bench = self.bench(planning.Plan(planning.HEADS_ALONE, 0, (), 0.0, ""))
         once = 0.0
         for _ in range(2):  # the first time compiles
             if once < LONG:
@@ -168,31 +172,31 @@ class Work(NamedTuple):
         end = began + seconds_of(self.options.budget) - once * len(bench.parts.draws)
         return lambda: end - time.perf_counter()
 
-    def plan(self, tuned: Sequence[str], left: Callable[[], float], rate: float) -> plan.Plan:
+    def plan(self, tuned: Sequence[str], left: Callable[[], float], rate: float) -> planning.Plan:
         """What fits."""
 
-        def cost(depth: int) -> plan.Cost | None:
-            least = plan.EFFORTS[-1]
-            behind = BEHIND * plan.BATCH / rate if rate and depth == 0 else 0.0  # of all of a pretrained trunk
+        def cost(depth: int) -> planning.Cost | None:
+            least = planning.EFFORTS[-1]
+            behind = BEHIND * planning.BATCH / rate if rate and depth == 0 else 0.0  # of all of a pretrained trunk
             if least.trainings * least.steps * behind > left():
                 return None
             return self.cost(depth)
 
-        return plan.made(tuned, depths(self.trunk), left(), cost)
+        return planning.made(tuned, depths(self.trunk), left(), cost)
 
-    def cost(self, depth: int) -> plan.Cost:
+    def cost(self, depth: int) -> planning.Cost:
         """What a training costs at a depth, measured."""
-        problem = self.problem(depth, plan.HEADS_ALONE._replace(steps=PROBE))
-        program, draw = pulled(problem), problem.parts.whole
+        problem = self.problem(depth, planning.HEADS_ALONE._replace(steps=PROBE))
+        program, draw = pulled(cast(Any, problem)), problem.parts.whole
         start = problem.start(draw)
         data, seconds = problem.data(program, start, draw), []
         for _ in range(2):
             began = time.perf_counter()
             run_all(program, [start], data, [dict(program.rates)], jax.random.key(0), steps=PROBE)
             seconds.append(time.perf_counter() - began)
-        return plan.Cost(seconds[0] - seconds[1], seconds[1] / PROBE)
+        return planning.Cost(seconds[0] - seconds[1], seconds[1] / PROBE)
 
-    def problem(self, depth: int, effort: plan.Effort) -> Folder:
+    def problem(self, depth: int, effort: planning.Effort) -> Folder:
         """Fine-tuning of what is above a cut."""
         model = Classifier(self.trunk.model, ((HEAD, len(self.data.classes)),))
         _, above = parted(model, depth)
@@ -204,7 +208,7 @@ class Work(NamedTuple):
         config = Tuning(steps=effort.steps, trials=effort.trials, seed=self.options.seed)
         return Folder(config, self.trunk, above, inputs, jnp.asarray(self.features), self.parts(effort), self.measure)
 
-    def bench(self, planned: plan.Plan) -> Bench:
+    def bench(self, planned: planning.Plan) -> Bench:
         """What methods are tried on."""
         problem = self.problem(planned.depth, planned.effort) if planned.methods else None
         effort = planned.effort
@@ -224,17 +228,17 @@ class Work(NamedTuple):
             self.trunk.name, whole, classes, self.size, how.mean, how.std, scale, white, card, self.workdir
         )
 
-    def in_words(self, planned: plan.Plan) -> list[str]:
+    def in_words(self, planned: planning.Plan) -> list[str]:
         """What is going to be done."""
         effort, lines = planned.effort, []
         stages = len(self.trunk.stages) - planned.depth
         if planned.methods:
             of = f"the last {stages} of {len(self.trunk.stages)} stages" if planned.depth else "all of the trunk"
-            line = f"fine-tuning: {of}, {effort.trials} settings × {effort.inner} folds × {effort.folds * effort.repeats}"
+            line = (
+                f"fine-tuning: {of}, {effort.trials} settings × {effort.inner} folds × {effort.folds * effort.repeats}"
+            )
             lines.append(f"{line} draws × {effort.steps} steps for {', '.join(planned.methods)}")
         return lines + ([planned.why] if planned.why else [])
-
-
 
 
 def check_methods(names: Sequence[str], trunk: Trunk) -> None:
@@ -249,7 +253,7 @@ def _names(options: Options, trunk: Trunk, data: Labelled, features: np.ndarray)
     if options.methods:
         chosen = list(options.methods)
         return [name for name in chosen if name in HEADS], [name for name in chosen if name not in HEADS]
-    many = heads.too_much_for_logistic(*features.shape, len(data.classes))
+    many = heads.too_much_for_logistic(*features.shape[:2], classes=len(data.classes))
     own = ["ridge"] if many else ["ridge", "logistic"]
     counts = np.bincount(data.train.labels)
     asked = options.balance == "on" or (options.balance == "auto" and counts.max() > UNEQUAL * counts.min())
@@ -257,15 +261,7 @@ def _names(options: Options, trunk: Trunk, data: Labelled, features: np.ndarray)
     return own, ["scratch"] if trunk.name == SMALL else list(DEFAULT)
 
 
-def _resize(options: Options, size: int) -> Resize:
-    from jaxtl.writers import Progress
-
-    return Resize(size, options.skip_bad, cache_directory(), Progress)
-
-
-def kept_outputs(
-    workdir: Path, trunk: Trunk, images: Any, depth: int | None, size: int
-) -> tuple[np.ndarray, float]:
+def kept_outputs(workdir: Path, trunk: Trunk, images: Any, depth: int | None, size: int) -> tuple[np.ndarray, float]:
     """(what the frozen trunk makes of every picture, the seconds that took; 0 where it was kept)."""
     path = workdir / "frozen" / f"{'features' if depth is None else depth}.npy"
     if (content := files.read(path)) is not None:
@@ -279,7 +275,7 @@ def kept_outputs(
     made = passed(trunk, images, depth, size)
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, made.array.astype(np.float32), allow_pickle=False)
-    files.write(path, buffer.getbuffer())
+    files.write(path, buffer.getvalue())
     return made.array, made.seconds
 
 

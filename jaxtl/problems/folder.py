@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from jaxtl.transfer import Transfer, transfer
 BLOCK = 64  # pictures at a time, all blocks full, so that one program serves every number of them
 USES = ("head", "order", "run")  # of a draw's keys
 HEAD = "head"
+INNER = 1000  # deals within draws have numbers from here on
 
 
 class Examples(NamedTuple):
@@ -42,7 +44,8 @@ class Examples(NamedTuple):
     weights: np.ndarray | None = None
 
 
-class Parts(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Parts:
     """Which examples a draw learns from and which it is judged by.
 
     A report draw of seed s leaves out fold s mod `folds` of repeat s // `folds`; the draw `whole` learns from all. A
@@ -58,6 +61,7 @@ class Parts(NamedTuple):
     folds: int
     repeats: int
     seed: int
+    _deals: dict = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def whole(self) -> Draw:
@@ -76,10 +80,15 @@ class Parts(NamedTuple):
             repeat, fold = divmod(draw.seed, self.folds)
             rows, out = self._dealt(rows, self.folds, repeat)[fold]
         if draw.fold is not None:
-            rows, out = self._dealt(rows, draw.folds, 1000 + draw.seed)[draw.fold]
+            rows, out = self._dealt(rows, draw.folds, INNER + draw.seed)[draw.fold]
         return rows, out
 
     def _dealt(self, rows: np.ndarray, folds: int, number: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        if (folds, number) not in self._deals:
+            self._deals[folds, number] = self._deal(rows, folds, number)
+        return self._deals[folds, number]
+
+    def _deal(self, rows: np.ndarray, folds: int, number: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """Stratified, groups together, a class of few examples in as many folds as it has."""
         groups = None if self.examples.groups is None else self.examples.groups[rows]
         labels, classes = self.examples.labels[rows], self.examples.classes
@@ -189,7 +198,10 @@ class Folder:
     def start(self, draw: Draw) -> Weights:
         """The trunk under a fresh head."""
         fresh = self.fresh(draw)
-        state = {name: {"trunk": _among(tree["trunk"], self.trunk.model_state[name])} for name, tree in fresh.model_state.items()}
+        state = {
+            name: {"trunk": _among(tree["trunk"], self.trunk.model_state[name])}
+            for name, tree in fresh.model_state.items()
+        }
         return Weights(self.transferred(draw).params, state)
 
     def transferred(self, draw: Draw) -> Transfer:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from jaxtl import files
+from jaxtl.report.files import png
 from jaxtl.report.page import Section
 from jaxtl.report.plots.comparison import Plot, finished
-from jaxtl.report.plots.style import styled
 from jaxtl.report.tables import Table
 from jaxtl.text import printable
 
@@ -66,21 +65,22 @@ def _safe(text: str) -> str:
 def _coded(text: str) -> str:
     """With what stands between backquotes as code."""
     pieces = text.split("`")
-    return "".join(f"<code>{_safe(one)}</code>" if k % 2 and k < len(pieces) - 1 else _safe(one) for k, one in enumerate(pieces))
+    return "".join(
+        f"<code>{_safe(one)}</code>" if k % 2 and k < len(pieces) - 1 else _safe(one) for k, one in enumerate(pieces)
+    )
 
 
 def _table(table: Table) -> str:
     def row(cells: Sequence[str], kind: str) -> str:
         marks = [' class="w"' if k in table.words else "" for k in range(len(cells))]
-        return f"<tr>{''.join(f'<{kind}{at}>{_safe(cell)}</{kind}>' for at, cell in zip(marks, cells, strict=True))}</tr>"
+        return (
+            f"<tr>{''.join(f'<{kind}{at}>{_safe(cell)}</{kind}>' for at, cell in zip(marks, cells, strict=True))}</tr>"
+        )
 
     return f"<table>{row(table.columns, 'th')}{''.join(row(cells, 'td') for cells in table.rows)}</table>"
 
 
 def _figure(plot: Plot) -> str:
-    with styled():
-        content = io.BytesIO()
-        plot.figure().savefig(content, format="png")
-    data = base64.b64encode(content.getvalue()).decode()
+    data = base64.b64encode(png(plot)).decode()
     said = _safe(plot.caption)
     return f'<figure><img alt="{said}" src="data:image/png;base64,{data}"><figcaption>{said}</figcaption></figure>'

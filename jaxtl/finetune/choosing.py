@@ -35,6 +35,7 @@ from jaxtl.protocol import (
     trial_settings,
 )
 from jaxtl.protocol.recipes import range_of
+from jaxtl.selection import temperature
 from jaxtl.selection.validation import log_likelihoods
 from jaxtl.writers import Progress
 
@@ -170,6 +171,23 @@ def compared(bench: Bench, names: Sequence[str], workdir: Path, of: str, content
             progress=tell,
         )
     return Outcome(found, store.arrays, bench.measure, parts)
+
+
+def calibrated(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature that says how sure to be, of examples left out and of one more that is wrong.
+
+    Where few are judged and all are right, the likeliest temperature calls every answer certain. One further example of
+    the median margin, which belongs to the second class, keeps it from that: what Laplace's rule of succession adds.
+
+    Args:
+        logits: [N, C] of examples left out.
+        labels: [N] integers.
+    """
+    ranked = np.argsort(logits, axis=1)
+    margins = np.take_along_axis(logits, ranked[:, -1:], 1) - np.take_along_axis(logits, ranked[:, -2:-1], 1)
+    middle = int(np.argsort(margins[:, 0], kind="stable")[len(margins) // 2])
+    more = np.concatenate([logits, logits[middle : middle + 1]])
+    return temperature(more, np.append(labels, ranked[middle, -2]))
 
 
 class Outcome(NamedTuple):

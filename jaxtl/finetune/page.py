@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from jaxtl.devices import backend
 from jaxtl.finetune.card import card_lines
 from jaxtl.finetune.options import HEADS, NAMES
 from jaxtl.finetune.work import Found
-from jaxtl.protocol import Measure, confusion_matrix
+from jaxtl.protocol import ACCURACY, Measure, confusion_matrix
 from jaxtl.protocol.results import points
 from jaxtl.report import Page, Plot, Section, Table
 from jaxtl.report.html import write_html
@@ -71,10 +72,17 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def interval(measure: Measure, labels: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
-    """95 % of the measure over resamples of the pictures: what others of the same kind would have given.
+    """95 % of the measure over pictures: what others of the same kind would have given.
 
-    Source: Efron, Bootstrap methods: another look at the jackknife (1979); the percentile interval.
+    Of an accuracy Wilson's interval, which knows that all right is not surely all; else percentiles of resamples.
+
+    Source: Wilson, Probable inference, the law of succession, and statistical inference (1927); Efron, Bootstrap
+    methods: another look at the jackknife (1979).
     """
+    if measure == ACCURACY:
+        n, share, z = len(labels), measure.score(labels, logits), 1.96
+        middle, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+        return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
     rng = np.random.default_rng(0)
     count = RESAMPLES if len(labels) <= 20_000 else 100
     values = []
@@ -203,10 +211,11 @@ def _wrong(found: Found, rows: np.ndarray, labels: np.ndarray, probabilities: np
 
 
 def _card(found: Found, workdir: Path) -> Section:
-    lines = card_lines(found.model)
+    lines, here = card_lines(found.model), Path.cwd()
+    run = shlex.quote(str(workdir.relative_to(here) if workdir.is_relative_to(here) else workdir))
     lines += [
-        f"To use it: `jaxtl predict {workdir} new_pictures/ --csv=out.csv`",
-        f"To hand it on: `jaxtl export {workdir} --to=model.onnx`, or .stablehlo, .safetensors",
+        f"To use it: `jaxtl predict {run} new_pictures/ --csv=out.csv`",
+        f"To hand it on: `jaxtl export {run} --to=model.onnx`, or .stablehlo, .safetensors",
         f"To try more: the same command with a larger --budget than {found.options.budget}",
     ]
     return Section("Model card", (), lines)

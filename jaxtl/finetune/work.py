@@ -23,7 +23,7 @@ from jaxtl.data.resized import Resize, cache_directory
 from jaxtl.errors import InputError
 from jaxtl.finetune import heads
 from jaxtl.finetune import plan as planning
-from jaxtl.finetune.choosing import Bench, Fitted, Outcome, compared
+from jaxtl.finetune.choosing import Bench, Fitted, Outcome, calibrated, compared
 from jaxtl.finetune.model import Finetuned
 from jaxtl.finetune.options import DEFAULT, HEADS, Options, seconds_of
 from jaxtl.finetune.trunks import SMALL, Trunk, depths, normalisation, passed, trunk_of
@@ -33,7 +33,6 @@ from jaxtl.models import Classifier
 from jaxtl.problems.folder import HEAD, Examples, Folder, Inputs, Parts, parted
 from jaxtl.program import Weights
 from jaxtl.protocol import MEASURES, Budget, Measure
-from jaxtl.selection import temperature
 from jaxtl.sweep import run_all
 from jaxtl.terminal import Terminal
 from jaxtl.version import __version__
@@ -118,8 +117,8 @@ def finetuned(options: Options, workdir: Path, data: str | DataSet, console: Ter
     winner = outcome.verdict()[0]
     raise_if_stopped("before the last training")
     fitted = bench.fit(winner, bench.parts.whole)
-    rows, logits = outcome.unseen(winner)
-    scale = temperature(logits, found.train.labels[rows])
+    rows, logits = outcome.once(winner)
+    scale = calibrated(logits, found.train.labels[rows])
     model = work.model(fitted, winner, scale)
     tested = None if found.test is None else np.log(np.maximum(model.probabilities(found.test.images), 1e-30))
     minutes = (time.perf_counter() - began) / 60
@@ -139,7 +138,8 @@ class Work(NamedTuple):
 
     def asked(self) -> dict[str, Any]:
         """All that decides what a run is, but its data."""
-        return {**vars(self.options), "methods": list(self.options.methods), "trunk": self.trunk.name}
+        found: dict[str, Any] = dict(vars(self.options))
+        return found | {"methods": list(self.options.methods), "trunk": self.trunk.name}
 
     @property
     def balanced(self) -> bool:

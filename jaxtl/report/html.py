@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,11 +64,9 @@ def _safe(text: str) -> str:
 
 
 def _coded(text: str) -> str:
-    """With what stands between backquotes as code."""
-    pieces = text.split("`")
-    return "".join(
-        f"<code>{_safe(one)}</code>" if k % 2 and k < len(pieces) - 1 else _safe(one) for k, one in enumerate(pieces)
-    )
+    """With what stands between two backquotes as code."""
+    pieces = re.split(r"`([^`]+)`", text)  # every second one stood between two
+    return "".join(f"<code>{_safe(one)}</code>" if k % 2 else _safe(one) for k, one in enumerate(pieces))
 
 
 def _table(table: Table) -> str:

@@ -261,6 +261,14 @@ def at_home(*parts: str) -> Path:
         return Path("/nonexistent", *parts)  # what systems call the home of such a user
 
 
+def default_directory() -> Path:
+    """Where data and weights lie if nobody says otherwise: $JAXTL_DATA, else jaxtl in $XDG_CACHE_HOME or ~/.cache."""
+    if given := os.environ.get("JAXTL_DATA"):
+        return expanded(given)
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (expanded(cache) if cache else at_home(".cache")) / "jaxtl"
+
+
 def cannot_write(path: Path, error: OSError) -> InputError:
     """What the system said, as an error of ours."""
     return InputError(f"cannot be written: {error.strerror or error}", where=path, todo=ROOM)

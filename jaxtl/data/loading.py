@@ -9,11 +9,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from jaxtl.clients import Progress, Silent
 from jaxtl.data.arrays import from_arrays
 from jaxtl.data.catalogue import OFFICIAL
 from jaxtl.data.dataset import DataSet
-from jaxtl.data.directories import default_directory, tfds_roots
-from jaxtl.data.fetch import Progress, Silent
+from jaxtl.data.directories import tfds_roots
 from jaxtl.data.folders import holds_folders, read_folders
 from jaxtl.data.npz import read_npz
 from jaxtl.data.on_disk import memory_budget
@@ -23,7 +23,7 @@ from jaxtl.data.tables import holds_table, read_table
 from jaxtl.data.tfds_read import newest_version, read_prepared, refuse_tfrecord
 from jaxtl.data.tfds_write import prepare
 from jaxtl.errors import InputError, suggest
-from jaxtl.files import expanded, open_regular
+from jaxtl.files import default_directory, expanded, open_regular
 
 FILES = {  # what a name may lie in, below the data directory, in the order of looking
     "cifar10": ("cifar10.npz", "cifar-10-binary.tar.gz", "cifar-10-batches-bin"),

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.errors import InputError, suggest
-from jaxtl.models.convolution import convolve
+from jaxtl.models.convolution import convolve, same_padding
+from jaxtl.models.depthwise import convolve_by_channel
 
 NORMALISATIONS = ("group", "batch", "none")
 
@@ -23,6 +24,8 @@ class Convolution(nn.Module):
         stride: in pixels.
         use_bias: add a number for each channel.
         dtype: to compute in; None is that of the parameters, float32.
+        same: pad as TensorFlow does (`convolution.same_padding`), and not by half of the kernel on all sides: where a
+            stride divides an even edge it sees other pixels.
     """
 
     channels: int
@@ -30,6 +33,7 @@ class Convolution(nn.Module):
     stride: int = 1
     use_bias: bool = False
     dtype: str | None = None
+    same: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -38,11 +42,55 @@ class Convolution(nn.Module):
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.channels,)) if self.use_bias else None
         images, kernel, bias = nn.dtypes.promote_dtype(images, kernel, bias, dtype=self.dtype)
-        out = convolve(images, kernel, self.stride)
+        padding = same_padding(images.shape[1:3], kernel.shape[:2], self.stride) if self.same else None
+        out = convolve(images, kernel, self.stride, padding)
         return out if bias is None else out + jnp.reshape(bias, (1, 1, 1, -1))
 
 
-def normalised(images: jax.Array, kind: str, train: bool, name: str, dtype: str | None = None) -> jax.Array:
+class Pointwise(nn.Module):
+    """A `Convolution` of edge 1 as the matrix product that it is: on a CPU its derivatives take half of the time.
+
+    Attributes:
+        channels, dtype: as for `Convolution`.
+    """
+
+    channels: int
+    dtype: str | None = None
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, H, W, channels]."""
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (1, 1, images.shape[-1], self.channels))
+        images, kernel = nn.dtypes.promote_dtype(images, kernel, dtype=self.dtype)
+        return (images.reshape(-1, images.shape[-1]) @ kernel[0, 0]).reshape(*images.shape[:3], -1)
+
+
+class Depthwise(nn.Module):
+    """`depthwise.convolve_by_channel` with a kernel of its own.
+
+    Attributes:
+        edge, stride, use_bias, dtype: as for `Convolution`.
+    """
+
+    edge: int = 3
+    stride: int = 1
+    use_bias: bool = False
+    dtype: str | None = None
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, ⌈H / stride⌉, ⌈W / stride⌉, C]."""
+        channels = images.shape[-1]
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (self.edge, self.edge, 1, channels))
+        bias = self.param("bias", nn.initializers.zeros, (channels,)) if self.use_bias else None
+        images, kernel, bias = nn.dtypes.promote_dtype(images, kernel, bias, dtype=self.dtype)
+        out = convolve_by_channel(images, kernel, self.stride)
+        return out if bias is None else out + jnp.reshape(bias, (1, 1, 1, -1))
+
+
+def normalised(
+    images: jax.Array, kind: str, train: bool, name: str, dtype: str | None = None, epsilon: float = 1e-5
+) -> jax.Array:
     """Images with each group of channels at mean 0 and variance 1, then scaled and shifted; inside a Flax module only.
 
     Args:
@@ -52,6 +100,7 @@ def normalised(images: jax.Array, kind: str, train: bool, name: str, dtype: str 
         train: whether "batch" takes the statistics of this batch, and averages them.
         name: of the layer; "scale" and "bias" live under it.
         dtype: as for `Convolution`; statistics are float32.
+        epsilon: added to the variances of "batch".
 
     Raises:
         InputError: unknown kind.
@@ -61,8 +110,49 @@ def normalised(images: jax.Array, kind: str, train: bool, name: str, dtype: str 
     if kind == "none":
         return images
     if kind == "batch":
-        return nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)(images)
+        return BatchNorm(not train, epsilon, dtype, name=name)(images)
     return GroupNorm(min(8, images.shape[-1]), dtype, name=name)(images)
+
+
+class BatchNorm(nn.Module):
+    """`flax.linen.BatchNorm` in fewer passes over the images: nothing as large as they are is kept for the way back.
+
+    Attributes:
+        use_running_average: normalise by what was averaged before, and leave it.
+        epsilon: added to the variances.
+        dtype: as for `Convolution`; statistics are float32.
+        momentum: of the averages.
+    """
+
+    use_running_average: bool
+    epsilon: float = 1e-5
+    dtype: str | None = None
+    momentum: float = 0.9
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> the same."""
+        shape = (images.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, shape)
+        shift = self.param("bias", nn.initializers.zeros, shape)
+        running = [
+            self.variable("batch_stats", "mean", jnp.zeros, shape),
+            self.variable("batch_stats", "var", jnp.ones, shape),
+        ]
+        x = at_least_float32(images)
+        if self.use_running_average:
+            mean, variance = (average.value for average in running)
+        else:
+            mean, square = jnp.mean(x, axis=(0, 1, 2)), jnp.mean(x * x, axis=(0, 1, 2))
+            # rounding may leave a negative variance where all values are equal
+            variance = jnp.maximum(square - mean * mean, 0)
+            if not self.is_initializing():
+                for average, now in zip(running, (mean, variance), strict=True):
+                    average.value = self.momentum * average.value + (1 - self.momentum) * now
+        factor = jax.lax.rsqrt(variance + self.epsilon) * scale
+        dtype = nn.dtypes.canonicalize_dtype(images, scale, shift, dtype=self.dtype)
+        factor, shift = (row.reshape(1, 1, 1, -1) for row in (factor, shift - mean * factor))
+        return (x * factor + shift).astype(dtype)
 
 
 class GroupNorm(nn.Module):

@@ -23,7 +23,6 @@ import numpy as np
 
 from jaxtl import files as whole_files
 from jaxtl.data import decode
-from jaxtl.data.directories import default_directory
 from jaxtl.data.fetch import Progress, Silent
 from jaxtl.data.on_disk import Stored
 from jaxtl.data.one_size import header_of, refuse, remarks_on, top_of
@@ -67,11 +66,6 @@ class Resized(NamedTuple):
     skipped: list[tuple[str, str]]
     white: dict[str, float]
     remarks: list[str]
-
-
-def cache_directory() -> Path:
-    """Where resized pictures are kept if nobody says otherwise: beside the data sets."""
-    return default_directory()
 
 
 def resized(image: Any, edge: int) -> np.ndarray:

@@ -14,50 +14,23 @@ import numpy as np
 from jaxtl.data import normalise
 from jaxtl.errors import InputError
 from jaxtl.models import Classifier, Cnn, as_forward, cut, initialise
+from jaxtl.models.pretrained import TRUNKS, Pretrained, load_trunk
+from jaxtl.models.torch_names import ARCHITECTURES
 from jaxtl.problems.images import Images
 from jaxtl.program import Weights
 from jaxtl.step import EVALUATE
-from jaxtl.trees import Tree
 from jaxtl.writers import Progress
 
 AUTO, BEST, SMALL = "auto", "efficientnet_lite0", "small_cnn"
 BLOCK = 64  # pictures at a time
 
 
-class Trunk(NamedTuple):
-    """A network without a head.
-
-    Attributes:
-        name: short.
-        model: the module, (images, train) -> (features, taps).
-        params, model_state: its own.
-        size: the edge of its pictures in pixels, unless another is asked for.
-        mean, std: [3] of what it is given: (pixel − mean) / std of pixels 0 to 255.
-        licence, origin: in words.
-        features: how many it gives.
-        stages: what it can be cut between.
-    """
-
-    name: str
-    model: Any
-    params: Tree
-    model_state: Tree
-    size: int
-    mean: np.ndarray
-    std: np.ndarray
-    licence: str
-    origin: str
-    features: int
-    stages: tuple[str, ...]
-
-
-def untrained() -> Trunk:
+def untrained() -> Pretrained:
     """A small CNN with random weights: three blocks, at 48 pixels."""
     model = small_module()
     params = initialise(Classifier(model, ()), jax.random.key(0), (48, 48, 3))["trunk"]
-    level = np.full(3, 127.5, np.float32)
     origin = "random weights: nothing was learned before"
-    return Trunk(SMALL, model, params, {}, 48, level, level / 2, "Apache-2.0", origin, 64, ("all",))
+    return Pretrained(SMALL, model, params, {}, 48, (127.5,) * 3, (63.75,) * 3, "Apache-2.0", origin, 64, ("all",))
 
 
 def small_module() -> Cnn:
@@ -65,7 +38,7 @@ def small_module() -> Cnn:
     return Cnn((16, 32, 64))
 
 
-def trunk_of(name: str) -> tuple[Trunk, str]:
+def trunk_of(name: str) -> tuple[Pretrained, str]:
     """The trunk that is asked for, and a notice where another one takes its place.
 
     Args:
@@ -84,21 +57,26 @@ def trunk_of(name: str) -> tuple[Trunk, str]:
         return untrained(), f"no pretrained trunk is at hand ({error.what}): a small network learns from nothing"
 
 
-def _pretrained(name: str) -> Trunk:
-    try:
-        from jaxtl.models.pretrained import load_trunk
-    except ImportError:
-        raise InputError("no pretrained trunks in this version", where=f"--trunk={name}", todo=f"use {SMALL}") from None
-    found = load_trunk(name, progress=Progress)
-    return Trunk(*(getattr(found, field) for field in Trunk._fields))
+def _pretrained(name: str) -> Pretrained:
+    return load_trunk(name, progress=Progress)
 
 
 def module_of(name: str) -> Any:
-    """The module of a trunk by its name, for weights that are at hand."""
-    return small_module() if name == SMALL else _pretrained(name).model
+    """The module of a trunk by its name, for weights that are at hand.
+
+    Raises:
+        InputError: no such trunk.
+    """
+    if name == SMALL:
+        return small_module()
+    architecture = TRUNKS[name].architecture if name in TRUNKS else name
+    if architecture not in ARCHITECTURES:
+        todo = "use the version of jaxtl that the model was made with"
+        raise InputError("no such trunk is known", where=name, todo=todo)
+    return ARCHITECTURES[architecture].make({})
 
 
-def normalisation(trunk: Trunk, size: int) -> Images:
+def normalisation(trunk: Pretrained, size: int) -> Images:
     """How raw pictures reach a trunk."""
     return Images((size, size, 3), np.asarray(trunk.mean, np.float32), np.asarray(trunk.std, np.float32))
 
@@ -110,7 +88,7 @@ class Passed(NamedTuple):
     seconds: float
 
 
-def passed(trunk: Trunk, images: Any, depth: int | None, size: int) -> Passed:
+def passed(trunk: Pretrained, images: Any, depth: int | None, size: int) -> Passed:
     """What a frozen trunk makes of every picture: its features, or what it hands on after some of its stages.
 
     Args:
@@ -145,7 +123,7 @@ def _through(part: Any, whole: bool, weights: Weights, block: jax.Array, mean: j
     return part.apply({"params": weights.params, **weights.model_state}, images, False)[0]
 
 
-def depths(trunk: Trunk) -> Sequence[int]:
-    """Where it is cut to fine-tune what is above: before the last stage first, then deeper; 0 is all of it."""
+def depths(trunk: Pretrained) -> Sequence[int]:
+    """Where it is cut to fine-tune what is above: near the end first, then deeper; 0 is all of it."""
     count = len(trunk.stages)
-    return list(dict.fromkeys([*(depth for depth in (count - 1, count - 2) if depth > 0), 0]))
+    return list(dict.fromkeys([*(depth for depth in (count - 2, count - 3, count // 2) if depth > 0), 0]))

@@ -19,17 +19,18 @@ from jaxtl import bounds, files
 from jaxtl.data import keep_to_data
 from jaxtl.data.dataset import DataSet
 from jaxtl.data.labelled import Labelled, labelled
-from jaxtl.data.resized import Resize, cache_directory
+from jaxtl.data.resized import Resize
 from jaxtl.errors import InputError
 from jaxtl.finetune import heads
 from jaxtl.finetune import plan as planning
 from jaxtl.finetune.choosing import Bench, Fitted, Outcome, calibrated, compared
 from jaxtl.finetune.model import Finetuned
 from jaxtl.finetune.options import DEFAULT, HEADS, Options, seconds_of
-from jaxtl.finetune.trunks import SMALL, Trunk, depths, normalisation, passed, trunk_of
+from jaxtl.finetune.trunks import SMALL, depths, normalisation, passed, trunk_of
 from jaxtl.loop import raise_if_stopped
 from jaxtl.methods.finetuning import pulled
 from jaxtl.models import Classifier
+from jaxtl.models.pretrained import Pretrained
 from jaxtl.problems.folder import HEAD, Examples, Folder, Inputs, Parts, parted
 from jaxtl.program import Weights
 from jaxtl.protocol import MEASURES, Budget, Measure
@@ -61,7 +62,7 @@ class Found(NamedTuple):
 
     options: Options
     data: Labelled
-    trunk: Trunk
+    trunk: Pretrained
     notice: str
     plan: planning.Plan
     outcome: Outcome
@@ -93,7 +94,7 @@ def finetuned(options: Options, workdir: Path, data: str | DataSet, console: Ter
         say(f"NOTE: {notice}", style="bold yellow")
     size = options.size or trunk.size
     check_methods(options.methods, trunk)
-    found = labelled(data, Resize(size, options.skip_bad, cache_directory(), Progress))
+    found = labelled(data, Resize(size, options.skip_bad, files.default_directory(), Progress))
     _say_data(say, found)
     keep_to_data(workdir, found.origin, *found.train.fields.values())
     features, seconds = kept_outputs(workdir, trunk, found.train.images, None, size)
@@ -129,7 +130,7 @@ class Work(NamedTuple):
     """What the steps of a fine-tuning share."""
 
     options: Options
-    trunk: Trunk
+    trunk: Pretrained
     data: Labelled
     features: np.ndarray
     workdir: Path
@@ -222,7 +223,7 @@ class Work(NamedTuple):
         whole = jax.tree.map(np.asarray, Weights({"trunk": trunk, HEAD: weights.params[HEAD]}, state))
         how = normalisation(self.trunk, self.size)
         classes, white = self.data.classes, self.data.white
-        card = {"method": winner, "setting": fitted.setting, "jaxtl": __version__, "licence": self.trunk.licence}
+        card: dict[str, Any] = {"method": winner, "setting": fitted.setting, "jaxtl": __version__, "licence": self.trunk.licence}
         card |= {"origin": self.trunk.origin, "pictures": len(self.data.train), "data": self.data.name}
         return Finetuned(
             self.trunk.name, whole, classes, self.size, how.mean, how.std, scale, white, card, self.workdir
@@ -241,14 +242,14 @@ class Work(NamedTuple):
         return lines + ([planned.why] if planned.why else [])
 
 
-def check_methods(names: Sequence[str], trunk: Trunk) -> None:
+def check_methods(names: Sequence[str], trunk: Pretrained) -> None:
     """Refuse methods that mean nothing for a trunk."""
     if "scratch" not in names and trunk.name == SMALL and names and not set(names) & set(HEADS):
         todo = "add scratch to --methods, or give a --trunk that was trained"
         raise InputError("there is nothing to fine-tune in random weights", where="--methods", todo=todo)
 
 
-def _names(options: Options, trunk: Trunk, data: Labelled, features: np.ndarray) -> tuple[list[str], list[str]]:
+def _names(options: Options, trunk: Pretrained, data: Labelled, features: np.ndarray) -> tuple[list[str], list[str]]:
     """(heads, methods of fine-tuning) that are to be tried."""
     if options.methods:
         chosen = list(options.methods)
@@ -261,7 +262,9 @@ def _names(options: Options, trunk: Trunk, data: Labelled, features: np.ndarray)
     return own, ["scratch"] if trunk.name == SMALL else list(DEFAULT)
 
 
-def kept_outputs(workdir: Path, trunk: Trunk, images: Any, depth: int | None, size: int) -> tuple[np.ndarray, float]:
+def kept_outputs(
+    workdir: Path, trunk: Pretrained, images: Any, depth: int | None, size: int
+) -> tuple[np.ndarray, float]:
     """(what the frozen trunk makes of every picture, the seconds that took; 0 where it was kept)."""
     path = workdir / "frozen" / f"{'features' if depth is None else depth}.npy"
     if (content := files.read(path)) is not None:

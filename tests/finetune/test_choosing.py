@@ -17,9 +17,9 @@ from jaxtl.finetune import heads, plan, trunks
 from jaxtl.finetune.choosing import Outcome, calibrated
 from jaxtl.finetune.options import Options
 from jaxtl.finetune.page import interval
-from jaxtl.finetune.trunks import Trunk
 from jaxtl.finetune.work import Work, kept_outputs
 from jaxtl.models import Classifier, Cnn, initial_model_state, initialise
+from jaxtl.models.pretrained import Pretrained
 from jaxtl.problems.folder import Examples, Parts
 from jaxtl.protocol import MEASURES, Comparison, Draw, Run
 from jaxtl.report.html import write_html
@@ -226,7 +226,7 @@ def work(tmp_path_factory):
     state = jax.tree.map(lambda leaf: leaf + 0.1, state)
     params = initialise(whole, key, (16, 16, 3))["trunk"]
     level = np.full(3, 127.5, np.float32)
-    trunk = Trunk("small", model, params, {"batch_stats": state}, 16, level, level, "", "", 8, ("a", "b", "c"))
+    trunk = Pretrained("small", model, params, {"batch_stats": state}, 16, level, level, "", "", 8, ("a", "b", "c"))
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (45, 16, 16, 3)).astype(np.uint8)
     data = labelled(from_arrays(images, np.arange(45) % 3, classes=["a", "b", "c"]), Resize(16))

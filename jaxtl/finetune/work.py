@@ -51,9 +51,9 @@ class Tuning(Budget):
     """How fine-tuning is done, and what it searches."""
 
     batch_size: bounds.Count = planning.BATCH
-    learning_rate: bounds.Span = (0.001, 0.1)
+    learning_rate: bounds.Span = (0.001, 0.02)
     pull: bounds.Span = (0.01, 10.0)
-    ratio: bounds.Span = (0.03, 1.0)  # learning rate of the trunk / of the head
+    ratio: bounds.Span = (0.1, 1.0)  # learning rate of the trunk / of the head
     decay = "loss"  # no field
 
 

@@ -16,8 +16,8 @@ from jaxtl.data import keep_to_data
 from jaxtl.errors import NotFinite
 from jaxtl.finetune import heads
 from jaxtl.finetune.options import HEADS
+from jaxtl.finetune.recipes import RECIPES
 from jaxtl.loop import raise_if_stopped
-from jaxtl.methods.finetuning import RECIPES
 from jaxtl.problems.folder import HEAD, Folder, Parts
 from jaxtl.program import Weights
 from jaxtl.protocol import (

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from jaxtl import bounds
 from jaxtl.bounds import Refusal, shortened
-from jaxtl.methods.finetuning import RECIPES
+from jaxtl.finetune.recipes import RECIPES
 from jaxtl.problems import MeasureName
 
 HEADS = {
@@ -16,9 +16,7 @@ HEADS = {
     "logistic": "logistic regression on features of the frozen trunk; λ by cross-validation within",
     "logistic_adjusted": "logistic, its logits less the logarithm of how frequent each class is",
 }
-DEFAULT = ("lp_l2_sp", "l2_sp", "lr_ratio")  # of fine-tuning, in the order in which a budget gives them up from behind
-TUNED = ("features", "fine_tune", "l2", "l2_sp", "lr_ratio", "lp_ft", "lp_l2_sp", "scratch")
-NAMES = {**HEADS, **{name: RECIPES[name].means for name in TUNED}}
+NAMES = {**HEADS, **{name: recipe.means for name, recipe in RECIPES.items()}}
 UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
@@ -58,7 +56,7 @@ class Options:
     )
     trunk: bounds.Place = "auto"  # the pretrained network; auto: efficientnet_lite0 where it can be had
     budget: Annotated[str, Duration()] = "10min"  # of time for all of it, about
-    # some of those below; by default both heads and, as the budget allows, lp_l2_sp, l2_sp, lr_ratio
+    # some of those below; by default both heads and, as the budget allows, logistic_l2_sp, l2_sp, lr_ratio
     methods: Annotated[tuple[Annotated[str, bounds.OneOf("method", NAMES)], ...], bounds.Items(0, distinct=True)] = ()
     measure: MeasureName = "accuracy"  # what decides
     # auto: where classes differ in size and the measure asks for each of them, weights and adjusted logits

@@ -25,6 +25,7 @@ from jaxtl.terminal import Terminal
 
 RESAMPLES = 1000  # of an interval over pictures
 SHOWN = 12  # pictures that are confidently wrong
+MATRIX = 100  # classes up to which summary.json has their confusions
 CLASSES = 50  # that a table shows one by one, the worst first
 COVERS = (
     "The interval of a difference covers which pictures were left out, the heads' first weights and the order of "
@@ -164,14 +165,14 @@ def _answers(found: Found) -> tuple[Section, dict[str, Any]]:
     confusion = confusion_matrix(labels, predicted, len(names))
     table = _by_class(confusion, names, found)
     lines += [f"Most often: {in_words([confusion], names)}."]
-    lines += [f"The {len(names) - CLASSES} better classes are in summary.json."] if len(names) > CLASSES else []
+    lines += [f"The {len(names) - CLASSES} better classes are not shown."] if len(names) > CLASSES else []
     draw: Callable = functools.partial(
         confusion_maps, "Which classes are taken for which", names, {found.winner: [confusion]}
     )
     plots = [Plot("confusion", "Which classes are taken for which", draw)]
     draw = functools.partial(answers.reliability, probabilities, labels)
     plots.append(Plot("reliability", "Does a probability mean what it says?", draw))
-    figures["confusion"] = confusion
+    figures |= {"confusion": confusion} if len(names) <= MATRIX else {}
     return Section("How good the model is", [table], lines, plots), figures
 
 

@@ -41,11 +41,12 @@ EFFORTS = (  # from the most to the least
     Effort(5, 2, 3, 6, 150),
     Effort(5, 2, 3, 4, 100),
     Effort(5, 2, 2, 4, 100),
-    Effort(5, 2, 2, 3, 60),
+    Effort(5, 2, 2, 3, 80),
+    Effort(5, 1, 2, 4, 80),
     Effort(5, 1, 2, 3, 60),
-    Effort(3, 1, 2, 3, 40),
-    Effort(3, 1, 2, 2, 30),
+    Effort(3, 1, 2, 3, 60),
 )
+LAST = 2  # efforts, that a method alone is given: rather fewer methods than many that are hardly tried
 HEADS_ALONE = Effort(5, 2, 3, 1, 1)
 
 
@@ -78,20 +79,22 @@ class Cost(NamedTuple):
     step: float
 
 
-def made(methods: Sequence[str], depths: Sequence[int], left: float, cost: Callable[[int], Cost | None]) -> Plan:
+def made(
+    methods: Sequence[str], depths: Sequence[int], left: Callable[[], float], cost: Callable[[int], Cost | None]
+) -> Plan:
     """The most that fits: at the depth that leaves most free to move, with all methods, then with fewer.
 
     Args:
         methods: of fine-tuning, given up from behind.
         depths: to be tried, the cheapest first.
-        left: seconds.
+        left: -> seconds, fewer after each measurement.
         cost: depth -> what it costs; None where it cannot fit anyway.
 
     Returns:
         A plan; without any method where none fits.
 
     Example:
-        >>> plan = made(["l2_sp", "lr_ratio"], [2, 0], 600.0, lambda depth: Cost(10.0, 0.01 if depth else 1.0))
+        >>> plan = made(["l2_sp", "lr_ratio"], [2, 0], lambda: 600.0, lambda depth: Cost(10.0, 0.01 if depth else 1.0))
         >>> plan.depth, plan.methods, plan.effort.trials
         (2, ('l2_sp', 'lr_ratio'), 8)
     """
@@ -100,14 +103,14 @@ def made(methods: Sequence[str], depths: Sequence[int], left: float, cost: Calla
         if (found := cost(depth)) is None:
             break
         measured[depth] = found
-        fitting = _fitting(methods, found, left)
+        fitting = _fitting(methods, found, left())
         if fitting is None or (best and fitting[0] != best.methods):  # deeper costs more: it would take methods away
             break
         count, effort, seconds = fitting
         if best is None or EFFORTS.index(effort) <= max(EFFORTS.index(best.effort), 3):
             best = Plan(effort, depth, count, seconds, "")
     if best is None:
-        said = f"fine-tuning does not fit into the {left:.0f} s that are left" if methods else ""
+        said = f"fine-tuning does not fit into the {max(0.0, left()):.0f} s that are left" if methods else ""
         return Plan(HEADS_ALONE, 0, (), 0.0, said)
     given_up = [name for name in methods if name not in best.methods]
     return best._replace(why=f"no time for {', '.join(given_up)}" if given_up else "")
@@ -115,7 +118,7 @@ def made(methods: Sequence[str], depths: Sequence[int], left: float, cost: Calla
 
 def _fitting(methods: Sequence[str], cost: Cost, left: float) -> tuple[tuple[str, ...], Effort, float] | None:
     for count in range(len(methods), 0, -1):
-        for effort in EFFORTS:
+        for effort in EFFORTS if count == 1 else EFFORTS[:-LAST]:
             seconds = count * (effort.trainings * effort.steps * cost.step + COMPILING * cost.compiling)
             if seconds <= left:
                 return tuple(methods[:count]), effort, seconds

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxtl.data import normalise
 from jaxtl.errors import InputError
+from jaxtl.loop import raise_if_stopped
 from jaxtl.models import Classifier, Cnn, as_forward, cut, initialise
 from jaxtl.models.pretrained import TRUNKS, Pretrained, load_trunk
 from jaxtl.models.torch_names import ARCHITECTURES
@@ -36,6 +37,19 @@ def untrained() -> Pretrained:
 def small_module() -> Cnn:
     """Of `untrained`."""
     return Cnn((16, 32, 64))
+
+
+class Polled(Progress):
+    """Progress of work that ends at a block where a stop is requested."""
+
+    def advance(self, n: int = 1, **values: float) -> None:
+        """One block further.
+
+        Raises:
+            Interrupted: a stop was requested.
+        """
+        super().advance(n, **values)
+        raise_if_stopped("before anything was trained")
 
 
 def trunk_of(name: str) -> tuple[Pretrained, str]:
@@ -102,7 +116,7 @@ def passed(trunk: Pretrained, images: Any, depth: int | None, size: int) -> Pass
         part = cut(part, depth)[0]
     weights, how = Weights(trunk.params, trunk.model_state), normalisation(trunk, size)
     blocks, began = [], 0.0
-    with Progress(len(images), "features of the frozen trunk") as progress:
+    with Polled(len(images), "features of the frozen trunk") as progress:
         for start in range(0, len(images), BLOCK):
             rows = np.minimum(np.arange(start, start + BLOCK), len(images) - 1)  # the last one filled up
             block = jnp.asarray(np.asarray(images[rows]))
@@ -126,4 +140,4 @@ def _through(part: Any, whole: bool, weights: Weights, block: jax.Array, mean: j
 def depths(trunk: Pretrained) -> Sequence[int]:
     """Where it is cut to fine-tune what is above: near the end first, then deeper; 0 is all of it."""
     count = len(trunk.stages)
-    return list(dict.fromkeys([*(depth for depth in (count - 2, count - 3, count // 2) if depth > 0), 0]))
+    return list(dict.fromkeys([*(depth for depth in (count - 1, count - 2, count - 3, count // 2) if depth > 0), 0]))

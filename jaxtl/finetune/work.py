@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
+import os
+import re
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -25,11 +28,12 @@ from jaxtl.finetune import heads
 from jaxtl.finetune import plan as planning
 from jaxtl.finetune.choosing import Bench, Fitted, Outcome, calibrated, compared
 from jaxtl.finetune.model import Finetuned
-from jaxtl.finetune.options import DEFAULT, HEADS, Options, seconds_of
-from jaxtl.finetune.trunks import SMALL, depths, normalisation, passed, trunk_of
+from jaxtl.finetune.options import HEADS, Options, seconds_of
+from jaxtl.finetune.recipes import DEFAULT
+from jaxtl.finetune.trunks import SMALL, Polled, depths, normalisation, passed, trunk_of
 from jaxtl.loop import raise_if_stopped
 from jaxtl.methods.finetuning import pulled
-from jaxtl.models import Classifier
+from jaxtl.models import Classifier, cut
 from jaxtl.models.pretrained import Pretrained
 from jaxtl.problems.folder import HEAD, Examples, Folder, Inputs, Parts, parted
 from jaxtl.program import Weights
@@ -37,11 +41,11 @@ from jaxtl.protocol import MEASURES, Budget, Measure
 from jaxtl.sweep import run_all
 from jaxtl.terminal import Terminal
 from jaxtl.version import __version__
-from jaxtl.writers import Progress
 
 UNEQUAL = 1.5  # times that the largest class has the smallest, from where on classes are balanced
 ASKS_EVERY_CLASS = ("balanced_accuracy", "macro_f1")
 PROBE = 20  # steps, to see what one costs
+SHARE = 0.2  # of the memory, for what fine-tuning is given
 LONG = 10.0  # seconds, beside which compiling does not matter
 BEHIND = 3.0  # a step back and forth takes this many times what a step forth does, at least
 
@@ -74,7 +78,9 @@ class Found(NamedTuple):
     minutes: float
 
 
-def finetuned(options: Options, workdir: Path, data: str | DataSet, console: Terminal | None = None) -> Found:
+def finetuned(
+    options: Options, workdir: Path, data: str | os.PathLike[str] | DataSet, console: Terminal | None = None
+) -> Found:
     """The work: what is kept in `workdir` is not made again.
 
     Args:
@@ -94,7 +100,8 @@ def finetuned(options: Options, workdir: Path, data: str | DataSet, console: Ter
         say(f"NOTE: {notice}", style="bold yellow")
     size = options.size or trunk.size
     check_methods(options.methods, trunk)
-    found = labelled(data, Resize(size, options.skip_bad, files.default_directory(), Progress))
+    check_apart(data, workdir)
+    found = labelled(data, Resize(size, options.skip_bad, files.default_directory(), Polled))
     _say_data(say, found)
     keep_to_data(workdir, found.origin, *found.train.fields.values())
     features, seconds = kept_outputs(workdir, trunk, found.train.images, None, size)
@@ -103,8 +110,7 @@ def finetuned(options: Options, workdir: Path, data: str | DataSet, console: Ter
         say(f"features: {len(features):,} pictures through {trunk.name} at {size}x{size}, {rate:.0f} a second")
     work = Work(options, trunk, found, features, workdir, size, measure)
     own_heads, tuned = _names(options, trunk, found, features)
-    left = work.seconds_left(began, own_heads)
-    planned = planning.kept(workdir, work.asked(), lambda: work.plan(tuned, left, rate))
+    planned = planning.kept(workdir, work.asked(), lambda: work.plan(tuned, work.seconds_left(began, own_heads), rate))
     for line in work.in_words(planned):
         say(line)
     names = [*own_heads, *planned.methods]
@@ -179,11 +185,23 @@ class Work(NamedTuple):
         def cost(depth: int) -> planning.Cost | None:
             least = planning.EFFORTS[-1]
             behind = BEHIND * planning.BATCH / rate if rate and depth == 0 else 0.0  # of all of a pretrained trunk
-            if least.trainings * least.steps * behind > left():
+            if least.trainings * least.steps * behind > left() or self.nbytes(depth) > SHARE * bounds.memory():
                 return None
             return self.cost(depth)
 
-        return planning.made(tuned, depths(self.trunk), left(), cost)
+        return planning.made(tuned, [0] if "scratch" in tuned else depths(self.trunk), left, cost)
+
+    def nbytes(self, depth: int) -> float:
+        """What is trained on at a depth, in memory."""
+        count, edge = len(self.data.train), self.size
+        if not depth:
+            return 3.0 * count * edge * edge
+        below = cut(Classifier(self.trunk.model, ()), depth)[0]
+        image = jax.ShapeDtypeStruct((1, edge, edge, 3), jnp.float32)
+        out = jax.eval_shape(
+            lambda x: below.apply({"params": self.trunk.params, **self.trunk.model_state}, x, False)[0], image
+        )
+        return 4.0 * count * math.prod(out.shape)
 
     def cost(self, depth: int) -> planning.Cost:
         """What a training costs at a depth, measured."""
@@ -223,7 +241,12 @@ class Work(NamedTuple):
         whole = jax.tree.map(np.asarray, Weights({"trunk": trunk, HEAD: weights.params[HEAD]}, state))
         how = normalisation(self.trunk, self.size)
         classes, white = self.data.classes, self.data.white
-        card: dict[str, Any] = {"method": winner, "setting": fitted.setting, "jaxtl": __version__, "licence": self.trunk.licence}
+        card: dict[str, Any] = {
+            "method": winner,
+            "setting": fitted.setting,
+            "jaxtl": __version__,
+            "licence": self.trunk.licence,
+        }
         card |= {"origin": self.trunk.origin, "pictures": len(self.data.train), "data": self.data.name}
         return Finetuned(
             self.trunk.name, whole, classes, self.size, how.mean, how.std, scale, white, card, self.workdir
@@ -249,6 +272,16 @@ def check_methods(names: Sequence[str], trunk: Pretrained) -> None:
         raise InputError("there is nothing to fine-tune in random weights", where="--methods", todo=todo)
 
 
+def check_apart(data: str | os.PathLike[str] | DataSet, workdir: Path) -> None:
+    """Refuse a run among the pictures: its files would be taken for some of them."""
+    if isinstance(data, DataSet) or not os.path.isdir(data):
+        return
+    place = files.resolved(data)
+    if files.resolved(workdir).is_relative_to(place):
+        todo = "give a --workdir outside of it, or start in another directory"
+        raise InputError(f"the run directory {workdir} lies among the pictures", where=place, todo=todo)
+
+
 def _names(options: Options, trunk: Pretrained, data: Labelled, features: np.ndarray) -> tuple[list[str], list[str]]:
     """(heads, methods of fine-tuning) that are to be tried."""
     if options.methods:
@@ -266,7 +299,8 @@ def kept_outputs(
     workdir: Path, trunk: Pretrained, images: Any, depth: int | None, size: int
 ) -> tuple[np.ndarray, float]:
     """(what the frozen trunk makes of every picture, the seconds that took; 0 where it was kept)."""
-    path = workdir / "frozen" / f"{'features' if depth is None else depth}.npy"
+    part = "features" if depth is None else f"behind_{depth}"
+    path = workdir / "frozen" / f"{re.sub(r'[^A-Za-z0-9_]', '_', trunk.name)}-{size}-{part}.npy"
     if (content := files.read(path)) is not None:
         try:
             array = np.load(io.BytesIO(content), allow_pickle=False)

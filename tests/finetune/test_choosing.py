@@ -76,15 +76,19 @@ def test_a_plan_takes_no_longer_than_is_left():
     rng = np.random.default_rng(0)
     for _ in range(200):
         left, step = 10 ** rng.uniform(0, 4), 10 ** rng.uniform(-3, 1)
-        found = plan.made(["a", "b"], [3, 2, 0], left, lambda depth, step=step: plan.Cost(1.0, step * (4 - depth)))
+        found = plan.made(
+            ["a", "b"], [3, 2, 0], lambda left=left: left, lambda depth, step=step: plan.Cost(1.0, step * (4 - depth))
+        )
         cost = (found.effort.trainings * found.effort.steps * step * (4 - found.depth) + 3) * len(found.methods)
         assert cost <= left or not found.methods
         assert bool(found.methods) == bool(found.seconds)
 
 
 def test_more_time_is_more_effort():
-    found = [plan.made(["a", "b"], [2, 0], left, lambda depth: plan.Cost(1.0, 0.02 * (3 - depth))) for left in
-             (5, 30, 60, 120, 300, 600, 3000, 1e5)]  # fmt: skip
+    found = []
+    for left in (5, 30, 60, 120, 300, 600, 3000, 1e5):
+        own = plan.made(["a", "b"], [2, 0], lambda left=left: left, lambda depth: plan.Cost(1.0, 0.02 * (3 - depth)))
+        found.append(own)
     efforts = [one.effort.trainings * one.effort.steps * len(one.methods) for one in found]
     assert not found[0].methods
     assert "does not fit" in found[0].why
@@ -93,7 +97,7 @@ def test_more_time_is_more_effort():
 
 
 def test_a_plan_is_kept_for_the_same_wishes(tmp_path):
-    first = plan.made(["a"], [0], 100.0, lambda depth: plan.Cost(1.0, 0.01))
+    first = plan.made(["a"], [0], lambda: 100.0, lambda depth: plan.Cost(1.0, 0.01))
     assert plan.kept(tmp_path, {"x": 1}, lambda: first) == first
     assert plan.kept(tmp_path, {"x": 1}, lambda: pytest.fail("planned again")) == first
     other = first._replace(depth=1)

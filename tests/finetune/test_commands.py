@@ -200,6 +200,7 @@ def test_a_run_that_is_stopped_goes_on_bit_for_bit(method, room, capsys, monkeyp
         (["finetune", "photos", "--seed=x"], "--seed: 'x' is not a whole number"),
         (["finetune", "photos", "--workdir=photos"], "photos: is not a run"),
         (["finetune", "photos", "--trunk=small_cnn", "--methods=l2_sp"], "nothing to fine-tune in random weights"),
+        (["finetune", "photos", "--workdir=photos/runs/x"], "lies among the pictures"),
         (["predict"], "takes RUN and DIR"),
         (["predict", "runs/photos", "new", "--cvs=x"], "did you mean '--csv'?"),
         (["predict", "runs/photos", "new", "--csv"], "--csv: needs a value"),

@@ -16,7 +16,7 @@ from jaxtl.finetune.card import card_lines
 from jaxtl.finetune.options import HEADS, NAMES
 from jaxtl.finetune.work import Found
 from jaxtl.protocol import ACCURACY, Measure, confusion_matrix
-from jaxtl.protocol.results import points
+from jaxtl.protocol.results import compact, points
 from jaxtl.report import Page, Plot, Section, Table
 from jaxtl.report.html import write_html
 from jaxtl.report.plots import answers
@@ -126,6 +126,8 @@ def _tried(found: Found) -> Section:
         f"Every method chose its settings within what it learned from, and was judged by the pictures left out: "
         f"{effort.folds} folds, dealt {times}. The best of {len(rows)} is a little flattered by having been chosen."
     )
+    chosen = ", ".join(f"{name} {compact(value)}" for name, value in found.fitted.setting.items())
+    lines.append(f"The model that is kept ({found.winner}) learned from all pictures with {chosen}.")
     lines += [f"Not tried: {found.plan.why}."] if found.plan.why else []
     values = {name: outcome.values(name) for name in outcome.names}
     plot = Plot("tried", "What was tried", functools.partial(answers.tried, values, measure, found.winner))

@@ -185,27 +185,26 @@ class Work(NamedTuple):
         def cost(depth: int) -> planning.Cost | None:
             least = planning.EFFORTS[-1]
             behind = BEHIND * planning.BATCH / rate if rate and depth == 0 else 0.0  # of all of a pretrained trunk
-            if least.trainings * least.steps * behind > left() or self.nbytes(depth) > SHARE * bounds.memory():
+            size = len(self.data.train) * math.prod(self.shape(depth)) * (4 if depth else 1)  # bytes
+            if least.trainings * least.steps * behind > left() or size > SHARE * bounds.memory():
                 return None
             return self.cost(depth)
 
         return planning.made(tuned, [0] if "scratch" in tuned else depths(self.trunk), left, cost)
 
-    def nbytes(self, depth: int) -> float:
-        """What is trained on at a depth, in memory."""
-        count, edge = len(self.data.train), self.size
+    def shape(self, depth: int) -> tuple[int, ...]:
+        """Of what one picture is at a depth."""
         if not depth:
-            return 3.0 * count * edge * edge
-        below = cut(Classifier(self.trunk.model, ()), depth)[0]
-        image = jax.ShapeDtypeStruct((1, edge, edge, 3), jnp.float32)
-        out = jax.eval_shape(
-            lambda x: below.apply({"params": self.trunk.params, **self.trunk.model_state}, x, False)[0], image
-        )
-        return 4.0 * count * math.prod(out.shape)
+            return self.size, self.size, 3
+        below, trunk = cut(Classifier(self.trunk.model, ()), depth)[0], self.trunk
+        image = jax.ShapeDtypeStruct((1, self.size, self.size, 3), jnp.float32)
+        out = jax.eval_shape(lambda x: below.apply({"params": trunk.params, **trunk.model_state}, x, False)[0], image)
+        return out.shape[1:]
 
     def cost(self, depth: int) -> planning.Cost:
-        """What a training costs at a depth, measured."""
-        problem = self.problem(depth, planning.HEADS_ALONE._replace(steps=PROBE))
+        """What a training costs at a depth, measured; on zeros, which take as long as what they stand for."""
+        inputs = np.zeros((len(self.data.train), *self.shape(depth)), np.float32 if depth else np.uint8)
+        problem = self.problem(depth, planning.HEADS_ALONE._replace(steps=PROBE), inputs)
         program, draw = pulled(cast(Any, problem)), problem.parts.whole
         start = problem.start(draw)
         data, seconds = problem.data(program, start, draw), []
@@ -215,15 +214,14 @@ class Work(NamedTuple):
             seconds.append(time.perf_counter() - began)
         return planning.Cost(seconds[0] - seconds[1], seconds[1] / PROBE)
 
-    def problem(self, depth: int, effort: planning.Effort) -> Folder:
-        """Fine-tuning of what is above a cut."""
-        model = Classifier(self.trunk.model, ((HEAD, len(self.data.classes)),))
-        _, above = parted(model, depth)
-        if depth:
-            inputs = Inputs.kept(kept_outputs(self.workdir, self.trunk, self.data.train.images, depth, self.size)[0])
-        else:
-            pixels = jnp.asarray(np.asarray(self.data.train.images))
-            inputs = Inputs(pixels, normalisation(self.trunk, self.size), True)
+    def problem(self, depth: int, effort: planning.Effort, array: np.ndarray | None = None) -> Folder:
+        """Fine-tuning of what is above a cut, given pictures or what the frozen part makes of them."""
+        _, above = parted(Classifier(self.trunk.model, ((HEAD, len(self.data.classes)),)), depth)
+        if array is None:
+            images = self.data.train.images
+            array = kept_outputs(self.workdir, self.trunk, images, depth, self.size)[0] if depth else np.asarray(images)
+        how = normalisation(self.trunk, self.size)
+        inputs = Inputs.kept(array) if depth else Inputs(jnp.asarray(array), how, True)
         config = Tuning(steps=effort.steps, trials=effort.trials, seed=self.options.seed)
         return Folder(config, self.trunk, above, inputs, jnp.asarray(self.features), self.parts(effort), self.measure)
 

@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import jax
@@ -175,6 +176,16 @@ def test_a_run_that_is_stopped_goes_on_bit_for_bit(method, room, capsys, monkeyp
     names = ("model.safetensors", "model.json")
     one, other = ([(room / "runs" / run / name).read_bytes() for name in names] for run in (whole, torn))
     assert one == other
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no browser")
+def test_a_browser_opens_the_report(room):
+    page = room / "runs" / "photos" / "report.html"
+    asked = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", page.as_uri()]
+    shown = subprocess.run(asked, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert "whether fine-tuning pays" in shown
+    assert shown.count("<img") == len(list((room / "runs" / "photos" / "plots").iterdir()))
 
 
 # ---------------------------------------------------------------- mistakes, before any work

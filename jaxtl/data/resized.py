@@ -30,6 +30,7 @@ from jaxtl.errors import InputError
 
 METHOD = "bicubic, shorter edge, centre, 1"  # another number where pixels change
 BLOCK = 256  # files at a time
+THREADS = 4  # each may hold a picture of hundreds of megabytes
 FINER = 2  # times the edge that a JPEG is decoded to at least
 LONG = 64  # times as long as wide: nothing of such a picture would be left
 
@@ -122,7 +123,7 @@ def resized_pictures(directory: Path, files: Sequence[Path], how: Resize, memory
         InputError: files that cannot be used, all told at once, unless they are to be skipped; none that can.
     """
     wrong: dict[Path, InputError] = {}
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
         headers = _headers(files, how, pool, wrong)
         deep = [file for file, (found, _) in headers.items() if found.deep]
         tops = [top for _, top, error in _each(top_of, deep, pool, wrong) if error is None]

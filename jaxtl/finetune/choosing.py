@@ -99,6 +99,7 @@ class Bench(NamedTuple):
         best, score = 0, 0.0
         if len(settings) > 1:
             inner = [draw._replace(fold=fold, folds=self.inner) for fold in range(self.inner)]
+            inner = [part for part in inner if len(self.parts.of(part)[1])] or [draw]  # of pairs nothing is left out
             scores = np.mean([self._scores(trainer.train_all(name, settings, part), part) for part in inner], axis=0)
             best = max(range(len(settings)), key=lambda k: tuple(scores[k]))  # of equals the first
             score = float(scores[best][0])
@@ -110,15 +111,16 @@ class Bench(NamedTuple):
     def _scores(self, trained: Sequence[Any], draw: Draw) -> list[tuple[float, float]]:
         """(the measure, the log-likelihood, which tells apart what the measure calls equal) of each setting."""
         assert self.problem is not None
-        rows = self.parts.of(draw)[1]
+        learned, out = self.parts.of(draw)
+        rows = learned if draw.fold is None else out
         labels, found = self.parts.examples.labels[rows], list[tuple[float, float]]()
         for one in trained:
-            if one is None:
-                found.append((-np.inf, -np.inf))
-                continue
-            logits = self.problem.logits(one.weights, rows)
-            value = self.measure.better(self.measure.score(labels, logits))
-            found.append((value, float(log_likelihoods(logits, labels).mean())))
+            value, likelihood = -np.inf, -np.inf
+            if one is not None:
+                logits = self.problem.logits(one.weights, rows)
+                value = np.nan_to_num(self.measure.better(self.measure.score(labels, logits)), nan=-np.inf)
+                likelihood = float(log_likelihoods(logits, labels).mean())
+            found.append((float(value), likelihood))
         return found
 
 

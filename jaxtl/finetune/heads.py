@@ -35,9 +35,9 @@ def ridge(x: np.ndarray, labels: np.ndarray, classes: int, groups: np.ndarray | 
     path = ridge_path(x, labels, lams, classes=classes)
     assert path.loo_accuracy is not None
     right, error = path.loo_accuracy, path.loo.sum(axis=1)
+    folds, groups = _affordable(labels, groups)
     if groups is not None:
         right = np.zeros(len(lams))
-        folds = min(FOLDS, len(np.unique(groups)))
         for train, out in stratified_folds(labels, folds, seed, groups=groups, rare=True):
             own = ridge_path(x[train], labels[train], lams, classes=classes)
             answers = (x[out] @ own.coef + own.intercept[:, None]).argmax(axis=-1)
@@ -58,7 +58,7 @@ def logistic(
             (Menon et al., Long-tail learning via logit adjustment, 2021).
     """
     lams = LOGISTIC * float(np.mean(np.square(x - x.mean(axis=0))))
-    folds = min(FOLDS, len(labels) // 2 if groups is None else len(np.unique(groups)))
+    folds, groups = _affordable(labels, groups)
     path = logistic_path(x, labels, lams, folds, seed=seed, groups=groups, rare=True)
     loss = (
         np.nanmean(path.fold_loss, axis=1)
@@ -69,6 +69,14 @@ def logistic(
     shares = np.bincount(labels, minlength=classes) / len(labels)
     shift = np.log(shares * classes) if adjusted else 0.0
     return _head(path.coef[best], path.intercept[best] - shift), float(lams[best])
+
+
+def _affordable(labels: np.ndarray, groups: np.ndarray | None) -> tuple[int, np.ndarray | None]:
+    """(folds, groups) for so few examples: groups count where two can be told apart, and are dealt no finer."""
+    most = min(FOLDS, int(np.bincount(labels).max()))
+    if groups is not None and min(most, len(np.unique(groups))) >= 2:
+        return min(most, len(np.unique(groups))), groups
+    return max(2, most), None
 
 
 def too_much_for_logistic(examples: int, features: int, *, classes: int) -> bool:

@@ -45,6 +45,7 @@ from jaxtl.version import __version__
 UNEQUAL = 1.5  # times that the largest class has the smallest, from where on classes are balanced
 ASKS_EVERY_CLASS = ("balanced_accuracy", "macro_f1")
 PROBE = 20  # steps, to see what one costs
+LEAST_GROUPS = 3
 SHARE = 0.2  # of the memory, for what fine-tuning is given
 LONG = 10.0  # seconds, beside which compiling does not matter
 BEHIND = 3.0  # a step back and forth takes this many times what a step forth does, at least
@@ -103,6 +104,7 @@ def finetuned(
     check_apart(data, workdir)
     found = labelled(data, Resize(size, options.skip_bad, files.default_directory(), Polled))
     _say_data(say, found)
+    check_groups(found)
     keep_to_data(workdir, found.origin, *found.train.fields.values())
     features, seconds = kept_outputs(workdir, trunk, found.train.images, None, size)
     rate = len(features) / seconds if seconds else 0.0
@@ -163,7 +165,9 @@ class Work(NamedTuple):
         counts, weights = np.bincount(train.labels, minlength=len(classes)), None
         if self.balanced:
             weights = (len(train) / (len(classes) * counts))[train.labels]
-        folds = effort.folds if train.groups is None else min(effort.folds, len(np.unique(train.groups)))
+        folds = max(2, min(effort.folds, int(counts.max())))
+        if train.groups is not None:
+            folds = min(folds, len(np.unique(train.groups)))
         return Parts(Examples(train.labels, train.groups, classes, weights), folds, effort.repeats, self.options.seed)
 
     def seconds_left(self, began: float, own_heads: Sequence[str]) -> Callable[[], float]:
@@ -268,6 +272,13 @@ def check_methods(names: Sequence[str], trunk: Pretrained) -> None:
     if "scratch" not in names and trunk.name == SMALL and names and not set(names) & set(HEADS):
         todo = "add scratch to --methods, or give a --trunk that was trained"
         raise InputError("there is nothing to fine-tune in random weights", where="--methods", todo=todo)
+
+
+def check_groups(found: Labelled) -> None:
+    """Refuse so few groups that leaving one out leaves nothing to choose by."""
+    if found.train.groups is not None and (count := len(np.unique(found.train.groups))) < LEAST_GROUPS:
+        what = f"{count} groups that must not be parted; one is left out, and one of the others to choose by"
+        raise InputError(what, where=found.origin, todo=f"give pictures of {LEAST_GROUPS} groups at least")
 
 
 def check_apart(data: str | os.PathLike[str] | DataSet, workdir: Path) -> None:

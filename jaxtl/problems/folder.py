@@ -89,12 +89,13 @@ class Parts:
         return self._deals[folds, number]
 
     def _deal(self, rows: np.ndarray, folds: int, number: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Stratified, groups together, a class of few examples in as many folds as it has."""
+        """Stratified, groups together, a class of few examples in as many folds as it has, and nothing in more."""
         groups = None if self.examples.groups is None else self.examples.groups[rows]
         labels, classes = self.examples.labels[rows], self.examples.classes
-        seed = 100_000 * self.seed + number
-        parts = stratified_folds(labels, folds, seed, classes=classes, groups=groups, rare=True)
-        return [(rows[train], rows[validation]) for train, validation in parts]
+        seed, nothing = 100_000 * self.seed + number, np.arange(0)
+        able = min(folds, int(np.bincount(labels).max()), *(() if groups is None else (len(np.unique(groups)),)))
+        parts = stratified_folds(labels, able, seed, classes=classes, groups=groups, rare=True) if able > 1 else []
+        return [(rows[train], rows[out]) for train, out in parts] + [(rows, nothing)] * (folds - len(parts))
 
 
 class Inputs(NamedTuple):

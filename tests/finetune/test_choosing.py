@@ -69,6 +69,25 @@ def test_a_class_of_two_is_learned_from_in_every_draw():
     assert all(1 in labels[own.of(Draw(seed, fold=0, folds=3))[0]] for seed in own.draws)
 
 
+def test_a_class_of_one_group_is_learned_from_in_every_draw():
+    groups = np.repeat(np.arange(12), 4)
+    labels = np.where(groups == 3, 2, np.arange(48) % 2)
+    own = parts(labels, groups)
+    for draw in map(Draw, own.draws):
+        rows, out = own.of(draw)
+        assert 2 in labels[rows]
+        assert not set(groups[rows]) & set(groups[out])
+        assert len(rows) + len(out) == 48
+
+
+def test_two_pairs_are_enough_to_begin_with():
+    own = parts([0, 0, 1, 1], folds=2, repeats=1)
+    for draw in map(Draw, own.draws):
+        rows, out = own.of(draw)
+        assert (len(rows), len(out)) == (2, 2)
+        assert [len(own.of(draw._replace(fold=fold, folds=2))[1]) for fold in range(2)] == [0, 0]
+
+
 # ---------------------------------------------------------------- what a budget affords
 
 

@@ -26,6 +26,7 @@ from jaxtl.finetune.model import Finetuned
 from jaxtl.terminal import Terminal
 from jaxtl.writers import Progress
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 SHOWN = 20  # lines without a file for them; also of bad files
 
 
@@ -69,6 +70,7 @@ def _rows(
     with Progress(len(pictures), "predicting") as progress:
         for file, said in model.predict(pictures):
             name = str(file.relative_to(directory))
+            name = f"./{name}" if name.startswith(FORMULA) else name  # the same file, and no command of a spreadsheet
             progress.advance(1)
             if isinstance(said, InputError):
                 bad.append((name, said.what))

@@ -33,6 +33,7 @@ def room(tmp_path_factory):
     write(room / "photos", 10)
     (room / "photos" / "red" / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")
     write(room / "new", 3, seed=1)
+    shutil.copy(room / "new" / "red" / "0.png", room / "new" / "=1+1.png")
     (room / "new" / "notes.txt").write_text("mine")
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(room)
@@ -80,12 +81,13 @@ def test_the_same_command_as_the_summary_says(room):
 
 def test_new_pictures_are_predicted(room, capsys):
     out = told(capsys, ["predict", "runs/photos", "new", "--csv", "out.csv"])
-    assert "9 pictures" in out
+    assert "10 pictures" in out
     assert "not read: notes.txt: is no image" in out
     header, *rows = csv.reader((room / "out.csv").read_text().splitlines())
     assert header == ["file", "class", "p(blue)", "p(green)", "p(red)"]
-    assert len(rows) == 9
-    assert np.mean([row[0].startswith(row[1]) for row in rows]) > 0.7
+    assert len(rows) == 10
+    assert rows[0][0] == "./=1+1.png"  # no formula where a spreadsheet opens it
+    assert np.mean([row[0].startswith(row[1]) for row in rows[1:]]) > 0.7
     for row in rows:
         odds = np.array(row[2:], float)
         assert odds.sum() == pytest.approx(1, abs=1e-4)

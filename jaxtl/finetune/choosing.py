@@ -129,7 +129,9 @@ def _trainer(problem: Folder) -> Trainer:
     return Trainer(problem, RECIPES)
 
 
-def compared(bench: Bench, names: Sequence[str], workdir: Path, of: str, content: Sequence[Any]) -> Outcome:
+def compared(
+    bench: Bench, names: Sequence[str], workdir: Path, of: str, content: Sequence[Any], display: Any = Progress
+) -> Outcome:
     """Every method on every draw, under the rules of `compare`; what was done before is not done again.
 
     Args:
@@ -138,6 +140,7 @@ def compared(bench: Bench, names: Sequence[str], workdir: Path, of: str, content
         workdir: keeps the runs.
         of: what the runs are made with.
         content: of the data.
+        display: (total, description) -> a display.
     """
     parts, labels = bench.parts, bench.parts.examples.labels
     keep_to_data(workdir, "labelled pictures", *content)
@@ -153,7 +156,7 @@ def compared(bench: Bench, names: Sequence[str], workdir: Path, of: str, content
         return Method(name, {}, lambda setting, draw: bench.fit(name, draw))
 
     bar = next((name for name in names if name in ("logistic", "ridge")), None)
-    with Progress(len(names) * len(parts.draws), "trying methods") as progress:
+    with display(len(names) * len(parts.draws), "trying methods") as progress:
 
         def tell(description: str) -> None:
             raise_if_stopped(f"before {description}")

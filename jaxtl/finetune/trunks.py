@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtl.clients import Silent
 from jaxtl.data import normalise
 from jaxtl.errors import InputError
 from jaxtl.loop import raise_if_stopped
@@ -52,11 +53,23 @@ class Polled(Progress):
         raise_if_stopped("before anything was trained")
 
 
-def trunk_of(name: str) -> tuple[Pretrained, str]:
+class Quiet(Silent):
+    """The same without a display."""
+
+    def advance(self, n: int = 1) -> None:
+        """One block further; see `Polled`."""
+        raise_if_stopped("before anything was trained")
+
+    def describe(self, description: str) -> None:
+        """What comes next, untold."""
+
+
+def trunk_of(name: str, progress: Any = Polled) -> tuple[Pretrained, str]:
     """The trunk that is asked for, and a notice where another one takes its place.
 
     Args:
         name: "auto", "small_cnn", or what `models.pretrained.load_trunk` takes.
+        progress: (total, description) -> a display of what is fetched.
 
     Raises:
         InputError: a trunk that was asked for by name and cannot be had.
@@ -64,15 +77,15 @@ def trunk_of(name: str) -> tuple[Pretrained, str]:
     if name == SMALL:
         return untrained(), ""
     try:
-        return _pretrained(BEST if name == AUTO else name), ""
+        return _pretrained(BEST if name == AUTO else name, progress), ""
     except InputError as error:
         if name != AUTO:
             raise
         return untrained(), f"no pretrained trunk is at hand ({error.what}): a small network learns from nothing"
 
 
-def _pretrained(name: str) -> Pretrained:
-    return load_trunk(name, progress=Progress)
+def _pretrained(name: str, progress: Any) -> Pretrained:
+    return load_trunk(name, progress=progress)
 
 
 def module_of(name: str) -> Any:
@@ -102,7 +115,7 @@ class Passed(NamedTuple):
     seconds: float
 
 
-def passed(trunk: Pretrained, images: Any, depth: int | None, size: int) -> Passed:
+def passed(trunk: Pretrained, images: Any, depth: int | None, size: int, progress: Any = Polled) -> Passed:
     """What a frozen trunk makes of every picture: its features, or what it hands on after some of its stages.
 
     Args:
@@ -110,20 +123,21 @@ def passed(trunk: Pretrained, images: Any, depth: int | None, size: int) -> Pass
         images: uint8 [N, H, W, 3], also `Stored`.
         depth: stages; None: all of them.
         size: of the pictures.
+        progress: (total, description) -> a display.
     """
     part: Any = Classifier(trunk.model, ())
     if depth is not None:
         part = cut(part, depth)[0]
     weights, how = Weights(trunk.params, trunk.model_state), normalisation(trunk, size)
     blocks, began = [], 0.0
-    with Polled(len(images), "features of the frozen trunk") as progress:
+    with progress(len(images), "features of the frozen trunk") as display:
         for start in range(0, len(images), BLOCK):
             rows = np.minimum(np.arange(start, start + BLOCK), len(images) - 1)  # the last one filled up
             block = jnp.asarray(np.asarray(images[rows]))
             out = np.asarray(_through(part, depth is None, weights, block, how.mean, how.std))
             blocks.append(out[: len(images) - start])
             began = began or time.perf_counter()  # the first block has compiled the program
-            progress.advance(len(blocks[-1]))
+            display.advance(len(blocks[-1]))
     seconds = (time.perf_counter() - began) * len(images) / max(1, len(images) - BLOCK)
     return Passed(np.concatenate(blocks), seconds if len(blocks) > 1 else 0.0)
 

@@ -24,13 +24,12 @@ from jaxtl.data.dataset import DataSet
 from jaxtl.data.labelled import Labelled, labelled
 from jaxtl.data.resized import Resize
 from jaxtl.errors import InputError
-from jaxtl.finetune import heads
 from jaxtl.finetune import plan as planning
+from jaxtl.finetune.checks import UNEQUAL, check_apart, check_groups, check_methods, names_of
 from jaxtl.finetune.choosing import Bench, Fitted, Outcome, calibrated, compared
 from jaxtl.finetune.model import Finetuned
-from jaxtl.finetune.options import HEADS, Options, seconds_of
-from jaxtl.finetune.recipes import DEFAULT
-from jaxtl.finetune.trunks import SMALL, Polled, depths, normalisation, passed, trunk_of
+from jaxtl.finetune.options import Options, seconds_of
+from jaxtl.finetune.trunks import Polled, Quiet, depths, normalisation, passed, trunk_of
 from jaxtl.loop import raise_if_stopped
 from jaxtl.methods.finetuning import pulled
 from jaxtl.models import Classifier, cut
@@ -42,10 +41,8 @@ from jaxtl.sweep import run_all
 from jaxtl.terminal import Terminal
 from jaxtl.version import __version__
 
-UNEQUAL = 1.5  # times that the largest class has the smallest, from where on classes are balanced
 ASKS_EVERY_CLASS = ("balanced_accuracy", "macro_f1")
 PROBE = 20  # steps, to see what one costs
-LEAST_GROUPS = 3
 SHARE = 0.2  # of the memory, for what fine-tuning is given
 LONG = 10.0  # seconds, beside which compiling does not matter
 BEHIND = 3.0  # a step back and forth takes this many times what a step forth does, at least
@@ -96,22 +93,23 @@ def finetuned(
     """
     began, say = time.perf_counter(), (console or Terminal(quiet=True)).print
     measure = MEASURES[options.measure]
-    trunk, notice = trunk_of(options.trunk)
+    display = Quiet if console is None else Polled
+    trunk, notice = trunk_of(options.trunk, display)
     if notice:
         say(f"NOTE: {notice}", style="bold yellow")
     size = options.size or trunk.size
     check_methods(options.methods, trunk)
     check_apart(data, workdir)
-    found = labelled(data, Resize(size, options.skip_bad, files.default_directory(), Polled))
+    found = labelled(data, Resize(size, options.skip_bad, files.default_directory(), display))
     _say_data(say, found)
     check_groups(found)
     keep_to_data(workdir, found.origin, *found.train.fields.values())
-    features, seconds = kept_outputs(workdir, trunk, found.train.images, None, size)
+    features, seconds = kept_outputs(workdir, trunk, found.train.images, None, size, display)
     rate = len(features) / seconds if seconds else 0.0
     if rate:
         say(f"features: {len(features):,} pictures through {trunk.name} at {size}x{size}, {rate:.0f} a second")
-    work = Work(options, trunk, found, features, workdir, size, measure)
-    own_heads, tuned = _names(options, trunk, found, features)
+    work = Work(options, trunk, found, features, workdir, size, measure, display)
+    own_heads, tuned = names_of(options, trunk, found, features)
     planned = planning.kept(workdir, work.asked(), lambda: work.plan(tuned, work.seconds_left(began, own_heads), rate))
     for line in work.in_words(planned):
         say(line)
@@ -122,7 +120,7 @@ def finetuned(
     bench = work.bench(planned)
     of = json.dumps(work.asked() | {"plan": planned.kept()}, sort_keys=True)
     folder = workdir / f"tried-{zlib.crc32(of.encode()):08x}"  # another plan is another comparison
-    outcome = compared(bench, names, folder, of, (features, found.train.labels))
+    outcome = compared(bench, names, folder, of, (features, found.train.labels), display)
     winner = outcome.verdict()[0]
     raise_if_stopped("before the last training")
     fitted = bench.fit(winner, bench.parts.whole)
@@ -144,6 +142,7 @@ class Work(NamedTuple):
     workdir: Path
     size: int
     measure: Measure
+    display: Any = Polled
 
     def asked(self) -> dict[str, Any]:
         """All that decides what a run is, but its data."""
@@ -223,7 +222,8 @@ class Work(NamedTuple):
         _, above = parted(Classifier(self.trunk.model, ((HEAD, len(self.data.classes)),)), depth)
         if array is None:
             images = self.data.train.images
-            array = kept_outputs(self.workdir, self.trunk, images, depth, self.size)[0] if depth else np.asarray(images)
+            where = self.workdir, self.trunk, images, depth, self.size, self.display
+            array = kept_outputs(*where)[0] if depth else np.asarray(images)
         how = normalisation(self.trunk, self.size)
         inputs = Inputs.kept(array) if depth else Inputs(jnp.asarray(array), how, True)
         config = Tuning(steps=effort.steps, trials=effort.trials, seed=self.options.seed)
@@ -267,45 +267,8 @@ class Work(NamedTuple):
         return lines + ([planned.why] if planned.why else [])
 
 
-def check_methods(names: Sequence[str], trunk: Pretrained) -> None:
-    """Refuse methods that mean nothing for a trunk."""
-    if "scratch" not in names and trunk.name == SMALL and names and not set(names) & set(HEADS):
-        todo = "add scratch to --methods, or give a --trunk that was trained"
-        raise InputError("there is nothing to fine-tune in random weights", where="--methods", todo=todo)
-
-
-def check_groups(found: Labelled) -> None:
-    """Refuse so few groups that leaving one out leaves nothing to choose by."""
-    if found.train.groups is not None and (count := len(np.unique(found.train.groups))) < LEAST_GROUPS:
-        what = f"{count} groups that must not be parted; one is left out, and one of the others to choose by"
-        raise InputError(what, where=found.origin, todo=f"give pictures of {LEAST_GROUPS} groups at least")
-
-
-def check_apart(data: str | os.PathLike[str] | DataSet, workdir: Path) -> None:
-    """Refuse a run among the pictures: its files would be taken for some of them."""
-    if isinstance(data, DataSet) or not os.path.isdir(data):
-        return
-    place = files.resolved(data)
-    if files.resolved(workdir).is_relative_to(place):
-        todo = "give a --workdir outside of it, or start in another directory"
-        raise InputError(f"the run directory {workdir} lies among the pictures", where=place, todo=todo)
-
-
-def _names(options: Options, trunk: Pretrained, data: Labelled, features: np.ndarray) -> tuple[list[str], list[str]]:
-    """(heads, methods of fine-tuning) that are to be tried."""
-    if options.methods:
-        chosen = list(options.methods)
-        return [name for name in chosen if name in HEADS], [name for name in chosen if name not in HEADS]
-    many = heads.too_much_for_logistic(*features.shape[:2], classes=len(data.classes))
-    own = ["ridge"] if many else ["ridge", "logistic"]
-    counts = np.bincount(data.train.labels)
-    asked = options.balance == "on" or (options.balance == "auto" and counts.max() > UNEQUAL * counts.min())
-    own += ["logistic_adjusted"] if asked and not many else []
-    return own, ["scratch"] if trunk.name == SMALL else list(DEFAULT)
-
-
 def kept_outputs(
-    workdir: Path, trunk: Pretrained, images: Any, depth: int | None, size: int
+    workdir: Path, trunk: Pretrained, images: Any, depth: int | None, size: int, display: Any = Polled
 ) -> tuple[np.ndarray, float]:
     """(what the frozen trunk makes of every picture, the seconds that took; 0 where it was kept)."""
     part = "features" if depth is None else f"behind_{depth}"
@@ -318,7 +281,7 @@ def kept_outputs(
         except (ValueError, EOFError, OSError):
             pass  # damaged: made again
     raise_if_stopped("before the features")
-    made = passed(trunk, images, depth, size)
+    made = passed(trunk, images, depth, size, display)
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, made.array.astype(np.float32), allow_pickle=False)
     files.write(path, buffer.getvalue())

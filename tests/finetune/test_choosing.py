@@ -319,7 +319,7 @@ def test_every_class_weighs_alike_where_it_is_asked_for(work):
 
 
 def test_a_trunk_that_was_named_is_no_other(monkeypatch):
-    def never(name):
+    def never(name, progress):
         raise InputError("cannot be had", where=name, todo="connect")
 
     monkeypatch.setattr(trunks, "_pretrained", never)

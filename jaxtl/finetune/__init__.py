@@ -1,8 +1,9 @@
 """From labelled pictures of one's own to a model: what `jaxtl finetune` does, as a library.
 
-what is asked       options     fields of the command line;  plan: what a budget of time affords
-the way             trunks      the pretrained network;  heads: the bar;  choosing: who is best;  work: all of it
-what is left        model       the classifier;  export: for others;  page: its report
+what is asked       options     fields of the command line;  checks: what is refused;  plan: what time affords
+the way             trunks      the pretrained network;  heads: the bar to beat;  recipes: what is tried beside them
+                    choosing    who is best on the labels alone;  work: all of it;  command: as a function
+what is left        model       the classifier;  export: for others;  card, page: what is known of it
 """
 
 from jaxtl.finetune.command import finetune

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from jaxtl.data.batches import batches
     from jaxtl.devices.placement import make_mesh
     from jaxtl.errors import InputError, Interrupted, NotFinite
+    from jaxtl.finetune import finetune
     from jaxtl.labels import NEW, SHARED, TRANSFERRED, count_by_label, everything, having, kernels, label_params
     from jaxtl.loop import fit
     from jaxtl.losses import (
@@ -123,6 +124,7 @@ _ROOMS = {
     "data.batches": "batches",
     "devices.placement": "make_mesh",
     "errors": "InputError Interrupted NotFinite",
+    "finetune": "finetune",
     "labels": "NEW SHARED TRANSFERRED count_by_label everything having kernels label_params",
     "loop": "fit",
     "losses": "accuracy make_loss_fn mean_of per_example sigmoid_binary_cross_entropy softmax_cross_entropy "

@@ -8,8 +8,10 @@ transposes in the open, as a primitive of its own whose derivatives of any order
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -21,6 +23,7 @@ from jax.interpreters import ad, batching, mlir
 from jaxtl.errors import InputError
 
 ORDER = ("NHWC", "HWIO", "NHWC")
+_PLAIN: contextvars.ContextVar[bool] = contextvars.ContextVar("by the library", default=False)
 
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # zeros (above, below), (left, right), in pixels
@@ -72,7 +75,18 @@ def convolve(images: jax.Array, kernel: jax.Array, stride: int = 1, padding: Pad
 
 def chosen(fast: Callable, plain: Callable, images: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     """By the primitive on a CPU, elsewhere by the operator of the library: the one place where this is decided."""
-    return (fast if jax.default_backend() == "cpu" else plain)(images, kernel, window)
+    here = jax.default_backend() == "cpu" and not _PLAIN.get()
+    return (fast if here else plain)(images, kernel, window)
+
+
+@contextlib.contextmanager
+def by_the_library() -> Iterator[None]:
+    """Whatever is traced within uses the operator of the library on every machine: for files that others read."""
+    token = _PLAIN.set(True)
+    try:
+        yield
+    finally:
+        _PLAIN.reset(token)
 
 
 def same_padding(size: tuple[int, ...], edges: tuple[int, ...], stride: int) -> Padding:

@@ -154,7 +154,7 @@ def components(a: Scores, b: Scores) -> tuple[float, float, float]:
     Source: S. R. Searle, G. Casella and C. E. McCulloch, Variance Components (1992).
     """
     count, draws, trials = a.validation.shape
-    sides, tried = (np.arange(0, draws, 2), np.arange(1, draws, 2)), (np.arange(trials),) * 2
+    sides, tried = (range(0, draws, 2), range(1, draws, 2)), (np.arange(trials),) * 2
 
     def difference(r: int, tuning: int, report: int) -> float:
         return replicate_difference(a, b, r, (np.array([tuning]),) * 2, (np.array([report]),) * 2, tried)

@@ -137,8 +137,8 @@ def contrast_family(
     alone = [contrast(runs, a, b, selection=selection, measure=measure) for a, b in pairs]
     differ, agree = [c.p for c in alone], [c.p_agree for c in alone]
     return [
-        _judged(c, *corrected, (_holm_factor(_without(differ, k)), _holm_factor(_without(agree, k))))
-        for k, (c, *corrected) in enumerate(zip(alone, holm(differ), holm(agree), strict=True))
+        _judged(c, p, p_agree, (_holm_factor(_without(differ, k)), _holm_factor(_without(agree, k))))
+        for k, (c, p, p_agree) in enumerate(zip(alone, holm(differ), holm(agree), strict=True))
     ]
 
 

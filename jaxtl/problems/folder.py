@@ -237,7 +237,7 @@ class Folder:
             fields["mask"] = self.examples.weights.astype(np.float32)
         rows, _ = self.parts.of(draw)
         count = self.config.steps * self.config.batch_size
-        generator = np.random.default_rng([self.config.seed, *draw.entropy, draw.folds, draw.fold or 0])
+        generator = np.random.default_rng([self.config.seed, draw.seed, draw.folds, draw.fold or 0])
         times = -(-count // len(rows))
         index = np.concatenate([generator.permutation(rows) for _ in range(times)])[:count]
         return on_device(Split(**fields), self.key(draw, "order"), index)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from jaxtl.data.batches import batches
     from jaxtl.devices.placement import make_mesh
     from jaxtl.errors import InputError, Interrupted, NotFinite
+    from jaxtl.finetune import finetune
     from jaxtl.labels import NEW, SHARED, TRANSFERRED, count_by_label, everything, having, kernels, label_params
     from jaxtl.loop import fit
     from jaxtl.losses import (
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
         resnet18,
         wide_resnet,
     )
+    from jaxtl.models.pretrained import load_trunk, with_heads
     from jaxtl.optimizers import Group, per_label, pull_per_rate
     from jaxtl.penalties import Term, elastic_net, fisher, group_lasso, l1, l2, labelled
     from jaxtl.problems import FewShot, ManyTasks, make_source
@@ -122,11 +124,13 @@ _ROOMS = {
     "data.batches": "batches",
     "devices.placement": "make_mesh",
     "errors": "InputError Interrupted NotFinite",
+    "finetune": "finetune",
     "labels": "NEW SHARED TRANSFERRED count_by_label everything having kernels label_params",
     "loop": "fit",
     "losses": "accuracy make_loss_fn mean_of per_example sigmoid_binary_cross_entropy softmax_cross_entropy "
     "squared_error",
     "models": "Classifier Cnn Mlp as_forward cut initial_model_state initialise resnet18 wide_resnet",
+    "models.pretrained": "load_trunk with_heads",
     "optimizers": "Group per_label pull_per_rate",
     "penalties": "Term elastic_net fisher group_lasso l1 l2 labelled",
     "problems": "FewShot ManyTasks make_source",

@@ -95,7 +95,7 @@ def write(path: Path, content: bytes | str) -> Path:
         'λ'
     """
     content = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-    _make_room(path)
+    make_room(path)
     with whole(path) as partial:
         opened = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
@@ -174,7 +174,7 @@ class Lines:
 
     def __init__(self, path: Path):
         self._path = path
-        _make_room(path)
+        make_room(path)
         try:
             self._opened = _opened(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         except OSError as error:
@@ -261,12 +261,25 @@ def at_home(*parts: str) -> Path:
         return Path("/nonexistent", *parts)  # what systems call the home of such a user
 
 
+def default_directory() -> Path:
+    """Where data and weights lie if nobody says otherwise: $JAXTL_DATA, else jaxtl in $XDG_CACHE_HOME or ~/.cache."""
+    if given := os.environ.get("JAXTL_DATA"):
+        return expanded(given)
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (expanded(cache) if cache else at_home(".cache")) / "jaxtl"
+
+
 def cannot_write(path: Path, error: OSError) -> InputError:
     """What the system said, as an error of ours."""
     return InputError(f"cannot be written: {error.strerror or error}", where=path, todo=ROOM)
 
 
-def _make_room(path: Path) -> None:
+def make_room(path: Path) -> None:
+    """Make the directory of a file, if need be.
+
+    Raises:
+        InputError: it cannot be made.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

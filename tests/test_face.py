@@ -47,7 +47,7 @@ def test_nothing_heavy_is_imported_before_a_name_is_asked_for():
     assert light == "['jax', 'numpy', 'optax']"
 
 
-@pytest.mark.parametrize("room", ["transfer", "sweep"])
+@pytest.mark.parametrize("room", ["transfer", "sweep", "finetune"])
 def test_a_room_called_like_what_it_is_for_does_not_hide_it(room):
     asked = f"print(tl.{room}.__name__, callable(tl.{room}))"
     for first in (f"import jaxtl.{room}", f"from jaxtl.{room} import {room}", f"import jaxtl; jaxtl.{room}"):

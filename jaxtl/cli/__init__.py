@@ -103,6 +103,7 @@ __all__ = [
     "Widths",
     "Within",
     "Words",
+    "carried_out",
     "check",
     "command",
     "directory_of",
@@ -137,7 +138,7 @@ def execute(main: Main, config_class: type, argv: Sequence[str], *, forked: bool
     """
     if any(argument in flags.HELP for argument in argv):
         return guarded(lambda: print(flags.help_text(main, config_class, _default_workdir(main))))
-    return guarded(lambda: _execute(main, config_class, argv, forked))
+    return guarded(lambda: carried_out(main, config_class, argv, forked))
 
 
 def header(experiment: str, config: Any, started: float, **more: Any) -> dict[str, Any]:
@@ -197,7 +198,12 @@ def _default_workdir(main: Main) -> str:
     return f"runs/{Path(inspect.getfile(main)).stem}"
 
 
-def _execute(main: Main, config_class: type, argv: Sequence[str], forked: bool) -> None:
+def carried_out(main: Main, config_class: type, argv: Sequence[str], forked: bool = False, typed: str = "") -> None:
+    """The work of `execute`, whose arguments it takes; what stops it passes through.
+
+    Args:
+        typed: the command line as it was given, where that is not the experiment's name and `argv`.
+    """
     team, argv = flags.team(argv)
     processes.join(**team)
     replicas.mute_all_but_first()
@@ -209,7 +215,8 @@ def _execute(main: Main, config_class: type, argv: Sequence[str], forked: bool) 
     replicas.refuse_different(now)
     may_change = getattr(config_class, "may_change", ())
     backend.use_compilation_cache()
-    own = _directory(request, now, argv, may_change) if processes.is_first() else replicas.copy_of_directory()
+    typed = typed or " ".join([now.experiment, *argv])
+    own = _directory(request, now, typed, may_change) if processes.is_first() else replicas.copy_of_directory()
     with own as directory:
         if directory is not None:
             with _stop_on_signals():
@@ -221,7 +228,7 @@ def _execute(main: Main, config_class: type, argv: Sequence[str], forked: bool) 
 
 @contextlib.contextmanager
 def _directory(
-    request: flags.Request, now: workdir.Record, argv: Sequence[str], may_change: Sequence[str]
+    request: flags.Request, now: workdir.Record, typed: str, may_change: Sequence[str]
 ) -> Iterator[Path | None]:
     """The run's directory, ready for work; None if the run is finished, which prints its summary."""
     directory = resolved(request.workdir)
@@ -240,7 +247,7 @@ def _directory(
             workdir.clear(directory)
         if changed or damaged or not resumed:
             workdir.start(directory, now)
-        _print_banner(now, argv, f"{request.workdir} (resuming)" if resumed else request.workdir)
+        _print_banner(now, typed, f"{request.workdir} (resuming)" if resumed else request.workdir)
         if damaged:
             print(printable(f"{', '.join(damaged)}: not what the run wrote; made again from what it has kept"))
         replicas.send_directory(directory)
@@ -252,9 +259,9 @@ def _directory(
         workdir.finish(directory, now)
 
 
-def _print_banner(now: workdir.Record, argv: Sequence[str], directory: str) -> None:
+def _print_banner(now: workdir.Record, typed: str, directory: str) -> None:
     console = Terminal(soft_wrap=True)
-    console.print(" ".join([now.experiment, *argv]), style="bold")
+    console.print(typed, style="bold")
     console.print(f"device    {backend.describe_device()}")
     console.print(f"speed     {backend.describe_speed()}")
     console.print(f"versions  {', '.join(f'{name} {version}' for name, version in now.versions.items())}")

@@ -26,6 +26,7 @@ from jaxtl.data.pictures import samples_by_class
 from jaxtl.data.tfds_read import newest_version
 from jaxtl.data.tfds_write import prepare
 from jaxtl.errors import InputError, Interrupted, suggest
+from jaxtl.files import default_directory
 from jaxtl.text import printable
 from jaxtl.writers import Progress
 
@@ -73,7 +74,7 @@ def parsed(arguments: Sequence[str]) -> tuple[str, str, str | None]:
 
 def listing() -> str:
     """Every set that is known here, with where it lies."""
-    directory = directories.default_directory()
+    directory = default_directory()
     told = [_told("digits", DIGITS[0], "within scikit-learn", DIGITS[1], DIGITS[2])]
     for official in catalogue.OFFICIAL.values():
         found = loading.where(official.name, directory)

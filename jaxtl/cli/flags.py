@@ -146,11 +146,11 @@ def _define_flags(config_class: type, types: dict[str, Any], argv: Sequence[str]
     # A stand-in for Config: ml_collections sets attributes, so Config could not be frozen nor check itself when made,
     # and it reads the types of fields as they are written, which are strings under postponed annotations.
     defaults = config_class()
-    fields = []
+    stood = []
     for name, hint in types.items():
         value = getattr(defaults, name)
-        fields.append((name, _flag_type(hint), _shown(value) if isinstance(value, tuple) else value))
-    stand_in = dataclasses.make_dataclass(config_class.__name__, fields)()
+        stood.append((name, _flag_type(hint), shown(value) if isinstance(value, tuple) else value))
+    stand_in = dataclasses.make_dataclass(config_class.__name__, stood)()
     config_flags.DEFINE_config_dataclass("config", stand_in, flag_values=values, sys_argv=list(argv))
     return values
 
@@ -237,7 +237,7 @@ def command(experiment: str, config: Any) -> str:
     preset = getattr(config, "presets", {}).get(getattr(config, "preset", ""), {})
     filled = {**dataclasses.asdict(type(config)()), **preset}
     given = {name: value for name, value in dataclasses.asdict(config).items() if value != filled[name]}
-    words = [shlex.quote(f"--config.{name}={_shown(value)}") for name, value in given.items()]
+    words = [shlex.quote(f"--config.{name}={shown(value)}") for name, value in given.items()]
     return " ".join([f"python -m experiments.{experiment}", *words])
 
 
@@ -262,16 +262,9 @@ def help_text(main: Callable[..., None], config_class: type, default_workdir: st
         ("--coordinator=HOST:PORT --processes=N --process=I", several_processes),
         ("--help", "this text"),
     ]
-    comments, defaults = _comments(config_class), config_class()
-    bounded = get_type_hints(config_class, include_extras=True)
-    for name, hint in _field_types(config_class).items():
-        choices = ", ".join(get_args(hint)) if get_origin(hint) is Literal else ""
-        words = ": ".join(filter(None, (choices, comments.get(name))))
-        if limits := bounds.words(bounded[name]):
-            words = f"{words} ({limits})" if words else limits
-        rows.append((f"--config.{name}={_shown(getattr(defaults, name))}", words))
+    rows += fields(config_class)
     presets = [
-        (name, ", ".join(f"{key}={_shown(value)}" for key, value in preset.items()))
+        (name, ", ".join(f"{key}={shown(value)}" for key, value in preset.items()))
         for name, preset in getattr(config_class, "presets", {}).items()
     ]
     glossary = getattr(config_class, "glossary", {})
@@ -280,16 +273,30 @@ def help_text(main: Callable[..., None], config_class: type, default_workdir: st
             inspect.getdoc(inspect.getmodule(main)) or "",
             "",
             f"usage: {command} [--workdir=W] [--smoke] [--overwrite] [--config.key=value ...]",
-            *(_row(*row) for row in rows),
+            *(row(*one) for one in rows),
             *(["", "presets: each fills the keys that the command line leaves open"] if presets else []),
-            *(_row(*row) for row in presets),
+            *(row(*one) for one in presets),
             *(["", "names in its tables"] if glossary else []),
-            *(_row(*row) for row in glossary.items()),
+            *(row(*one) for one in glossary.items()),
         ]
     ).lstrip()
 
 
-def _row(left: str, right: str) -> str:
+def fields(config_class: type, prefix: str = "--config.") -> list[tuple[str, str]]:
+    """Every field as a flag with its default, and what it means: choices, the comment in the source, bounds."""
+    comments, defaults, rows = _comments(config_class), config_class(), []
+    bounded = get_type_hints(config_class, include_extras=True)
+    for name, hint in _field_types(config_class).items():
+        choices = ", ".join(get_args(hint)) if get_origin(hint) is Literal else ""
+        words = ": ".join(filter(None, (choices, comments.get(name))))
+        if limits := bounds.words(bounded[name]):
+            words = f"{words} ({limits})" if words else limits
+        rows.append((f"{prefix}{name}={shown(getattr(defaults, name))}", words))
+    return rows
+
+
+def row(left: str, right: str) -> str:
+    """A flag or a name, and what it means beside it, fitted to the terminal."""
     width = max(shutil.get_terminal_size((120, 24)).columns, COMMENT_COLUMN + 30)
     indent = " " * COMMENT_COLUMN
     text = textwrap.fill(right, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
@@ -299,11 +306,11 @@ def _row(left: str, right: str) -> str:
     return left + text[len(left) :]
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value as one would write it on the command line."""
     if isinstance(value, bool):
         return str(value).lower()
-    return ",".join(map(_shown, value)) if isinstance(value, tuple) else str(value)
+    return ",".join(map(shown, value)) if isinstance(value, tuple) else str(value)
 
 
 def _comments(config_class: type) -> dict[str, str]:

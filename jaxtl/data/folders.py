@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
-import collections
 import math
 import os
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from jaxtl.data import decode
-from jaxtl.data.arrays import assembled, from_arrays
 from jaxtl.data.dataset import DataSet
 from jaxtl.data.files import listed, reported
-from jaxtl.data.on_disk import Stored
+from jaxtl.data.listing import Listing, data_set
+from jaxtl.data.one_size import is_image
+from jaxtl.data.resized import Resize
 from jaxtl.errors import InputError
 
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 # What the parts may be called, in any capitalisation and in the order of looking.
 TRAINS = ("train", "training")
 TESTS = ("test", "testing", "val", "valid", "validation", "dev")
 # Folders by what they hold and not by a class: their labels are somewhere else.
 CONTENTS = ("image", "images", "img", "imgs", "jpegimages", "photos", "pictures", "mask", "masks", "labels")
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".xlsx", ".parquet", ".txt", ".xml")
-SHOWN = 3  # of the files that cannot be used
-MANY = 500  # of them: no more are looked for
-REPAIR = "repair them or move them away"
 
 
 def holds_folders(directory: Path) -> bool:
     """Whether there are folders of images here, or below parts for training and testing."""
     parts = [*_parts(directory).values()]
     above = [*parts, *(folder for part in parts for folder in _folders(part))] or _folders(directory)
-    return any(_is_image(file) for folder in above for file in _files(folder))
+    return any(is_image(file) for folder in above for file in _files(folder))
 
 
-def read_folders(directory: Path, name: str, memory: float = math.inf) -> DataSet:
+def read_folders(directory: Path, name: str, memory: float = math.inf, resize: Resize | None = None) -> DataSet:
     """`train/CLASS/*.png` and `test/CLASS/*.png` (or `val`, ...), or `CLASS/*.png` with a fifth split off for testing.
 
     Args:
@@ -45,6 +38,7 @@ def read_folders(directory: Path, name: str, memory: float = math.inf) -> DataSe
             `TESTS` in any capitalisation.
         name: of the data set.
         memory: bytes; if its images take more, they are `Stored`.
+        resize: how images of any size come to one.
 
     Returns:
         Classes in alphabetical order; images grey if all of them are, else in colour. `notice` tells which folders are
@@ -54,30 +48,60 @@ def read_folders(directory: Path, name: str, memory: float = math.inf) -> DataSe
         InputError: no test part or none for training, only one class, folders that are no classes, a class that is not
             among those of training, files that are no images or cannot be read, or images of several sizes.
     """
+    return data_set(list_folders(directory), name, memory, resize)
+
+
+def list_folders(directory: Path, every: bool = False) -> Listing:
+    """The files of image folders with their labels, before any is opened.
+
+    Args:
+        directory: as for `read_folders`.
+        every: what is there for training is all of it: files at any depth below their class, and of two parts that are
+            not `train` the one called test alone is for testing. Then no test part is needed.
+
+    Raises:
+        InputError: see `read_folders`.
+    """
     parts = _parts(directory)
     if not parts:
-        ((pictures, labels, classes),), remarks = _read(directory, [directory], memory)
-        origin = f"{directory} (image folders, test part split off here)"
-        data = from_arrays(pictures, labels, classes=classes, name=name, origin=origin)
-        return _with_notice(data, _beside([directory]) + remarks)
-    train, test = _train_and_test(directory, parts)
-    (first, second), remarks = _read(directory, [train, test], memory)
-    unread = [folder.name for folder in _folders(directory) if folder not in (train, test)]
-    remarks = ([f"not read: {listed(unread)}"] if unread else []) + _beside([directory, train, test]) + remarks
-    origin = f"{directory} (image folders, tested on {test.name})"
-    arrays = (*first[:2], *second[:2])
-    data = assembled(*arrays, classes=first[2], name=name, origin=origin, where=directory)
-    return _with_notice(data, remarks)
+        trains, tests = [directory], list[Path]()
+        origin = f"{directory} (image folders{'' if every else ', test part split off here'})"
+    else:
+        trains, tests = _train_and_test(directory, parts, every)
+        origin = f"{directory} (image folders{f', tested on {tests[0].name}' if tests else ''})"
+    unread = [folder.name for folder in _folders(directory) if folder not in (*trains, *tests)] if parts else []
+    remarks = [f"not read: {listed(unread)}"] if unread else []
+    if len(trains) > 1:
+        remarks.append(f"{' and '.join(part.name for part in trains)} are learned from together")
+    remarks += _beside(list(dict.fromkeys([directory, *trains, *tests])))
+    classes = [folder.name for folder in _folders(trains[0])]
+    for part in (*trains, *tests):
+        _check_part(part, trains[0], classes, every)
+    _check_classes(trains[0], classes)
+    found = [(file, name, part in tests) for part in (*trains, *tests) for file, name in _labelled(part, every)]
+    files, names, tested = zip(*found, strict=True)
+    labels = np.array([classes.index(name) for name in names])
+    return Listing(directory, list(files), labels, np.array(tested), None, classes, origin, remarks)
+
+
+def _labelled(part: Path, every: bool) -> list[tuple[Path, str]]:
+    return [(file, folder.name) for folder in _folders(part) for file in _files(folder, every)]
+
+
+def _check_part(part: Path, first: Path, classes: list[str], every: bool) -> None:
+    strangers = [folder.name for folder in _folders(part) if folder.name not in classes]
+    if strangers:
+        todo = f"the classes of {first.name} are {listed(classes)}"
+        raise InputError(f"has a class {strangers[0]}", where=part, todo=todo)
+    if not _labelled(part, every):
+        what = "holds images and no folders of them" if any(map(is_image, _files(part))) else "holds no images"
+        raise InputError(what, where=part, todo="put them into one folder for each class")
 
 
 def _beside(directories: list[Path]) -> list[str]:
     """Images beside the folders instead of in them."""
-    count = sum(_is_image(file) and not file.is_dir() for directory in directories for file in _files(directory))
+    count = sum(is_image(file) and not file.is_dir() for directory in directories for file in _files(directory))
     return [f"not read: {count} images beside the folders"] if count else []
-
-
-def _with_notice(data: DataSet, remarks: list[str]) -> DataSet:
-    return data.told(f"{data.name}: {'; '.join(remarks)}" if remarks else "")
 
 
 def _parts(directory: Path) -> dict[str, Path]:
@@ -95,63 +119,19 @@ def _parts(directory: Path) -> dict[str, Path]:
     return {} if alone and not _folders(next(iter(found.values()))) else found
 
 
-def _train_and_test(directory: Path, parts: dict[str, Path]) -> tuple[Path, Path]:
+def _train_and_test(directory: Path, parts: dict[str, Path], every: bool) -> tuple[list[Path], list[Path]]:
     trains = [parts[part] for part in TRAINS if part in parts]
     tests = [parts[part] for part in TESTS if part in parts]
     held = " and ".join(path.name for path in parts.values())
     if len(trains) != 1:
         todo = f"call the part for training train, and only that one; test parts are {', '.join(TESTS)}"
         raise InputError(f"has {held} and {'no' if not trains else 'more than one'} train", where=directory, todo=todo)
+    if every:
+        return trains + tests[1:], tests[:1]
     if not tests:
         todo = "add one, or give the directory of train itself: a test part is then split off"
         raise InputError(f"has {held} and no test or val", where=directory, todo=todo)
-    return trains[0], tests[0]
-
-
-_Part = tuple[np.ndarray | Stored, np.ndarray, list[str]]  # images, labels, class names
-
-
-def _read(directory: Path, parts: list[Path], memory: float) -> tuple[list[_Part], list[str]]:
-    """Each part, with the classes of the first, and remarks about what was done to their images."""
-    classes = [folder.name for folder in _folders(parts[0])]
-    number = {name: place for place, name in enumerate(classes)}
-    contents: list[list[tuple[Path, int]]] = []
-    for part in parts:
-        strangers = [folder.name for folder in _folders(part) if folder.name not in number]
-        if strangers:
-            todo = f"the classes of {parts[0].name} are {listed(classes)}"
-            raise InputError(f"has a class {strangers[0]}", where=part, todo=todo)
-        contents.append([(file, number[folder.name]) for folder in _folders(part) for file in _files(folder)])
-        if not contents[-1]:
-            what = "holds images and no folders of them" if any(map(_is_image, _files(part))) else "holds no images"
-            raise InputError(what, where=part, todo="put them into one folder for each class")
-    _check_classes(parts[0], classes)
-    images, remarks = pictures(directory, [file for content in contents for file, _ in content], memory)
-    labels, first = np.array([label for content in contents for _, label in content]), len(contents[0])
-    found = [(images[:first], labels[:first], classes), (images[first:], labels[first:], classes)]
-    return found[: len(parts)], remarks
-
-
-def pictures(directory: Path, files: list[Path], memory: float) -> tuple[np.ndarray | Stored, list[str]]:
-    """The images of files of one size [N, H, W, C], on disk where they take more memory; and remarks about them.
-
-    Raises:
-        InputError: files that are no images, cannot be read or are of several sizes; all are told at once.
-    """
-    headers = _headers(directory, files)
-    (width, height), grey = next(iter(headers.values())).size, all(found.grey for found in headers.values())
-    white = decode.white_levels(_each(directory, [file for file in files if headers[file].deep], _top))
-    shape = (height, width, 1 if grey else 3)
-
-    def read(rows: np.ndarray) -> np.ndarray:
-        return np.stack([_decoded(files[row], shape, white) for row in rows])
-
-    images: np.ndarray | Stored
-    if len(files) * math.prod(shape) > memory:
-        images = Stored(read, np.arange(len(files)), shape)
-    else:
-        images = np.stack(_each(directory, files, lambda file: _decoded(file, shape, white)))
-    return images, _remarks(headers.values(), white)
+    return trains, tests[:1]
 
 
 def _check_classes(directory: Path, classes: list[str]) -> None:
@@ -167,68 +147,6 @@ def _check_classes(directory: Path, classes: list[str]) -> None:
         raise InputError(f"holds a folder {odd[0]}, which is no class{beside}", where=directory, todo=todo)
 
 
-def _headers(directory: Path, files: list[Path]) -> dict[Path, decode.Header]:
-    """The headers of all images, of one size; all that are wrong are told at once."""
-    headers: dict[Path, decode.Header] = {}
-    wrong: dict[Path, InputError] = {}
-    for file in files:
-        if len(wrong) == MANY:
-            break
-        try:
-            if file.is_file() and not _is_image(file):
-                todo = f"move it away; images end in {', '.join(IMAGES[:4])} ..."
-                raise InputError("is no image", where=file, todo=todo)
-            headers[file] = decode.header(file)
-        except InputError as error:
-            wrong[file] = error
-    sizes = collections.Counter(found.size for found in headers.values())
-    usual = sizes.most_common(1)[0][0] if sizes else (0, 0)
-    like = next((file for file, found in headers.items() if found.size == usual), None)
-    for file, (size, *_) in headers.items():
-        if size != usual:
-            what = f"is {size[0]}x{size[1]} pixels, {like} is {usual[0]}x{usual[1]}"
-            wrong[file] = InputError(what, where=file, todo="bring all images to one size first")
-    _refuse(directory, wrong, files)
-    return headers
-
-
-def _each(directory: Path, files: list[Path], work: Callable[[Path], Any]) -> list[Any]:
-    """What the work gives for each file; all that it refuses are told at once."""
-    done, wrong = [], {}
-    for file in files:
-        try:
-            done.append(work(file))
-        except InputError as error:
-            wrong[file] = error
-    _refuse(directory, wrong, files)
-    return done
-
-
-def _refuse(directory: Path, wrong: dict[Path, InputError], files: list[Path]) -> None:
-    if len(wrong) == 1:
-        raise next(iter(wrong.values()))
-    if wrong:
-        named = [file for file in files if file in wrong][:SHOWN]
-        first = [f"{file.relative_to(directory)} ({wrong[file].what})" for file in named]
-        more = ", ..." if len(wrong) > SHOWN else ""
-        count = f"at least {MANY}" if len(wrong) >= MANY else len(wrong)
-        what = f"{count} of {len(files)} files cannot be used: {', '.join(first)}{more}"
-        todos = {error.todo for error in wrong.values()}
-        raise InputError(what, where=directory, todo=todos.pop() if len(todos) == 1 else REPAIR)
-
-
-def _top(file: Path) -> tuple[str, float]:
-    with decode.opened(file) as image:
-        return decode.top_level(image, file)
-
-
-def _remarks(headers: Iterable[decode.Header], white: dict[str, float]) -> list[str]:
-    """What was done to how many images, in words."""
-    counts = collections.Counter(found.remark for found in headers if found.remark)
-    level = f" ({', '.join(f'{value:g}' for value in white.values())} is white)"
-    return [f"{count} images {what}{level if what == decode.SCALED else ''}" for what, count in sorted(counts.items())]
-
-
 def _folders(directory: Path) -> list[Path]:
     with reported(directory):
         paths = sorted(path for path in directory.iterdir() if not path.name.startswith("."))
@@ -238,19 +156,10 @@ def _folders(directory: Path) -> list[Path]:
         return [path for path in paths if path.is_dir()]
 
 
-def _files(folder: Path) -> list[Path]:
+def _files(folder: Path, every: bool = False) -> list[Path]:
+    """What a folder holds; every file at any depth, if so asked."""
     with reported(folder):
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-
-
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in IMAGES
-
-
-def _decoded(file: Path, shape: tuple[int, int, int], white: dict[str, float]) -> np.ndarray:
-    with decode.opened(file) as image:
-        array: Any = decode.pixels(image, shape[-1] == 1, white, file)
-        if array.shape != shape:
-            what = f"is {array.shape[1]}x{array.shape[0]} pixels, not {shape[1]}x{shape[0]}"
-            raise InputError(what, where=file, todo="bring all images to one size first")
-        return array
+        if not every:
+            return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    below = [file for inner in _folders(folder) for file in _files(inner, every)]
+    return sorted([*below, *(path for path in _files(folder) if not path.is_dir())])

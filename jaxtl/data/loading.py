@@ -9,20 +9,21 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from jaxtl.clients import Progress, Silent
 from jaxtl.data.arrays import from_arrays
 from jaxtl.data.catalogue import OFFICIAL
 from jaxtl.data.dataset import DataSet
-from jaxtl.data.directories import default_directory, tfds_roots
-from jaxtl.data.fetch import Progress, Silent
+from jaxtl.data.directories import tfds_roots
 from jaxtl.data.folders import holds_folders, read_folders
 from jaxtl.data.npz import read_npz
 from jaxtl.data.on_disk import memory_budget
 from jaxtl.data.readers import holds_cifar, holds_idx, read_cifar, read_idx, refuse_pickle
+from jaxtl.data.resized import Resize
 from jaxtl.data.tables import holds_table, read_table
 from jaxtl.data.tfds_read import newest_version, read_prepared, refuse_tfrecord
 from jaxtl.data.tfds_write import prepare
 from jaxtl.errors import InputError, suggest
-from jaxtl.files import expanded, open_regular
+from jaxtl.files import default_directory, expanded, open_regular
 
 FILES = {  # what a name may lie in, below the data directory, in the order of looking
     "cifar10": ("cifar10.npz", "cifar-10-binary.tar.gz", "cifar-10-batches-bin"),
@@ -48,6 +49,7 @@ def load(
     fetch: bool = True,
     progress: Progress = Silent,
     memory: int | None = None,
+    resize: Resize | None = None,
 ) -> DataSet:
     """A data set by name or by path.
 
@@ -67,6 +69,7 @@ def load(
         progress: (total, description) -> a display of what is fetched, such as `jaxtl.writers.Progress`.
         memory: bytes that its images may take, by default `stored.memory_budget()`. Where they take more, images of
             prepared directories and image folders are `Stored` (see `feed` for training on them).
+        resize: of a folder or a table, how pictures of any size come to one; without it they have to be of one size.
 
     Returns:
         The data set; `origin` says where it was found.
@@ -92,7 +95,7 @@ def load(
     name = "cifar10" if wanted == "auto" else wanted
     memory = memory_budget() if memory is None else memory
     if name not in FILES:
-        return _elsewhere(name, directory, memory)
+        return _elsewhere(name, directory, memory, resize)
     path, reason = where(name, directory), "and was not fetched"
     if path is None and fetch:
         try:
@@ -135,7 +138,7 @@ def where(name: str, directory: Path) -> Path | None:
     return next((file for file in files if _reader_of(file, name, 0)), None)
 
 
-def _elsewhere(text: str, directory: Path, memory: int) -> DataSet:
+def _elsewhere(text: str, directory: Path, memory: int, resize: Resize | None) -> DataSet:
     """By path, or by the name of any other prepared set."""
     path, prefix = expanded(text), ""
     if not os.path.exists(path) and "#" in text:
@@ -152,13 +155,13 @@ def _elsewhere(text: str, directory: Path, memory: int) -> DataSet:
     refuse_tfrecord(path)
     if prefix and path.suffix != ".npz":
         raise InputError(f"#{prefix} chooses keys of an .npz, and this is none", where=path, todo="leave it out")
-    reader = _reader_of(path, path.name.partition(".")[0], memory, prefix)
+    reader = _reader_of(path, path.name.partition(".")[0], memory, prefix, resize)
     if reader is None:
         raise InputError("is no data set of a known format", where=path, todo=FORMATS)
     return reader()
 
 
-def _reader_of(path: Path, name: str, memory: int, prefix: str = "") -> Reader | None:
+def _reader_of(path: Path, name: str, memory: int, prefix: str = "", resize: Resize | None = None) -> Reader | None:
     """The reader of a path, chosen by what lies there; official archives are small enough for any memory."""
     if path.is_file() and path.suffix == ".npz":
         return functools.partial(read_npz, path, name, prefix, memory)
@@ -171,5 +174,6 @@ def _reader_of(path: Path, name: str, memory: int, prefix: str = "") -> Reader |
     if holds_idx(path):
         return functools.partial(read_idx, path, name, memory)
     if path.is_dir() and holds_table(path):
-        return functools.partial(read_table, path, name, memory)
-    return functools.partial(read_folders, path, name, memory) if path.is_dir() and holds_folders(path) else None
+        return functools.partial(read_table, path, name, memory, resize)
+    folders = path.is_dir() and holds_folders(path)
+    return functools.partial(read_folders, path, name, memory, resize) if folders else None

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from jaxtl.data.dataset import DataSet, Split
+from jaxtl.data.group_splits import generator, group_folds, groups_held_out, with_every_class
 from jaxtl.errors import InputError, suggest
 
 
@@ -86,7 +86,7 @@ def hold_out(
         todo = f"hold out 1 to {most}" if most else "give more examples"
         raise InputError(what, where="hold_out", todo=todo)
     if groups is not None:
-        return _groups_held_out(labels, count, seed, groups)
+        return groups_held_out(labels, count, seed, groups)
     quotas = _quotas(sizes, count, seed)
     drawn = [_shuffled(members[label], seed, label)[:quota] for label, quota in zip(members, quotas, strict=True)]
     held = np.sort(np.concatenate(drawn))
@@ -160,7 +160,7 @@ def imbalanced(labels: np.ndarray, ratio: float, seed: int, among: np.ndarray | 
         raise InputError(f"ratio {ratio} of the largest class to the smallest", where="imbalanced", todo="use >= 1")
     among = np.arange(len(labels)) if among is None else _checked_indices(among, len(labels))
     members = _members(labels[among])
-    shares, lot = ratio ** -np.linspace(0, 1, len(members)), _generator(seed).random()
+    shares, lot = ratio ** -np.linspace(0, 1, len(members)), generator(seed).random()
     kept = [
         _shuffled(among[positions], seed, label)[: max(1, math.floor(share * len(positions) + lot))]
         for share, (label, positions) in zip(shares, members.items(), strict=True)
@@ -201,15 +201,21 @@ def label_noise(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     for label, positions in members.items():
         others = np.array([other for other in members if other != label], labels.dtype)
         shuffled = _shuffled(positions, seed, label)
-        wrong[shuffled] = others[_generator(seed, label, 1).integers(len(others), size=len(positions))]
+        wrong[shuffled] = others[generator(seed, label, 1).integers(len(others), size=len(positions))]
         # Its members come at equal distances after a random start: whatever is first in turn holds each class's part.
-        turn[shuffled] = (np.arange(len(positions)) + _generator(seed, label, 2).random()) / len(positions)
-    count = math.floor(fraction * len(labels) + _generator(seed, 0, 3).random())
+        turn[shuffled] = (np.arange(len(positions)) + generator(seed, label, 2).random()) / len(positions)
+    count = math.floor(fraction * len(labels) + generator(seed, 0, 3).random())
     return np.where(np.argsort(np.argsort(turn)) < count, wrong, labels)
 
 
 def stratified_folds(
-    labels: np.ndarray, folds: int, seed: int, *, classes: Sequence[str] = (), groups: np.ndarray | None = None
+    labels: np.ndarray,
+    folds: int,
+    seed: int,
+    *,
+    classes: Sequence[str] = (),
+    groups: np.ndarray | None = None,
+    rare: bool = False,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Cut the examples into folds for cross-validation.
 
@@ -221,6 +227,8 @@ def stratified_folds(
         seed: >= 0.
         classes: as for `per_class`.
         groups: integers [N]; each is in one fold, and classes are spread over the folds as evenly as that leaves.
+        rare: take classes with fewer examples, or groups, than folds, which then are in some validation parts only; one
+            with a single example or group is in none, and trained on in all. A part may then be empty.
 
     Returns:
         For each fold (train, validation): ascending indices into `labels`; each example is in one validation part.
@@ -237,12 +245,14 @@ def stratified_folds(
         raise InputError(f"{folds} folds", where="stratified_folds", todo="use at least 2")
     members = _members(labels)
     smallest = min(members, key=lambda label: len(members[label]))
-    if len(members[smallest]) < folds:
+    if len(members[smallest]) < folds and not rare:
         what = f"{_called(smallest, classes)} has {len(members[smallest])} examples for {folds} folds"
         todo = f"use at most {len(members[smallest])} folds or more examples"
         raise InputError(what, where="stratified_folds", todo=todo)
     if groups is not None:
-        parts = list(_group_folds(labels, folds, seed, groups))
+        parts = list(group_folds(labels, folds, seed, groups))
+        if rare:
+            return [with_every_class(labels, groups, *part) for part in parts]
         for train, _ in parts:
             if lost := set(members) - set(labels[train].tolist()):
                 what = f"{_called(min(lost), classes)} is in one group only"
@@ -252,37 +262,8 @@ def stratified_folds(
     dealt = np.concatenate([_shuffled(positions, seed, label) for label, positions in members.items()])
     fold_of = np.empty(len(labels), np.int64)
     fold_of[dealt] = np.arange(len(labels)) % folds
+    fold_of[[positions[0] for positions in members.values() if len(positions) == 1]] = folds
     return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(folds)]
-
-
-def _group_folds(
-    labels: np.ndarray, folds: int, seed: int, groups: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(train, validation) of every fold, no group in two of them."""
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    count = len(np.unique(groups))
-    if count < folds:
-        what = f"{count} groups for {folds} folds"
-        raise InputError(what, where="groups", todo="use fewer folds or give more groups")
-    _generator(seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of classes with fewer examples than folds
-        yield from StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(labels, labels, groups)
-
-
-def _groups_held_out(labels: np.ndarray, count: int, seed: int, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of the folds that part the groups, the one nearest to `count` that leaves no class without an example."""
-    number, largest = len(np.unique(groups)), np.unique(labels, return_counts=True)[1].max()
-    if min(number, largest) < 2:
-        what = f"{number} groups cannot be parted, to hold out {count} of {len(labels)} examples"
-        raise InputError(what, where="hold_out groups", todo="give at least 2")
-    folds = min(max(2, round(len(labels) / count)), number, int(largest))
-    parts = [(held, rest) for rest, held in _group_folds(labels, folds, seed, groups)]
-    parts = [part for part in parts if len(np.unique(labels[part[1]])) == len(np.unique(labels))]
-    if not parts:
-        raise InputError("a class is in one group only", where="hold_out groups", todo="give more groups")
-    return min(parts, key=lambda part: abs(len(part[0]) - count))
 
 
 def _called(label: int, classes: Sequence[str]) -> str:
@@ -312,7 +293,7 @@ def _quotas(sizes: np.ndarray, count: int, seed: int) -> np.ndarray:
     """`count` in whole numbers in proportion to `sizes` (largest remainders, ties by lot), below each size."""
     exact = count * sizes / sizes.sum()
     quotas = np.floor(exact).astype(int)
-    lots = _generator(seed).permutation(len(sizes))
+    lots = generator(seed).permutation(len(sizes))
     while (short := count - quotas.sum()) > 0:
         open_classes = quotas < sizes - 1
         order = np.lexsort((lots, quotas - exact, ~open_classes))
@@ -331,10 +312,4 @@ def _checked_indices(among: np.ndarray, size: int) -> np.ndarray:
 
 
 def _shuffled(positions: np.ndarray, seed: int, label: int) -> np.ndarray:
-    return _generator(seed, label).permutation(np.sort(positions))
-
-
-def _generator(seed: int, *stream: int) -> np.random.Generator:
-    if seed < 0:
-        raise InputError(f"seed {seed} is negative", where="seed", todo="use a seed >= 0")
-    return np.random.default_rng([seed, *stream])
+    return generator(seed, label).permutation(np.sort(positions))

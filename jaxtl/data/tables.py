@@ -1,21 +1,25 @@
-"""Images with a table of labels beside them: a CSV with a row for each, and columns for file, label, group and part."""
+"""Images with a table of labels: a row or a JSON line for each, with columns for file, label, group and part."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxtl.data.arrays import from_arrays
 from jaxtl.data.dataset import DataSet
 from jaxtl.data.files import listed, reported
-from jaxtl.data.folders import TESTS, TRAINS, pictures
-from jaxtl.errors import InputError
+from jaxtl.data.folders import TESTS, TRAINS
+from jaxtl.data.listing import Listing, data_set
+from jaxtl.data.resized import Resize
+from jaxtl.errors import InputError, kind_of
 from jaxtl.files import open_regular
 
+FORMATS = (".csv", ".jsonl")
 LARGEST = 64 * 2**20  # bytes of a table: a million rows
 COLUMNS = {  # what each may be called, in any capitalisation
     "file": ("file", "filename", "file_name", "path", "image", "image_path"),
@@ -35,18 +39,19 @@ class Row(NamedTuple):
 
 
 def holds_table(directory: Path) -> bool:
-    """Whether there is a CSV with columns for file and label here."""
+    """Whether there is a table with columns for file and label here."""
     return bool(_tables(directory))
 
 
-def read_table(directory: Path, name: str, memory: float) -> DataSet:
-    """Images that one CSV names, with their labels; without a column "split" a fifth is split off for testing.
+def read_table(directory: Path, name: str, memory: float, resize: Resize | None = None) -> DataSet:
+    """Images that one table names, with their labels; without a column "split" a fifth is split off for testing.
 
     Args:
-        directory: holds the CSV; files are named relative to it. Columns are found by `COLUMNS`; "group" says what must
-            not be divided, "split" holds train or test (or val, ...) for every row.
+        directory: holds the table; files are named relative to it. Columns are found by `COLUMNS`; "group" says what
+            must not be divided, "split" holds train or test (or val, ...) for every row.
         name: of the data set.
         memory: bytes; if its images take more, they are `Stored`.
+        resize: how images of any size come to one.
 
     Returns:
         Classes in alphabetical order.
@@ -55,34 +60,39 @@ def read_table(directory: Path, name: str, memory: float) -> DataSet:
         InputError: several such tables, a row without a file or a label, files outside of the directory, named twice or
             unreadable, a word that is no part, no row for testing.
     """
-    table, columns = _the_table(directory)
+    return data_set(list_table(directory), name, memory, resize)
+
+
+def list_table(path: Path, every: bool = False) -> Listing:
+    """The files that a table names with what is said of them, before any is opened.
+
+    Args:
+        path: of the table, or of the directory that holds one.
+        every: the words for validation mean training where there are rows for test, and no row for testing is needed.
+
+    Raises:
+        InputError: see `read_table`.
+    """
+    table, columns = (path, _columns_of(path)) if path.is_file() else _the_table(path)
+    directory = table.parent
     rows = _rows(directory, table, columns)
     classes = sorted({row.label for row in rows})
     if len(classes) < 2:
         raise InputError(f"has one label, {classes[0]}", where=table, todo="one class is nothing to learn: give more")
-    images, remarks = pictures(directory, [row.file for row in rows], memory)
-    labels = np.array([classes.index(row.label) for row in rows])
+    number = {name: place for place, name in enumerate(classes)}
+    labels = np.array([number[row.label] for row in rows])
     groups = np.array([row.group for row in rows]) if "group" in columns else None
-    if "part" not in columns:
-        origin = f"{table} (test part split off here)"
-        data = from_arrays(images, labels, groups=groups, classes=classes, name=name, origin=origin)
-    else:
-        tested = np.array([row.part in TESTS for row in rows])
-        for mask, what in ((~tested, "train"), (tested, "test")):
-            if not mask.any():
-                raise InputError(f"no row is for {what}", where=table, todo=f"write {what} into the column of parts")
-        data = from_arrays(
-            images[~tested],
-            labels[~tested],
-            images[tested],
-            labels[tested],
-            groups=None if groups is None else groups[~tested],
-            test_groups=None if groups is None else groups[tested],
-            classes=classes,
-            name=name,
-            origin=str(table),
-        )
-    return data.told(f"{name}: {'; '.join(remarks)}" if remarks else "")
+    parts = [row.part for row in rows]
+    held = {part for part in parts if part in TESTS}
+    apart = {part for part in held if TESTS.index(part) < 2} if every and held & set(TESTS[:2]) else held
+    tested = np.array([part in apart for part in parts])
+    split = "part" in columns
+    for mask, what in ((~tested, "train"), (tested, "test")):
+        if split and not mask.any() and not (every and what == "test"):
+            raise InputError(f"no row is for {what}", where=table, todo=f"write {what} into the column of parts")
+    origin = str(table) if split or every else f"{table} (test part split off here)"
+    files = [row.file for row in rows]
+    return Listing(directory, files, labels, tested, groups, classes, origin, [])
 
 
 def _the_table(directory: Path) -> tuple[Path, dict[str, int]]:
@@ -94,11 +104,29 @@ def _the_table(directory: Path) -> tuple[Path, dict[str, int]]:
 
 
 def _tables(directory: Path) -> dict[Path, dict[str, int]]:
-    """CSV files with columns for file and label, and which columns these are."""
+    """CSV and JSON lines with columns for file and label, and which columns these are."""
     with reported(directory):
-        files = sorted(path for path in directory.iterdir() if path.suffix.lower() == ".csv" and path.is_file())
-    found = {file: _columns(next(iter(_read(file, 1)), [])) for file in files if not file.name.startswith(".")}
+        files = sorted(path for path in directory.iterdir() if path.suffix.lower() in FORMATS and path.is_file())
+    found = {file: _columns(_header(file)) for file in files if not file.name.startswith(".")}
     return {file: columns for file, columns in found.items() if {"file", "label"} <= columns.keys()}
+
+
+def _header(file: Path) -> list[str]:
+    """Its first row; of what only ends like JSON lines none, since it may be anything that lies beside folders."""
+    try:
+        return next(iter(_read(file, 1)), [])
+    except InputError:
+        if file.suffix.lower() == ".csv":
+            raise
+        return []
+
+
+def _columns_of(table: Path) -> dict[str, int]:
+    columns = _columns(next(iter(_read(table, 1)), []))
+    if missing := {"file", "label"} - columns.keys():
+        todo = f"call one of {', '.join(COLUMNS[min(missing)])}"
+        raise InputError(f"has no column for the {min(missing)}", where=table, todo=todo)
+    return columns
 
 
 def _columns(header: list[str]) -> dict[str, int]:
@@ -109,14 +137,37 @@ def _columns(header: list[str]) -> dict[str, int]:
 
 
 def _read(file: Path, most: int | None = None) -> list[list[str]]:
-    """The rows of a CSV, the header too, or the first of them."""
+    """The rows of a table, the header too, or the first of them."""
     with reported(file, csv.Error, UnicodeDecodeError), open_regular(file) as content:
         start = content.read(LARGEST + 1)
         if len(start) > LARGEST:
             what = f"is larger than {LARGEST // 2**20} MB"
             raise InputError(what, where=file, todo="one row for each image is all that is read: leave the rest out")
-        rows = csv.reader(io.StringIO(start.decode("utf-8-sig"), newline=""))
+        text = io.StringIO(start.decode("utf-8-sig"), newline="")
+        rows = csv.reader(text) if file.suffix.lower() == ".csv" else _objects(text, file)
         return [row for _, row in zip(range(most), rows, strict=False)] if most else list(rows)
+
+
+def _objects(lines: Iterable[str], file: Path) -> Iterator[list[str]]:
+    """JSON lines as the rows of a table: the names of the first object in front, "" for what an object lacks."""
+    names: list[str] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        entry = json.loads(line)
+        if not isinstance(entry, dict):
+            raise InputError("is no object", where=f"{file}, line {number}", todo='write {"file": ..., "label": ...}')
+        if not names:
+            names = list(entry)
+            yield names
+        yield [_cell(entry.get(name, ""), file, number) for name in names]
+
+
+def _cell(value: Any, file: Path, line: int) -> str:
+    if isinstance(value, str | int | float):  # true and false too
+        return str(value)
+    where, todo = f"{file}, line {line}", "give each image one label, and text or a number for the others"
+    raise InputError(f"holds {kind_of(value)}", where=where, todo=todo)
 
 
 def _rows(directory: Path, table: Path, columns: dict[str, int]) -> list[Row]:

@@ -21,8 +21,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from jaxtl.clients import ALGORITHMS, BEAT, Progress, Silent
 from jaxtl.data import decode, fetch
-from jaxtl.data.catalogue import ALGORITHMS, OFFICIAL, Official
+from jaxtl.data.catalogue import OFFICIAL, Official
 from jaxtl.data.directories import destination
 from jaxtl.data.files import AGAIN, reported, tar_files, unpacked
 from jaxtl.data.readers import refuse_pickle
@@ -44,7 +45,7 @@ def prepare(
     data_dir: str | os.PathLike[str] | None = None,
     *,
     source: str | os.PathLike[str] | None = None,
-    progress: fetch.Progress = fetch.Silent,
+    progress: Progress = Silent,
 ) -> Path:
     """Make `tfds.data_source(name)` work: get the official files, verify them and write them, once.
 
@@ -155,7 +156,7 @@ def _from_mosaics(files: dict[str, bytes], path: Path) -> dict[str, bytes]:
     return batches
 
 
-def _write(official: Official, files: dict[str, bytes], staging: Path, progress: fetch.Progress) -> None:
+def _write(official: Official, files: dict[str, bytes], staging: Path, progress: Progress) -> None:
     """Let tensorflow-datasets write what its own builder of this name and version would."""
     import tensorflow_datasets as tfds
 
@@ -228,7 +229,7 @@ def _decoded(official: Official, files: dict[str, bytes], part: str) -> tuple[np
 
 
 @contextlib.contextmanager
-def _alone(root: Path, name: str, progress: fetch.Progress) -> Iterator[Path]:
+def _alone(root: Path, name: str, progress: Progress) -> Iterator[Path]:
     """An empty directory in `root` for the one process that prepares this set.
 
     Nothing of it stays, whatever happens: neither the directory nor the lock, nor `root` if it was made for them.
@@ -251,7 +252,7 @@ def _alone(root: Path, name: str, progress: fetch.Progress) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, waiting: str, progress: fetch.Progress) -> Iterator[None]:
+def _locked(path: Path, waiting: str, progress: Progress) -> Iterator[None]:
     """Hold a lock, which ends with the process. Whoever held it before has removed its file: then on to the next."""
     held = False
     while not held:
@@ -263,12 +264,12 @@ def _locked(path: Path, waiting: str, progress: fetch.Progress) -> Iterator[None
                 yield
 
 
-def _acquire(lock: IO[str], waiting: str, progress: fetch.Progress) -> None:
+def _acquire(lock: IO[str], waiting: str, progress: Progress) -> None:
     if _acquired(lock):
         return
     with progress(1, waiting) as display:
         while not _acquired(lock):
-            time.sleep(fetch.BEAT)
+            time.sleep(BEAT)
             display.advance(0)
         display.advance()
 

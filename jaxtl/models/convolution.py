@@ -8,7 +8,10 @@ transposes in the open, as a primitive of its own whose derivatives of any order
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -20,6 +23,10 @@ from jax.interpreters import ad, batching, mlir
 from jaxtl.errors import InputError
 
 ORDER = ("NHWC", "HWIO", "NHWC")
+_PLAIN: contextvars.ContextVar[bool] = contextvars.ContextVar("by the library", default=False)
+
+
+Padding = tuple[tuple[int, int], tuple[int, int]]  # zeros (above, below), (left, right), in pixels
 
 
 class Window(NamedTuple):
@@ -31,12 +38,12 @@ class Window(NamedTuple):
     """
 
     strides: tuple[int, int]
-    padding: tuple[tuple[int, int], tuple[int, int]]
+    padding: Padding
     image_dilation: tuple[int, int] = (1, 1)
     kernel_dilation: tuple[int, int] = (1, 1)
 
 
-def convolve(images: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+def convolve(images: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding | None = None) -> jax.Array:
     """out[b, y, x, d] = Σ images[b, y·stride + i − h//2, x·stride + j − w//2, c] · kernel[i, j, c, d], zeros outside.
 
     On a CPU by the primitive of this file, elsewhere by the operator of the library. It has no rule for the types of
@@ -46,23 +53,60 @@ def convolve(images: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array
         images: [B, H, W, C].
         kernel: [h, w, C, D], of odd edges, of the same dtype.
         stride: in pixels.
+        padding: by default half of the kernel on all sides, and else in place of h//2 and w//2 what is above and left.
 
     Returns:
         [B, ⌈H / stride⌉, ⌈W / stride⌉, D].
 
     Raises:
-        InputError: an even edge.
+        InputError: an even edge without a padding.
 
     Example:
         >>> convolve(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1)))[0, :, :, 0].tolist()
         [[4.0, 6.0, 4.0], [6.0, 9.0, 6.0], [4.0, 6.0, 4.0]]
     """
     height, width = kernel.shape[0] // 2, kernel.shape[1] // 2
-    if kernel.shape[:2] != (2 * height + 1, 2 * width + 1):
+    if padding is None and kernel.shape[:2] != (2 * height + 1, 2 * width + 1):
         what = f"a kernel of {kernel.shape[0]}×{kernel.shape[1]} pixels has no middle"
         raise InputError(what, where="convolution", todo="use odd edges")
-    window = Window((stride, stride), ((height, height), (width, width)))
-    return _fast(images, kernel, window) if jax.default_backend() == "cpu" else plain(images, kernel, window)
+    window = Window((stride, stride), padding or ((height, height), (width, width)))
+    return chosen(_fast, plain, images, kernel, window)
+
+
+def chosen(fast: Callable, plain: Callable, images: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    """By the primitive on a CPU, elsewhere by the operator of the library: the one place where this is decided."""
+    here = jax.default_backend() == "cpu" and not _PLAIN.get()
+    return (fast if here else plain)(images, kernel, window)
+
+
+@contextlib.contextmanager
+def by_the_library() -> Iterator[None]:
+    """Whatever is traced within uses the operator of the library on every machine: for files that others read."""
+    token = _PLAIN.set(True)
+    try:
+        yield
+    finally:
+        _PLAIN.reset(token)
+
+
+def same_padding(size: tuple[int, ...], edges: tuple[int, ...], stride: int) -> Padding:
+    """Zeros for ⌈size / stride⌉ outputs, the odd one behind: what TensorFlow calls "SAME".
+
+    Args:
+        size: height and width of the images, in pixels.
+        edges: of the kernel.
+        stride: in pixels.
+
+    Returns:
+        ((above, below), (left, right)).
+
+    Example:
+        >>> same_padding((8, 9), (3, 3), 2)
+        ((0, 1), (1, 1))
+    """
+    total = [max((-(-n // stride) - 1) * stride + edge - n, 0) for n, edge in zip(size, edges, strict=True)]
+    (height, width) = ((n // 2, n - n // 2) for n in total)
+    return height, width
 
 
 def plain(images: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:

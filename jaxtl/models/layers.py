@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.errors import InputError, suggest
-from jaxtl.models.convolution import convolve
+from jaxtl.models.convolution import convolve, same_padding
+from jaxtl.models.depthwise import convolve_by_channel
 
 NORMALISATIONS = ("group", "batch", "none")
+MOMENTUM = 0.9  # of running averages: over some tens of steps, since fine-tuning has few
 
 
 class Convolution(nn.Module):
@@ -23,6 +25,8 @@ class Convolution(nn.Module):
         stride: in pixels.
         use_bias: add a number for each channel.
         dtype: to compute in; None is that of the parameters, float32.
+        same: pad as TensorFlow does (`convolution.same_padding`), and not by half of the kernel on all sides: where a
+            stride divides an even edge it sees other pixels.
     """
 
     channels: int
@@ -30,6 +34,7 @@ class Convolution(nn.Module):
     stride: int = 1
     use_bias: bool = False
     dtype: str | None = None
+    same: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -38,11 +43,81 @@ class Convolution(nn.Module):
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.channels,)) if self.use_bias else None
         images, kernel, bias = nn.dtypes.promote_dtype(images, kernel, bias, dtype=self.dtype)
-        out = convolve(images, kernel, self.stride)
+        padding = same_padding(images.shape[1:3], kernel.shape[:2], self.stride) if self.same else None
+        out = convolve(images, kernel, self.stride, padding)
         return out if bias is None else out + jnp.reshape(bias, (1, 1, 1, -1))
 
 
-def normalised(images: jax.Array, kind: str, train: bool, name: str, dtype: str | None = None) -> jax.Array:
+class Pointwise(nn.Module):
+    """A `Convolution` of edge 1 as the matrix product that it is: on a CPU its derivatives take half of the time.
+
+    Attributes:
+        channels, dtype: as for `Convolution`.
+    """
+
+    channels: int
+    dtype: str | None = None
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, H, W, channels]."""
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (1, 1, images.shape[-1], self.channels))
+        images, kernel = nn.dtypes.promote_dtype(images, kernel, dtype=self.dtype)
+        return (images.reshape(-1, images.shape[-1]) @ kernel[0, 0]).reshape(*images.shape[:3], -1)
+
+
+class Patches(nn.Module):
+    """A `Convolution` whose stride is its edge, without padding: a matrix product of whole patches.
+
+    Attributes:
+        channels, dtype: as for `Convolution`.
+        edge: of a patch, in pixels; what is left over at the lower and right edge is left out.
+    """
+
+    channels: int
+    edge: int
+    dtype: str | None = None
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, H // edge, W // edge, channels]."""
+        batch, rows, columns = len(images), images.shape[1] // self.edge, images.shape[2] // self.edge
+        shape = (self.edge, self.edge, images.shape[3], self.channels)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        images, kernel, bias = nn.dtypes.promote_dtype(images, kernel, bias, dtype=self.dtype)
+        images = images[:, : rows * self.edge, : columns * self.edge]
+        split = images.reshape(batch, rows, self.edge, columns, self.edge, -1).swapaxes(2, 3)
+        out = split.reshape(batch * rows * columns, -1) @ kernel.reshape(-1, self.channels) + bias[None]
+        return out.reshape(batch, rows, columns, self.channels)
+
+
+class Depthwise(nn.Module):
+    """`depthwise.convolve_by_channel` with a kernel of its own.
+
+    Attributes:
+        edge, stride, use_bias, dtype: as for `Convolution`.
+    """
+
+    edge: int = 3
+    stride: int = 1
+    use_bias: bool = False
+    dtype: str | None = None
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, ⌈H / stride⌉, ⌈W / stride⌉, C]."""
+        channels = images.shape[-1]
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (self.edge, self.edge, 1, channels))
+        bias = self.param("bias", nn.initializers.zeros, (channels,)) if self.use_bias else None
+        images, kernel, bias = nn.dtypes.promote_dtype(images, kernel, bias, dtype=self.dtype)
+        out = convolve_by_channel(images, kernel, self.stride)
+        return out if bias is None else out + jnp.reshape(bias, (1, 1, 1, -1))
+
+
+def normalised(
+    images: jax.Array, kind: str, train: bool, name: str, dtype: str | None = None, epsilon: float = 1e-5
+) -> jax.Array:
     """Images with each group of channels at mean 0 and variance 1, then scaled and shifted; inside a Flax module only.
 
     Args:
@@ -52,6 +127,7 @@ def normalised(images: jax.Array, kind: str, train: bool, name: str, dtype: str 
         train: whether "batch" takes the statistics of this batch, and averages them.
         name: of the layer; "scale" and "bias" live under it.
         dtype: as for `Convolution`; statistics are float32.
+        epsilon: added to the variances of "batch".
 
     Raises:
         InputError: unknown kind.
@@ -61,8 +137,47 @@ def normalised(images: jax.Array, kind: str, train: bool, name: str, dtype: str 
     if kind == "none":
         return images
     if kind == "batch":
-        return nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)(images)
+        return BatchNorm(not train, epsilon, dtype, name=name)(images)
     return GroupNorm(min(8, images.shape[-1]), dtype, name=name)(images)
+
+
+class BatchNorm(nn.Module):
+    """`flax.linen.BatchNorm` in fewer passes over the images: nothing as large as they are is kept for the way back.
+
+    Attributes:
+        use_running_average: normalise by what was averaged before, and leave it.
+        epsilon: added to the variances.
+        dtype: as for `Convolution`; statistics are float32.
+    """
+
+    use_running_average: bool
+    epsilon: float = 1e-5
+    dtype: str | None = None
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> the same."""
+        shape = (images.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, shape)
+        shift = self.param("bias", nn.initializers.zeros, shape)
+        running = [
+            self.variable("batch_stats", "mean", jnp.zeros, shape),
+            self.variable("batch_stats", "var", jnp.ones, shape),
+        ]
+        x = at_least_float32(images)
+        if self.use_running_average:
+            mean, variance = (average.value for average in running)
+        else:
+            mean, square = jnp.mean(x, axis=(0, 1, 2)), jnp.mean(x * x, axis=(0, 1, 2))
+            # rounding may leave a negative variance where all values are equal
+            variance = jnp.maximum(square - mean * mean, 0)
+            if not self.is_initializing():
+                for average, now in zip(running, (mean, variance), strict=True):
+                    average.value = MOMENTUM * average.value + (1 - MOMENTUM) * now
+        factor = jax.lax.rsqrt(variance + self.epsilon) * scale
+        dtype = nn.dtypes.canonicalize_dtype(images, scale, shift, dtype=self.dtype)
+        factor, shift = (row.reshape(1, 1, 1, -1) for row in (factor, shift - mean * factor))
+        return (x * factor + shift).astype(dtype)
 
 
 class GroupNorm(nn.Module):
@@ -140,3 +255,23 @@ def mean_pool(images: jax.Array, size: int = 2) -> jax.Array:
         [[2.5, 4.5], [10.5, 12.5]]
     """
     return functools.reduce(jnp.add, _corners(images, size)) / size**2
+
+
+def max_pool_of_three(images: jax.Array) -> jax.Array:
+    """The largest value of 3×3 pixels around every second one, also as a maximum of strided slices.
+
+    Args:
+        images: [B, H, W, C].
+
+    Returns:
+        [B, ⌈H / 2⌉, ⌈W / 2⌉, C].
+
+    Example:
+        >>> max_pool_of_three(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
+        [[5.0, 7.0], [13.0, 15.0]]
+    """
+    height, width = images.shape[1:3]
+    least = jnp.array(-jnp.inf, images.dtype)
+    around = jax.lax.pad(images, least, [(0, 0, 0), (1, 1, 0), (1, 1, 0), (0, 0, 0)])
+    places = [(i, j) for i in range(3) for j in range(3)]
+    return functools.reduce(jnp.maximum, [around[:, i : i + height : 2, j : j + width : 2] for i, j in places])

@@ -250,10 +250,15 @@ def picture(plot: Plot) -> str:
 
 
 def _write_plot(path: Path, plot: Plot) -> Path:
+    return files.write(path, png(plot))
+
+
+def png(plot: Plot) -> bytes:
+    """A picture, drawn."""
     with styled():
         content = io.BytesIO()
         plot.figure().savefig(content, format="png")
-    return files.write(path, content.getvalue())
+    return content.getvalue()
 
 
 def _strict(value: Any) -> Any:

@@ -79,17 +79,26 @@ class LogisticCriteria(NamedTuple):
 
 
 def logistic_path(
-    x: ArrayLike, labels: ArrayLike, lams: ArrayLike, folds: int = 5, anchor: ArrayLike | None = None, *, seed: int = 0
+    x: ArrayLike,
+    labels: ArrayLike,
+    lams: ArrayLike,
+    folds: int = 5,
+    anchor: ArrayLike | None = None,
+    *,
+    seed: int = 0,
+    groups: np.ndarray | None = None,
+    rare: bool = False,
 ) -> LogisticPath:
     """Fit multinomial logistic regression for every λ, to all examples and to all but each fold (module docstring).
 
     Args:
         x: [n, D] features.
-        labels: [n] integers 0..C-1; every class has at least `folds` examples.
+        labels: [n] integers 0..C-1; every class has at least `folds` examples, or `rare` is set.
         lams: [L] rates > 0 in any order, beside the mean loss: scikit-learn's C is 1/(n·λ).
         folds: stratified parts, >= 2. A fold's fit has the same λ beside the mean over its fewer examples.
         anchor: [D, C] what the coefficients are drawn to; None: 0.
         seed: deals the examples to the folds.
+        groups, rare: as for `stratified_folds`; a fold that nothing was dealt to has the loss and accuracy NaN.
 
     Returns:
         A `LogisticPath`; `path.fold_loss.mean(1).argmin()` chooses λ.
@@ -111,7 +120,7 @@ def logistic_path(
     if not isinstance(folds, int):
         raise InputError(f"{folds!r}", where="logistic_path, folds", todo="give an integer >= 2")
     held_out = np.zeros((len(classes), max(folds, 0)), bool)
-    for fold, (_, validation) in enumerate(stratified_folds(classes, folds, seed)):
+    for fold, (_, validation) in enumerate(stratified_folds(classes, folds, seed, groups=groups, rare=rare)):
         held_out[validation, fold] = True
     mean = features.mean(axis=0, dtype=np.float64)
     directions, variances, white = _whitened(features - mean)

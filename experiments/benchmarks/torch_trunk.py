@@ -1,0 +1,84 @@
+"""PyTorch's side of `experiments.benchmarks.trunks`: EfficientNet-Lite0 in eager mode, in a process without JAX.
+
+    python -m experiments.benchmarks.torch_trunk EDGE BATCH last|first      asked in lines of JSON
+
+"last" has channels last, which is faster for it; "first" is the order that PyTorch has by itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from typing import Any
+
+from experiments.benchmarks.workers import serve
+
+torch: Any = importlib.import_module("torch")
+nn = torch.nn
+CLASSES = 5
+STAGES = (  # blocks, edge, stride, expansion, channels
+    *((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80)),
+    *((3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320)),
+)
+
+
+def convolved(inputs: int, outputs: int, edge: int, stride: int = 1, groups: int = 1, active: bool = True) -> list:
+    convolution = nn.Conv2d(inputs, outputs, edge, stride, edge // 2, groups=groups, bias=False)
+    return [convolution, nn.BatchNorm2d(outputs, 1e-3), *([nn.ReLU6(inplace=True)] if active else [])]
+
+
+class Block(nn.Module):  # type: ignore[name-defined]  # mypy need not find torch
+    """See `jaxtl.models.efficientnet.InvertedBlock`."""
+
+    def __init__(self, inputs: int, edge: int, stride: int, expansion: int, outputs: int):
+        super().__init__()
+        within = inputs * expansion
+        expand = convolved(inputs, within, 1) if expansion > 1 else []
+        by_channel = convolved(within, within, edge, stride, within)
+        self.inner = nn.Sequential(*expand, *by_channel, *convolved(within, outputs, 1, active=False))
+        self.beside = stride == 1 and inputs == outputs
+
+    def forward(self, x):
+        return self.inner(x) + x if self.beside else self.inner(x)
+
+
+def efficientnet_lite0():
+    layers, channels = convolved(3, 32, 3, 2), 32
+    for blocks, edge, stride, expansion, outputs in STAGES:
+        for j in range(blocks):
+            layers.append(Block(channels, edge, 1 if j else stride, expansion, outputs))
+            channels = outputs
+    ends = [*convolved(channels, 1280, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1280, CLASSES)]
+    return nn.Sequential(*layers, *ends)
+
+
+def answer_for(edge: int, batch_size: int, order: str) -> None:
+    layout = {"memory_format": torch.channels_last if order == "last" else torch.contiguous_format}
+    network = efficientnet_lite0().to(**layout)
+    images = torch.randn(batch_size, 3, edge, edge).contiguous(**layout)
+    labels, cross_entropy = torch.randint(CLASSES, (batch_size,)), nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(network.parameters(), 0.01, 0.9, nesterov=True)
+
+    def forward(calls: int) -> float:
+        network.eval()
+        began = time.perf_counter()
+        with torch.inference_mode():
+            for _ in range(calls):
+                network(images)
+        return time.perf_counter() - began
+
+    def step(calls: int) -> float:
+        network.train()
+        began = time.perf_counter()
+        for _ in range(calls):
+            optimizer.zero_grad()
+            cross_entropy(network(images), labels).backward()
+            optimizer.step()
+        return time.perf_counter() - began
+
+    serve(forward=forward, step=step)
+
+
+if __name__ == "__main__":
+    answer_for(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

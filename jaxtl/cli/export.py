@@ -1,0 +1,36 @@
+"""A model for others.
+
+usage: jaxtl export RUN --to=model.onnx          for ONNX runtimes; needs pip install "jaxtl[onnx]"
+       jaxtl export RUN --to=model.stablehlo     for JAX on cpu, cuda and tpu: jax.export.deserialize reads it
+       jaxtl export RUN --to=model.safetensors   weights, with a card beside them
+
+RUN is the directory of a finished `jaxtl finetune`. The first two are functions of pixels, float32
+[batch, size, size, 3] from 0 to 255 with any batch, and give calibrated probabilities [batch, classes].
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+
+from jaxtl import bounds
+from jaxtl.cli.commands import words
+from jaxtl.errors import InputError
+from jaxtl.finetune import load_finetuned
+from jaxtl.finetune.export import check_ending
+from jaxtl.terminal import Terminal
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Do what the command line asks."""
+    run, to = words("export", arguments, ["RUN"], {"--to": ""})
+    if refusal := bounds.PATH.refusal(to):
+        raise InputError(refusal.what, where="--to", todo=refusal.todo)
+    check_ending(to)
+    for path in load_finetuned(run).export(to):
+        Terminal(soft_wrap=True).print(f"wrote {path}")
+
+
+def help_text() -> str:
+    """What --help shows."""
+    return inspect.cleandoc(__doc__)

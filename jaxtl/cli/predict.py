@@ -1,0 +1,99 @@
+"""What a model says of pictures: the class of each, and the probability of every class.
+
+RUN is the directory of a finished `jaxtl finetune`. DIR is a folder of pictures, at any depth, or one picture. Files
+that are no pictures are listed, and the others predicted.
+
+usage: jaxtl predict RUN DIR [--csv=out.csv]     columns file, class, and p(NAME) for each class, calibrated
+"""
+
+from __future__ import annotations
+
+import collections
+import csv
+import inspect
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxtl import bounds, files
+from jaxtl.cli.commands import words
+from jaxtl.data.labelled import unlabelled
+from jaxtl.errors import InputError
+from jaxtl.finetune import load_finetuned
+from jaxtl.finetune.model import Finetuned
+from jaxtl.terminal import Terminal
+from jaxtl.writers import Progress
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+SHOWN = 20  # lines without a file for them; also of bad files
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Do what the command line asks."""
+    run, where, out = words("predict", arguments, ["RUN", "DIR"], {"--csv": ""})
+    if out and (refusal := bounds.PATH.refusal(out)):
+        raise InputError(refusal.what, where="--csv", todo=refusal.todo)
+    model = load_finetuned(run)
+    directory, pictures = unlabelled(where)
+    console, bad, counts = Terminal(soft_wrap=True), list[tuple[str, str]](), collections.Counter[str]()
+    rows = _rows(model, directory, pictures, bad, counts)
+    if out:
+        _write(files.expanded(out).absolute(), model.classes, rows)
+    else:
+        for number, (file, name, said) in enumerate(rows):
+            if number < SHOWN:
+                console.print(f"{file}  {name}  {100 * said.max():.0f} %")
+    for file, why in bad[:SHOWN]:
+        console.print(f"not read: {file}: {why}", style="bold yellow")
+    if len(bad) > SHOWN:
+        console.print(f"not read: {len(bad) - SHOWN} more", style="bold yellow")
+    if not counts:
+        raise InputError(
+            f"none of {len(pictures)} files is a picture that can be read", where=where, todo="give others"
+        )
+    told = ", ".join(f"{count} {name}" for name, count in counts.most_common(10))
+    console.print(f"{counts.total():,} pictures: {told}{', …' if len(counts) > 10 else ''}; {len(bad)} files not read")
+    if out:
+        console.print(f"wrote {out}")
+
+
+def _rows(
+    model: Finetuned,
+    directory: Path,
+    pictures: Sequence[Path],
+    bad: list[tuple[str, str]],
+    counts: collections.Counter[str],
+) -> Iterator[tuple[str, str, np.ndarray]]:
+    """(file, class, probabilities) of those that can be read; the others are noted."""
+    with Progress(len(pictures), "predicting") as progress:
+        for file, said in model.predict(pictures):
+            name = str(file.relative_to(directory))
+            name = f"./{name}" if name.startswith(FORMULA) else name  # the same file, and no command of a spreadsheet
+            progress.advance(1)
+            if isinstance(said, InputError):
+                bad.append((name, said.what))
+                continue
+            counts[model.classes[int(said.argmax())]] += 1
+            yield name, model.classes[int(said.argmax())], said
+
+
+def _write(path: Path, classes: Sequence[str], rows: Iterator[tuple[str, str, np.ndarray]]) -> None:
+    """A CSV, row by row; it is there when it is whole."""
+    files.make_room(path)
+    with files.whole(path) as partial, files.Lines(partial) as lines:
+        lines.write(_line(["file", "class", *(f"p({name})" for name in classes)]))
+        for file, name, said in rows:
+            lines.write(_line([file, name, *(f"{value:.6g}" for value in said)]))
+
+
+def _line(cells: Sequence[str]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def help_text() -> str:
+    """What --help shows."""
+    return inspect.cleandoc(__doc__)

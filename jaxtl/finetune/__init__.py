@@ -1,0 +1,13 @@
+"""From labelled pictures of one's own to a model: what `jaxtl finetune` does, as a library.
+
+what is asked       options     fields of the command line;  checks: what is refused;  plan: what time affords
+the way             trunks      the pretrained network;  heads: the bar to beat;  recipes: what is tried beside them
+                    choosing    who is best on the labels alone;  work: all of it;  command: as a function
+what is left        model       the classifier;  export: for others;  card, page: what is known of it
+"""
+
+from jaxtl.finetune.command import finetune
+from jaxtl.finetune.model import Finetuned, load_finetuned
+from jaxtl.finetune.options import Options
+
+__all__ = ["Finetuned", "Options", "finetune", "load_finetuned"]

@@ -1,0 +1,145 @@
+"""A model for others: as ONNX, as StableHLO, or as weights with a card.
+
+What is written is read back first, and held against the model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtl import checkpoints, files
+from jaxtl.errors import InputError
+from jaxtl.finetune.card import card
+from jaxtl.models.convolution import by_the_library
+
+ONNX, STABLEHLO, SAFETENSORS = ".onnx", ".stablehlo", ".safetensors"
+ENDINGS = (ONNX, STABLEHLO, SAFETENSORS)
+PLATFORMS = ("cpu", "cuda", "tpu")
+NOISY = ("jax2onnx", "onnx_ir")  # loggers that tell of every shape that is left out
+CLOSE = 1e-4  # of a probability, between what was written and the model
+TRIED = 2  # pictures of noise that are asked
+
+
+def check_ending(path: str | Path) -> str:
+    """The ending of a file to be written.
+
+    Raises:
+        InputError: none that is known.
+    """
+    ending = Path(path).suffix.lower()
+    if ending not in ENDINGS:
+        what = f"cannot write {ending or 'a file without an ending'}"
+        raise InputError(what, where=f"--to={path}", todo=f"use one of {', '.join(ENDINGS)}")
+    return ending
+
+
+def written(model: Any, path: Path) -> list[Path]:
+    """Write a model in the format that the ending names.
+
+    Args:
+        model: a `Finetuned`.
+        path: ends in .onnx, .stablehlo or .safetensors; replaced when it exists.
+
+    Returns:
+        The files: with weights, also a card beside them.
+
+    Raises:
+        InputError: another ending, a library that is missing, a file that cannot be written.
+    """
+    ending, path = check_ending(path), files.expanded(path).absolute()
+    if ending == SAFETENSORS:
+        weights = checkpoints.export(model.tree, path)
+        return [weights, files.write(path.with_suffix(".md"), card(model))]
+    return [files.write(path, (_onnx if ending == ONNX else _stablehlo)(model))]
+
+
+def pixels_to_probabilities(model: Any) -> Callable[[jax.Array], jax.Array]:
+    """float32 [B, size, size, 3] from 0 to 255 -> [B, C], the weights within."""
+    weights = jax.tree.map(jnp.asarray, model.weights)
+    return lambda pixels: model.probabilities_of(weights, pixels)
+
+
+def _shape(model: Any) -> tuple[int, int, int]:
+    return model.size, model.size, 3
+
+
+def _stablehlo(model: Any) -> bytes:
+    from jax import export
+
+    try:
+        import flatbuffers  # noqa: F401  (which `serialize` needs and jax does not ask for)
+    except ImportError:
+        raise InputError("needs flatbuffers", where=STABLEHLO, todo='pip install "jaxtl[onnx]"') from None
+    (batch,) = export.symbolic_shape("batch")
+    pixels = jax.ShapeDtypeStruct((batch, *_shape(model)), jnp.float32)
+    with by_the_library():
+        made = export.export(jax.jit(pixels_to_probabilities(model)), platforms=PLATFORMS)(pixels)
+    content = bytes(made.serialize())
+    read = export.deserialize(bytearray(content))
+    _hold_against(model, lambda pixels: np.asarray(read.call(pixels)), STABLEHLO)
+    return content
+
+
+def _onnx(model: Any) -> bytes:
+    try:
+        with _quiet():
+            from jax2onnx import to_onnx
+    except ImportError:
+        raise InputError("needs jax2onnx", where=ONNX, todo='pip install "jaxtl[onnx]"') from None
+    pixels = jax.ShapeDtypeStruct(("batch", *_shape(model)), jnp.float32)
+    with by_the_library(), _quiet():
+        made = to_onnx(pixels_to_probabilities(model), inputs=[pixels], model_name="jaxtl")
+    for name, value in _metadata(model).items():
+        entry = made.metadata_props.add()
+        entry.key, entry.value = name, value
+    content = made.SerializeToString()
+    _hold_against(model, _onnx_reader(content), ONNX)
+    return content
+
+
+def _onnx_reader(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda pixels: session.run(None, {name: pixels})[0]
+
+
+def _metadata(model: Any) -> dict[str, str]:
+    return {"classes": json.dumps(model.classes), "card": json.dumps(model.record(), ensure_ascii=False)}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The library speaks of its own insides."""
+    loggers = [logging.getLogger(name) for name in NOISY]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _hold_against(model: Any, read: Callable[[np.ndarray], Any], where: str) -> None:
+    """What was written has to say what the model says."""
+    pixels = np.random.default_rng(0).integers(0, 256, (TRIED, *_shape(model))).astype(np.float32)
+    ours = np.asarray(pixels_to_probabilities(model)(jnp.asarray(pixels)))
+    gap = float(np.abs(np.asarray(read(pixels)) - ours).max())
+    if not gap <= CLOSE:
+        what = f"what was written differs from the model by {gap:.2g} in a probability, so it was not kept"
+        raise InputError(what, where=where, todo="use another format, and report this")

@@ -1,0 +1,69 @@
+"""What is asked of a fine-tuning: the fields of its command line and of `tl.finetune`."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Annotated, ClassVar, Literal
+
+from jaxtl import bounds
+from jaxtl.bounds import Refusal, shortened
+from jaxtl.finetune.recipes import RECIPES
+from jaxtl.problems import MeasureName
+
+HEADS = {
+    "ridge": "ridge regression to one-hot labels on features of the frozen trunk; λ by leave-one-out",
+    "logistic": "logistic regression on features of the frozen trunk; λ by cross-validation within",
+    "logistic_adjusted": "logistic, its logits less the logarithm of how frequent each class is",
+}
+NAMES = {**HEADS, **{name: recipe.means for name, recipe in RECIPES.items()}}
+UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Duration:
+    """A time with its unit: 90s, 10min, 2h."""
+
+    def __str__(self) -> str:
+        return "such as 90s, 10min, 2h"
+
+    def refusal(self, value: str) -> Refusal | None:
+        """Why a text is no time."""
+        found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)(s|min|h)", value)
+        if found and 1 <= float(found[1]) * UNITS[found[2]] <= 7 * 24 * 3600:
+            return None
+        return Refusal(f"'{shortened(value)}' is no time", f"write one of a second to a week, {self}")
+
+
+def seconds_of(duration: str) -> float:
+    """A time in seconds.
+
+    Example:
+        >>> seconds_of("10min"), seconds_of("1.5h")
+        (600.0, 5400.0)
+    """
+    found = re.fullmatch(r"([\d.]+)(s|min|h)", duration)
+    assert found  # `Duration` has been asked
+    return float(found[1]) * UNITS[found[2]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is asked for; every default is visible."""
+
+    data: bounds.Place = (
+        ""  # a folder of pictures per class, a CSV or JSON lines of file and label, or a data set's name
+    )
+    trunk: bounds.Place = "auto"  # the pretrained network; auto: efficientnet_lite0 where it can be had
+    budget: Annotated[str, Duration()] = "10min"  # of time for all of it, about
+    # some of those below; by default both heads and, as the budget allows, logistic_l2_sp, l2_sp, lr_ratio
+    methods: Annotated[tuple[Annotated[str, bounds.OneOf("method", NAMES)], ...], bounds.Items(0, distinct=True)] = ()
+    measure: MeasureName = "accuracy"  # what decides
+    # auto: where classes differ in size and the measure asks for each of them, weights and adjusted logits
+    balance: Literal["auto", "on", "off"] = "auto"
+    size: Annotated[int, bounds.Within(0, 1024)] = 0  # pixels of the edge that pictures are brought to; 0: the trunk's
+    skip_bad: bool = False  # leave files out that are no pictures or damaged, and say which
+    seed: bounds.Seed = 0
+
+    may_change: ClassVar[tuple[str, ...]] = ("budget",)
+    glossary: ClassVar[dict[str, str]] = NAMES

@@ -1,0 +1,157 @@
+"""The trunk of a fine-tuning: a pretrained one where it can be had, else a small network, which is said loudly."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtl.clients import Silent
+from jaxtl.data import normalise
+from jaxtl.errors import InputError
+from jaxtl.loop import raise_if_stopped
+from jaxtl.models import Classifier, Cnn, as_forward, cut, initialise
+from jaxtl.models.pretrained import TRUNKS, Pretrained, load_trunk
+from jaxtl.models.torch_names import ARCHITECTURES
+from jaxtl.problems.images import Images
+from jaxtl.program import Weights
+from jaxtl.step import EVALUATE
+from jaxtl.writers import Progress
+
+AUTO, BEST, SMALL = "auto", "efficientnet_lite0", "small_cnn"
+BLOCK = 64  # pictures at a time
+
+
+def untrained() -> Pretrained:
+    """A small CNN with random weights: three blocks, at 48 pixels."""
+    model = small_module()
+    params = initialise(Classifier(model, ()), jax.random.key(0), (48, 48, 3))["trunk"]
+    origin = "random weights: nothing was learned before"
+    return Pretrained(SMALL, model, params, {}, 48, (127.5,) * 3, (63.75,) * 3, "Apache-2.0", origin, 64, ("all",))
+
+
+def small_module() -> Cnn:
+    """Of `untrained`."""
+    return Cnn((16, 32, 64))
+
+
+class Polled(Progress):
+    """Progress of work that ends at a block where a stop is requested."""
+
+    def advance(self, n: int = 1, **values: float) -> None:
+        """One block further.
+
+        Raises:
+            Interrupted: a stop was requested.
+        """
+        super().advance(n, **values)
+        raise_if_stopped("before anything was trained")
+
+
+class Quiet(Silent):
+    """The same without a display."""
+
+    def advance(self, n: int = 1) -> None:
+        """One block further; see `Polled`."""
+        raise_if_stopped("before anything was trained")
+
+    def describe(self, description: str) -> None:
+        """What comes next, untold."""
+
+
+def trunk_of(name: str, progress: Any = Polled) -> tuple[Pretrained, str]:
+    """The trunk that is asked for, and a notice where another one takes its place.
+
+    Args:
+        name: "auto", "small_cnn", or what `models.pretrained.load_trunk` takes.
+        progress: (total, description) -> a display of what is fetched.
+
+    Raises:
+        InputError: a trunk that was asked for by name and cannot be had.
+    """
+    if name == SMALL:
+        return untrained(), ""
+    try:
+        return _pretrained(BEST if name == AUTO else name, progress), ""
+    except InputError as error:
+        if name != AUTO:
+            raise
+        return untrained(), f"no pretrained trunk is at hand ({error.what}): a small network learns from nothing"
+
+
+def _pretrained(name: str, progress: Any) -> Pretrained:
+    return load_trunk(name, progress=progress)
+
+
+def module_of(name: str) -> Any:
+    """The module of a trunk by its name, for weights that are at hand.
+
+    Raises:
+        InputError: no such trunk.
+    """
+    if name == SMALL:
+        return small_module()
+    architecture = TRUNKS[name].architecture if name in TRUNKS else name
+    if architecture not in ARCHITECTURES:
+        todo = "use the version of jaxtl that the model was made with"
+        raise InputError("no such trunk is known", where=name, todo=todo)
+    return ARCHITECTURES[architecture].make({})
+
+
+def normalisation(trunk: Pretrained, size: int) -> Images:
+    """How raw pictures reach a trunk."""
+    return Images((size, size, 3), np.asarray(trunk.mean, np.float32), np.asarray(trunk.std, np.float32))
+
+
+class Passed(NamedTuple):
+    """What a frozen network made of pictures, and how fast."""
+
+    array: np.ndarray
+    seconds: float
+
+
+def passed(trunk: Pretrained, images: Any, depth: int | None, size: int, progress: Any = Polled) -> Passed:
+    """What a frozen trunk makes of every picture: its features, or what it hands on after some of its stages.
+
+    Args:
+        trunk: all of it.
+        images: uint8 [N, H, W, 3], also `Stored`.
+        depth: stages; None: all of them.
+        size: of the pictures.
+        progress: (total, description) -> a display.
+    """
+    part: Any = Classifier(trunk.model, ())
+    if depth is not None:
+        part = cut(part, depth)[0]
+    weights, how = Weights(trunk.params, trunk.model_state), normalisation(trunk, size)
+    blocks, began = [], 0.0
+    with progress(len(images), "features of the frozen trunk") as display:
+        for start in range(0, len(images), BLOCK):
+            rows = np.minimum(np.arange(start, start + BLOCK), len(images) - 1)  # the last one filled up
+            block = jnp.asarray(np.asarray(images[rows]))
+            out = np.asarray(_through(part, depth is None, weights, block, how.mean, how.std))
+            blocks.append(out[: len(images) - start])
+            began = began or time.perf_counter()  # the first block has compiled the program
+            display.advance(len(blocks[-1]))
+    seconds = (time.perf_counter() - began) * len(images) / max(1, len(images) - BLOCK)
+    return Passed(np.concatenate(blocks), seconds if len(blocks) > 1 else 0.0)
+
+
+@functools.partial(jax.jit, static_argnames=("part", "whole"))
+def _through(part: Any, whole: bool, weights: Weights, block: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+    images = normalise(block, mean, std)
+    if whole:
+        state = {name: {"trunk": tree} for name, tree in weights.model_state.items()}
+        return as_forward(part)({"trunk": weights.params}, state, {"image": images}, EVALUATE)[0]["features"]
+    return part.apply({"params": weights.params, **weights.model_state}, images, False)[0]
+
+
+def depths(trunk: Pretrained) -> Sequence[int]:
+    """Where it is cut to fine-tune what is above: near the end first, then deeper; 0 is all of it."""
+    count = len(trunk.stages)
+    return list(dict.fromkeys([*(depth for depth in (count - 1, count - 2, count - 3, count // 2) if depth > 0), 0]))

@@ -1,0 +1,310 @@
+"""From labelled pictures to a model: features once, heads as the bar, fine-tuning as the budget allows, one winner."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+import os
+import re
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtl import bounds, files
+from jaxtl.data import keep_to_data
+from jaxtl.data.dataset import DataSet
+from jaxtl.data.labelled import Labelled, labelled
+from jaxtl.data.resized import Resize
+from jaxtl.errors import InputError
+from jaxtl.finetune import plan as planning
+from jaxtl.finetune.checks import UNEQUAL, check_apart, check_groups, check_methods, names_of
+from jaxtl.finetune.choosing import Bench, Fitted, Outcome, calibrated, compared
+from jaxtl.finetune.model import Finetuned
+from jaxtl.finetune.options import Options, seconds_of
+from jaxtl.finetune.trunks import Polled, Quiet, depths, normalisation, passed, trunk_of
+from jaxtl.loop import raise_if_stopped
+from jaxtl.methods.finetuning import pulled
+from jaxtl.models import Classifier, cut
+from jaxtl.models.pretrained import Pretrained
+from jaxtl.problems.folder import HEAD, Examples, Folder, Inputs, Parts, parted
+from jaxtl.program import Weights
+from jaxtl.protocol import MEASURES, Budget, Measure
+from jaxtl.sweep import run_all
+from jaxtl.terminal import Terminal
+from jaxtl.version import __version__
+
+ASKS_EVERY_CLASS = ("balanced_accuracy", "macro_f1")
+PROBE = 20  # steps, to see what one costs
+SHARE = 0.2  # of the memory, for what fine-tuning is given
+LONG = 10.0  # seconds, beside which compiling does not matter
+BEHIND = 3.0  # a step back and forth takes this many times what a step forth does, at least
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning(Budget):
+    """How fine-tuning is done, and what it searches."""
+
+    batch_size: bounds.Count = planning.BATCH
+    learning_rate: bounds.Span = (0.001, 0.02)
+    pull: bounds.Span = (0.01, 10.0)
+    ratio: bounds.Span = (0.1, 1.0)  # learning rate of the trunk / of the head
+    decay = "loss"  # no field
+
+
+class Found(NamedTuple):
+    """All that came out, for the report."""
+
+    options: Options
+    data: Labelled
+    trunk: Pretrained
+    notice: str
+    plan: planning.Plan
+    outcome: Outcome
+    winner: str
+    fitted: Fitted
+    model: Finetuned
+    tested: np.ndarray | None  # logits of the test part, of its one look
+    rate: float  # pictures a second through the frozen trunk
+    minutes: float
+
+
+def finetuned(
+    options: Options, workdir: Path, data: str | os.PathLike[str] | DataSet, console: Terminal | None = None
+) -> Found:
+    """The work: what is kept in `workdir` is not made again.
+
+    Args:
+        options: what is asked for.
+        workdir: of the run.
+        data: as `labelled` takes it.
+        console: where a person reads along.
+
+    Raises:
+        InputError: before anything is trained.
+        Interrupted: a stop was requested.
+    """
+    began, say = time.perf_counter(), (console or Terminal(quiet=True)).print
+    measure = MEASURES[options.measure]
+    display = Quiet if console is None else Polled
+    trunk, notice = trunk_of(options.trunk, display)
+    if notice:
+        say(f"NOTE: {notice}", style="bold yellow")
+    size = options.size or trunk.size
+    check_methods(options.methods, trunk)
+    check_apart(data, workdir)
+    found = labelled(data, Resize(size, options.skip_bad, files.default_directory(), display))
+    _say_data(say, found)
+    check_groups(found)
+    keep_to_data(workdir, found.origin, *found.train.fields.values())
+    features, seconds = kept_outputs(workdir, trunk, found.train.images, None, size, display)
+    rate = len(features) / seconds if seconds else 0.0
+    if rate:
+        say(f"features: {len(features):,} pictures through {trunk.name} at {size}x{size}, {rate:.0f} a second")
+    work = Work(options, trunk, found, features, workdir, size, measure, display)
+    own_heads, tuned = names_of(options, trunk, found, features)
+    planned = planning.kept(workdir, work.asked(), lambda: work.plan(tuned, work.seconds_left(began, own_heads), rate))
+    for line in work.in_words(planned):
+        say(line)
+    names = [*own_heads, *planned.methods]
+    if not names:
+        todo = "give it more --budget, or add ridge or logistic to --methods"
+        raise InputError(planned.why, where=f"--budget={options.budget}", todo=todo)
+    bench = work.bench(planned)
+    of = json.dumps(work.asked() | {"plan": planned.kept()}, sort_keys=True)
+    folder = workdir / f"tried-{zlib.crc32(of.encode()):08x}"  # another plan is another comparison
+    outcome = compared(bench, names, folder, of, (features, found.train.labels), display)
+    winner = outcome.verdict()[0]
+    raise_if_stopped("before the last training")
+    fitted = bench.fit(winner, bench.parts.whole)
+    rows, logits = outcome.once(winner)
+    scale = calibrated(logits, found.train.labels[rows])
+    model = work.model(fitted, winner, scale)
+    tested = None if found.test is None else np.log(np.maximum(model.probabilities(found.test.images), 1e-30))
+    minutes = (time.perf_counter() - began) / 60
+    return Found(options, found, trunk, notice, planned, outcome, winner, fitted, model, tested, rate, minutes)
+
+
+class Work(NamedTuple):
+    """What the steps of a fine-tuning share."""
+
+    options: Options
+    trunk: Pretrained
+    data: Labelled
+    features: np.ndarray
+    workdir: Path
+    size: int
+    measure: Measure
+    display: Any = Polled
+
+    def asked(self) -> dict[str, Any]:
+        """All that decides what a run is, but its data."""
+        found: dict[str, Any] = dict(vars(self.options))
+        return found | {"methods": list(self.options.methods), "trunk": self.trunk.name}
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every class counts alike."""
+        counts = np.bincount(self.data.train.labels)
+        unequal = counts.max() > UNEQUAL * counts.min()
+        return self.options.balance == "on" or (
+            self.options.balance == "auto" and unequal and self.options.measure in ASKS_EVERY_CLASS
+        )
+
+    def parts(self, effort: planning.Effort) -> Parts:
+        """Who learns from what; no more folds than groups."""
+        train, classes = self.data.train, self.data.classes
+        counts, weights = np.bincount(train.labels, minlength=len(classes)), None
+        if self.balanced:
+            weights = (len(train) / (len(classes) * counts))[train.labels]
+        folds = max(2, min(effort.folds, int(counts.max())))
+        if train.groups is not None:
+            folds = min(folds, len(np.unique(train.groups)))
+        return Parts(Examples(train.labels, train.groups, classes, weights), folds, effort.repeats, self.options.seed)
+
+    def seconds_left(self, began: float, own_heads: Sequence[str]) -> Callable[[], float]:
+        """Of the budget, once the heads have been tried."""
+        bench = self.bench(planning.Plan(planning.HEADS_ALONE, 0, (), 0.0, ""))
+        once = 0.0
+        for _ in range(2):  # the first time compiles
+            if once < LONG:
+                started = time.perf_counter()
+                for name in own_heads:
+                    bench.fit(name, bench.parts.whole)
+                once = time.perf_counter() - started
+        end = began + seconds_of(self.options.budget) - once * len(bench.parts.draws)
+        return lambda: end - time.perf_counter()
+
+    def plan(self, tuned: Sequence[str], left: Callable[[], float], rate: float) -> planning.Plan:
+        """What fits."""
+
+        def cost(depth: int) -> planning.Cost | None:
+            least = planning.EFFORTS[-1]
+            behind = BEHIND * planning.BATCH / rate if rate and depth == 0 else 0.0  # of all of a pretrained trunk
+            size = len(self.data.train) * math.prod(self.shape(depth)) * (4 if depth else 1)  # bytes
+            if least.trainings * least.steps * behind > left() or size > SHARE * bounds.memory():
+                return None
+            return self.cost(depth)
+
+        return planning.made(tuned, [0] if "scratch" in tuned else depths(self.trunk), left, cost)
+
+    def shape(self, depth: int) -> tuple[int, ...]:
+        """Of what one picture is at a depth."""
+        if not depth:
+            return self.size, self.size, 3
+        below, trunk = cut(Classifier(self.trunk.model, ()), depth)[0], self.trunk
+        image = jax.ShapeDtypeStruct((1, self.size, self.size, 3), jnp.float32)
+        out = jax.eval_shape(lambda x: below.apply({"params": trunk.params, **trunk.model_state}, x, False)[0], image)
+        return out.shape[1:]
+
+    def cost(self, depth: int) -> planning.Cost:
+        """What a training costs at a depth, measured; on zeros, which take as long as what they stand for."""
+        inputs = np.zeros((len(self.data.train), *self.shape(depth)), np.float32 if depth else np.uint8)
+        problem = self.problem(depth, planning.HEADS_ALONE._replace(steps=PROBE), inputs)
+        program, draw = pulled(cast(Any, problem)), problem.parts.whole
+        start = problem.start(draw)
+        data, seconds = problem.data(program, start, draw), []
+        for _ in range(2):
+            began = time.perf_counter()
+            run_all(program, [start], data, [dict(program.rates)], jax.random.key(0), steps=PROBE)
+            seconds.append(time.perf_counter() - began)
+        return planning.Cost(seconds[0] - seconds[1], seconds[1] / PROBE)
+
+    def problem(self, depth: int, effort: planning.Effort, array: np.ndarray | None = None) -> Folder:
+        """Fine-tuning of what is above a cut, given pictures or what the frozen part makes of them."""
+        _, above = parted(Classifier(self.trunk.model, ((HEAD, len(self.data.classes)),)), depth)
+        if array is None:
+            images = self.data.train.images
+            where = self.workdir, self.trunk, images, depth, self.size, self.display
+            array = kept_outputs(*where)[0] if depth else np.asarray(images)
+        how = normalisation(self.trunk, self.size)
+        inputs = Inputs.kept(array) if depth else Inputs(jnp.asarray(array), how, True)
+        config = Tuning(steps=effort.steps, trials=effort.trials, seed=self.options.seed)
+        return Folder(config, self.trunk, above, inputs, jnp.asarray(self.features), self.parts(effort), self.measure)
+
+    def bench(self, planned: planning.Plan) -> Bench:
+        """What methods are tried on."""
+        problem = self.problem(planned.depth, planned.effort) if planned.methods else None
+        effort = planned.effort
+        return Bench(self.features, self.parts(effort), self.measure, problem, effort.inner, effort.trials)
+
+    def model(self, fitted: Fitted, winner: str, scale: float) -> Finetuned:
+        """The whole classifier."""
+        weights = fitted.weights
+        trunk = _within(weights.params.get("trunk", {}), self.trunk.params)
+        state = {name: {"trunk": tree} for name, tree in self.trunk.model_state.items()}
+        whole = jax.tree.map(np.asarray, Weights({"trunk": trunk, HEAD: weights.params[HEAD]}, state))
+        how = normalisation(self.trunk, self.size)
+        classes, white = self.data.classes, self.data.white
+        card: dict[str, Any] = {
+            "method": winner,
+            "setting": fitted.setting,
+            "jaxtl": __version__,
+            "licence": self.trunk.licence,
+        }
+        card |= {"origin": self.trunk.origin, "pictures": len(self.data.train), "data": self.data.name}
+        return Finetuned(
+            self.trunk.name, whole, classes, self.size, how.mean, how.std, scale, white, card, self.workdir
+        )
+
+    def in_words(self, planned: planning.Plan) -> list[str]:
+        """What is going to be done."""
+        effort, lines = planned.effort, []
+        stages = len(self.trunk.stages) - planned.depth
+        if planned.methods:
+            of = f"the last {stages} of {len(self.trunk.stages)} stages" if planned.depth else "all of the trunk"
+            line = (
+                f"fine-tuning: {of}, {effort.trials} settings × {effort.inner} folds × {effort.folds * effort.repeats}"
+            )
+            lines.append(f"{line} draws × {effort.steps} steps for {', '.join(planned.methods)}")
+        return lines + ([planned.why] if planned.why else [])
+
+
+def kept_outputs(
+    workdir: Path, trunk: Pretrained, images: Any, depth: int | None, size: int, display: Any = Polled
+) -> tuple[np.ndarray, float]:
+    """(what the frozen trunk makes of every picture, the seconds that took; 0 where it was kept)."""
+    part = "features" if depth is None else f"behind_{depth}"
+    path = workdir / "frozen" / f"{re.sub(r'[^A-Za-z0-9_]', '_', trunk.name)}-{size}-{part}.npy"
+    if (content := files.read(path)) is not None:
+        try:
+            array = np.load(io.BytesIO(content), allow_pickle=False)
+            if len(array) == len(images) and array.dtype == np.float32:
+                return array, 0.0
+        except (ValueError, EOFError, OSError):
+            pass  # damaged: made again
+    raise_if_stopped("before the features")
+    made = passed(trunk, images, depth, size, display)
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, made.array.astype(np.float32), allow_pickle=False)
+    files.write(path, buffer.getvalue())
+    return made.array, made.seconds
+
+
+def _within(part: Any, whole: Any) -> Any:
+    """A tree with those of its leaves that were trained."""
+    if not isinstance(whole, dict):
+        return part
+    return {name: _within(part[name], tree) if name in part else tree for name, tree in whole.items()}
+
+
+def _say_data(say: Callable[..., None], found: Labelled) -> None:
+    counts = np.bincount(found.train.labels, minlength=len(found.classes))
+    test = f", {len(found.test):,} for testing" if found.test is not None else ""
+    span = f"{counts.min()} to {counts.max()}" if counts.min() < counts.max() else f"{counts.min()}"
+    say(f"data      {len(found.train):,} pictures to learn from{test}; {len(found.classes)} classes of {span} each")
+    for notice in found.notices:
+        say(f"NOTE: {notice}", style="bold yellow")
+    if found.skipped:
+        say(f"NOTE: {len(found.skipped)} files left out:", style="bold yellow")
+        for file, why in found.skipped[:20]:
+            say(f"  {file}: {why}")
+        if len(found.skipped) > 20:
+            say(f"  … and {len(found.skipped) - 20} more, all in summary.json")

@@ -58,6 +58,7 @@ def written(model: Any, path: Path) -> list[Path]:
     """
     ending, path = check_ending(path), files.expanded(path).absolute()
     if ending == SAFETENSORS:
+        files.make_room(path)
         weights = checkpoints.export(model.tree, path)
         return [weights, files.write(path.with_suffix(".md"), card(model))]
     return [files.write(path, (_onnx if ending == ONNX else _stablehlo)(model))]

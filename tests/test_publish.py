@@ -26,6 +26,7 @@ Measured: 1.0.
 
 import dataclasses
 import time
+from pathlib import Path
 from typing import ClassVar
 
 from jaxtl import cli, report
@@ -55,7 +56,8 @@ def main(config, workdir):
     plots = [report.Plot("curve", "A line", figure)]
     playing = report.Section("Playing", [table], ["Every draw counts."], plots)
     sections = [playing, report.Section("Verdicts", [], LINES)]
-    report.write_sections(workdir, cli.header("toy", config, time.perf_counter(), data=f"{Path.home()}/sets (none)"), {}, sections)
+    header = cli.header("toy", config, time.perf_counter(), data=f"{Path.home()}/sets (none)")
+    report.write_sections(workdir, header, {}, sections)
 '''
 
 

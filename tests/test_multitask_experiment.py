@@ -219,7 +219,8 @@ def test_criteria_of_numbers_are_those_of_their_likelihood_and_fall_in_df_with_t
 def test_a_trunk_comes_whole_from_its_source_and_labels_are_of_other_examples(problem):
     trainer = Trainer(problem, recipes(problem.names))
     chosen = {"single_l2": SETTING, "equal_l2": SETTING}
-    new = NewTask(problem, lambda seed: experiment.trunks_of(trainer, chosen, seed))
+    own = {(method, 0): setting for method, setting in chosen.items()}
+    new = NewTask(problem, lambda draw: experiment.trunks_of(trainer, own, draw))
     moving = new.recipes(dict.fromkeys(("from_left", "from_right", "from_larger", "from_all"), ""))
     assert list(moving) == ["scratch", "from_left", "from_right", "from_larger", "from_all"]
     (single_ones,), (equal,) = (trained(problem, name, [SETTING], Draw(3)) for name in ("single_l2", "equal_l2"))

@@ -96,7 +96,7 @@ def made(
     Example:
         >>> plan = made(["l2_sp", "lr_ratio"], [2, 0], lambda: 600.0, lambda depth: Cost(10.0, 0.01 if depth else 1.0))
         >>> plan.depth, plan.methods, plan.effort.trials
-        (2, ('l2_sp', 'lr_ratio'), 8)
+        (2, ('l2_sp', 'lr_ratio'), 4)
     """
     best, measured = None, dict[int, Cost]()
     for depth in depths if methods else ():

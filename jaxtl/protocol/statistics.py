@@ -39,11 +39,11 @@ class Contrast:
         verdict: "no effect beyond ±1" (the margin, as the measure is told), "helps", "hurts" or "undecided".
         detectable: the smallest true difference that the test finds with 80 % power, with this sd, n and correction.
         decided_by: of one that is undecided, how many units would decide with 80 % power, were sd and difference true;
-            infinite beyond ten thousand.
+            infinite beyond ten thousand. None where an interval is missing.
         unit: "replicate" or "draw".
         given_choice: all draws share one choice of settings, which no interval over draws covers: nothing is decided.
         sd_choice, sd_draw: standard deviations of what a replicate chose and started from, and of a draw within it, by
-            the analysis of variance of nested draws; NaN where draws are the units, or a replicate has one.
+            the analysis of variance of nested draws; None where draws are the units, or a replicate has one.
         measure: of which it is a difference.
     """
 
@@ -58,11 +58,11 @@ class Contrast:
     n: int
     verdict: str
     detectable: float
-    decided_by: float
+    decided_by: float | None = None
     unit: str = "draw"
     given_choice: bool = False
-    sd_choice: float = math.nan
-    sd_draw: float = math.nan
+    sd_choice: float | None = None
+    sd_draw: float | None = None
     measure: Measure = ACCURACY
 
 
@@ -100,17 +100,17 @@ def paired(
             half = t_quantile(n) * sd / math.sqrt(n)
             p = min(1.0, 2 * min(t_p(mean, sd, n), t_p(-mean, sd, n)))
             p_agree = max(t_p(mean, sd, n, -measure.margin), t_p(-mean, sd, n, -measure.margin))
-    alone = Contrast(a, b, mean, sd, (mean - half, mean + half), p, p, p_agree, n, "", 0.0, 0.0, unit, measure=measure)
+    alone = Contrast(a, b, mean, sd, (mean - half, mean + half), p, p, p_agree, n, "", 0.0, unit=unit, measure=measure)
     return _judged(alone, p, p_agree)
 
 
 def _judged(c: Contrast, p: float, p_agree: float, factors: tuple[int, int] = (1, 1)) -> Contrast:
     """With verdict and power, by p values that are corrected and by what they were multiplied with."""
     verdict = "undecided" if c.given_choice else _verdict(c.difference, p, p_agree, c.measure)
-    detectable, decided_by = math.nan, math.nan
+    detectable, decided_by = math.nan, None
     if c.n > 1:
         detectable = detectable_difference(c.sd, c.n, factors[0])
-        if verdict == "undecided":
+        if verdict == "undecided" and math.isfinite(c.sd):
             decided_by = replicates_to_decide(c.difference, c.sd, c.measure.margin, max(factors))
     return replace(c, p_holm=p, p_agree=p_agree, verdict=verdict, detectable=detectable, decided_by=decided_by)
 
@@ -186,7 +186,7 @@ def verdict_sentence(c: Contrast) -> str:
 def _why(c: Contrast) -> str:
     if c.given_choice:
         return "given one choice of settings"
-    if c.verdict != "undecided":
+    if c.decided_by is None:
         return f"p {number(c.p_holm if c.verdict in ('helps', 'hurts') else c.p_agree, '.2g')}"
     return (
         "nothing would decide" if math.isinf(c.decided_by) else f"about {max(c.decided_by, c.n + 1):.0f} would decide"
@@ -254,14 +254,14 @@ def _contrast_sides(a: str, b: str, ours: _Side, theirs: _Side, measure: Measure
     return replace(found, sd_choice=sd_choice, sd_draw=sd_draw)
 
 
-def _components(groups: list[list[float]]) -> tuple[float, float]:
+def _components(groups: list[list[float]]) -> tuple[float | None, float | None]:
     """Standard deviations (between groups of one size, within them), from their mean squares.
 
     Source: S. R. Searle, G. Casella and C. E. McCulloch, Variance Components (1992).
     """
     values = np.array(groups)
     if values.shape[1] == 1 or not np.isfinite(values).all():
-        return math.nan, math.nan
+        return None, None
     within = float(np.mean(values.var(axis=1, ddof=1)))
     between = float(values.mean(axis=1).var(ddof=1)) - within / values.shape[1]
     return math.sqrt(max(0.0, between)), math.sqrt(within)

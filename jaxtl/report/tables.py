@@ -184,12 +184,12 @@ def notes(result: Result, baseline: str) -> list[Note]:
 
 
 def _components(result: Result) -> list[str]:
-    found = [c for c in result.contrasts if math.isfinite(c.sd_choice)]
     between = ", ".join(["choice", *result.own])
     return [
-        f"{c.a} vs {c.b}: {between} {number(c.measure.scale * c.sd_choice, c.measure.difference_pattern)}, draw "
+        f"{c.a} vs {c.b}: {between} {number(c.measure.scale * c.sd_choice, c.measure.difference_pattern)}; draw "
         f"{number(c.measure.scale * c.sd_draw, c.measure.difference_pattern)}"
-        for c in found
+        for c in result.contrasts
+        if c.sd_choice is not None and c.sd_draw is not None
     ]
 
 

@@ -88,9 +88,8 @@ def test_the_better_direction_is_the_measures():
 def test_one_unit_and_not_a_number_give_no_figures():
     one = paired("a", "b", [0.05])
     assert one.difference == 0.05
-    assert all(
-        math.isnan(x) for x in (one.sd, *one.ci95, one.p, one.p_holm, one.p_agree, one.detectable, one.decided_by)
-    )
+    assert all(math.isnan(x) for x in (one.sd, *one.ci95, one.p, one.p_holm, one.p_agree, one.detectable))
+    assert one.decided_by is None
     lost = paired("a", "b", [0.05, math.inf])
     assert all(math.isnan(x) for x in (lost.difference, lost.sd, *lost.ci95, lost.p, lost.p_agree, lost.detectable))
     assert lost.verdict == "undecided"

@@ -443,7 +443,8 @@ def test_a_display_can_stop_what_takes_long(tmp_path, monkeypatch, kind):
 
 
 PROGRAM = """
-import dataclasses, sys
+import dataclasses, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background inherit that it is ignored
 from jaxtl import cli
 from jaxtl.cli import data as program
 from jaxtl import clients

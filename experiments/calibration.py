@@ -244,7 +244,8 @@ def plan_section(config: Config, scores: dict[str, Scores]) -> tuple[Section, di
     """A budget of runs split between tuning and report draws, trials and replicates."""
     rows, figures = [], {}
     for tuning, reported, trials in itertools.product((1, 2, 4), (1, 2, 4, 8), (config.trials // 2, config.trials)):
-        plan = Plan(BUDGET // (trials * tuning + reported + SOURCE), tuning, reported, trials)
+        once = Plan(1, tuning, reported, trials)
+        plan = once._replace(replicates=BUDGET // (once.runs + SOURCE))
         if plan.replicates < 2 or tuning + reported > len(config.every_seed):
             continue
         found = [calibrate(scores[a], scores[b], plan, config.comparisons // 4, config.seed) for a, b in PAIRS]

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtl import files as whole_files
+from jaxtl.clients import Progress, Silent
 from jaxtl.data import decode
-from jaxtl.data.fetch import Progress, Silent
 from jaxtl.data.on_disk import Stored
 from jaxtl.data.one_size import header_of, refuse, remarks_on, top_of
 from jaxtl.errors import InputError

@@ -21,6 +21,7 @@ from jaxtl import checkpoints, files
 from jaxtl.errors import InputError
 from jaxtl.finetune.card import card
 from jaxtl.models.convolution import by_the_library
+from jaxtl.problems.source import weights_tree
 
 ONNX, STABLEHLO, SAFETENSORS = ".onnx", ".stablehlo", ".safetensors"
 ENDINGS = (ONNX, STABLEHLO, SAFETENSORS)
@@ -59,7 +60,7 @@ def written(model: Any, path: Path) -> list[Path]:
     ending, path = check_ending(path), files.expanded(path).absolute()
     if ending == SAFETENSORS:
         files.make_room(path)
-        weights = checkpoints.export(model.tree, path)
+        weights = checkpoints.export(weights_tree(model.weights), path)
         return [weights, files.write(path.with_suffix(".md"), card(model))]
     return [files.write(path, (_onnx if ending == ONNX else _stablehlo)(model))]
 

@@ -22,14 +22,13 @@ from jaxtl.errors import InputError
 from jaxtl.finetune.export import written
 from jaxtl.finetune.trunks import module_of
 from jaxtl.models import Classifier, as_forward
+from jaxtl.problems.folder import BLOCK, HEAD
+from jaxtl.problems.source import weights_of, weights_tree
 from jaxtl.program import Weights
 from jaxtl.step import EVALUATE
 from jaxtl.trees import check_same
 
 WEIGHTS, RECORD = "model.safetensors", "model.json"
-STATE = "model_state"  # beside the parameters, in the file of weights
-BLOCK = 64
-HEAD = "head"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,11 +57,6 @@ class Finetuned:
     white: dict[str, float]
     card: dict[str, Any]
     workdir: Path | None = None
-
-    @property
-    def tree(self) -> dict[str, Any]:
-        """All weights, as they are in a file."""
-        return {**self.weights.params, **({STATE: self.weights.model_state} if self.weights.model_state else {})}
 
     @functools.cached_property
     def module(self) -> Classifier:
@@ -129,7 +123,7 @@ class Finetuned:
 
     def save(self, directory: Path) -> list[Path]:
         """Write both files; the record last."""
-        paths = [checkpoints.export(self.tree, directory / WEIGHTS)]
+        paths = [checkpoints.export(weights_tree(self.weights), directory / WEIGHTS)]
         return [*paths, files.write(directory / RECORD, json.dumps(self.record(), indent=1, ensure_ascii=False) + "\n")]
 
     def record(self) -> dict[str, Any]:
@@ -174,8 +168,7 @@ def load_finetuned(run: str | Path) -> Finetuned:
             raise ValueError("numbers")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise InputError(f"{RECORD} is not what a run writes", where=directory, todo="run it again") from None
-    state = tree.pop(STATE, {})
-    weights = jax.tree.map(jnp.asarray, Weights(tree, state))
+    weights = weights_of(jax.tree.map(jnp.asarray, tree))
     found = Finetuned(trunk, weights, classes, size, mean, std, temperature, white, card, directory)
     _check(found, directory)
     return found
@@ -185,5 +178,7 @@ def _check(found: Finetuned, directory: Path) -> None:
     """Whether these are weights of that model."""
     shape = jax.ShapeDtypeStruct((1, found.size, found.size, 3), np.float32)
     like = jax.eval_shape(lambda x: found.module.init(jax.random.key(0), x, train=False), shape)
+    state = {name: tree for name, tree in like.items() if name != "params"}
     todo = f"{WEIGHTS} and {RECORD} belong together: run it again"
-    check_same(found.weights.params, dict(like["params"]), where=str(directory / WEIGHTS), todo=todo)
+    expected = weights_tree(Weights(dict(like["params"]), state))
+    check_same(weights_tree(found.weights), expected, where=str(directory / WEIGHTS), todo=todo)

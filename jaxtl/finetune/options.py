@@ -51,9 +51,7 @@ def seconds_of(duration: str) -> float:
 class Options:
     """What is asked for; every default is visible."""
 
-    data: bounds.Place = (
-        ""  # a folder of pictures per class, a CSV or JSON lines of file and label, or a data set's name
-    )
+    data: bounds.Place = ""  # a folder of pictures per class, CSV or JSON lines of file and label, or a set's name
     trunk: bounds.Place = "auto"  # the pretrained network; auto: efficientnet_lite0 where it can be had
     budget: Annotated[str, Duration()] = "10min"  # of time for all of it, about
     # some of those below; by default both heads and, as the budget allows, logistic_l2_sp, l2_sp, lr_ratio

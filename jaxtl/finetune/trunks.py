@@ -18,13 +18,13 @@ from jaxtl.loop import raise_if_stopped
 from jaxtl.models import Classifier, Cnn, as_forward, cut, initialise
 from jaxtl.models.pretrained import TRUNKS, Pretrained, load_trunk
 from jaxtl.models.torch_names import ARCHITECTURES
+from jaxtl.problems.folder import BLOCK
 from jaxtl.problems.images import Images
 from jaxtl.program import Weights
 from jaxtl.step import EVALUATE
 from jaxtl.writers import Progress
 
 AUTO, BEST, SMALL = "auto", "efficientnet_lite0", "small_cnn"
-BLOCK = 64  # pictures at a time
 
 
 def untrained() -> Pretrained:

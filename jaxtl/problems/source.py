@@ -135,21 +135,26 @@ def _source(config: Any, unit: SourceUnit) -> Source:
         keep_to_data(workdir, config.source_checkpoint, *jax.tree.leaves(weights))
     else:
         weights = _trained(config, task, images, model, start, examples, workdir, seed)
-        checkpoints.export(_as_tree(weights), workdir / "source.safetensors")
+        checkpoints.export(weights_tree(weights), workdir / "source.safetensors")
     predicted = predict(model, weights, jnp.asarray(task.test.images), images)
     return Source(task, images, weights, accuracy(predicted, task.test.labels))
 
 
-def _as_tree(weights: Weights) -> dict[str, Any]:
+def weights_tree(weights: Weights) -> dict[str, Any]:
+    """Parameters and model state as one tree, as they are in a file; see `weights_of`."""
     return {**weights.params, **({STATE: weights.model_state} if weights.model_state else {})}
 
 
 def _read(path: str, like: Weights) -> Weights:
     loaded = checkpoints.load_weights(path)
     todo = "model, widths, normalisation and source classes must be those it was trained with"
-    check_same(loaded, _as_tree(like), where=path, todo=todo)
-    loaded = jax.tree.map(jnp.asarray, loaded)
-    return Weights({name: tree for name, tree in loaded.items() if name != STATE}, loaded.get(STATE, {}))
+    check_same(loaded, weights_tree(like), where=path, todo=todo)
+    return weights_of(jax.tree.map(jnp.asarray, loaded))
+
+
+def weights_of(tree: dict[str, Any]) -> Weights:
+    """What `weights_tree` made one tree of."""
+    return Weights({name: part for name, part in tree.items() if name != STATE}, tree.get(STATE, {}))
 
 
 def _trained(

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxtl.errors import InputError
 from jaxtl.protocol.measures import ACCURACY, Measure, Truth, balanced_accuracy, confusion_matrix, number
+from jaxtl.protocol.power import t_quantile
 from jaxtl.protocol.runs import COLUMNS, Run
 from jaxtl.protocol.statistics import Contrast, contrast
 from jaxtl.protocol.summaries import Summary, summarise
@@ -162,11 +163,9 @@ def interval_of_mean(values: Sequence[float]) -> tuple[float, float]:
         >>> round(low, 3), round(high, 3)
         (0.67, 0.77)
     """
-    from scipy.special import stdtrit
-
     if len(values) < 2:
         return math.nan, math.nan
-    half = float(stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(len(values)))
+    half = float(t_quantile(len(values)) * np.std(values, ddof=1) / math.sqrt(len(values)))
     return float(np.mean(values)) - half, float(np.mean(values)) + half
 
 

@@ -16,7 +16,7 @@ import pytest
 from pictures import COLOURS, picture, write
 
 import jaxtl as tl
-from jaxtl import loop
+from jaxtl import checkpoints, loop
 from jaxtl.cli import commands, flags
 from jaxtl.cli import finetune as command
 from jaxtl.errors import InputError
@@ -105,6 +105,16 @@ def test_a_model_is_read_back_and_says_the_same(room):
     assert said.shape == (3, 3)
     assert model.report.is_file()
     assert file.name == "0.png"
+
+
+def test_weights_of_another_model_are_refused_its_batch_statistics_too(room, tmp_path):
+    shutil.copytree("runs/photos", tmp_path / "run")
+    weights = tmp_path / "run" / "model.safetensors"
+    tree = checkpoints.load_weights(weights)
+    for other in ({**tree, "model_state": {"batch_stats": {"mean": np.zeros(3, np.float32)}}}, {"head": tree["head"]}):
+        checkpoints.export(other, weights)
+        with pytest.raises(InputError, match="belong together"):
+            load_finetuned(tmp_path / "run")
 
 
 @pytest.mark.parametrize("ending", ["stablehlo", pytest.param("onnx", marks=pytest.mark.slow)])

@@ -20,7 +20,7 @@ from jaxtl.text import markdown
 WRITTEN = "Written by the run itself: the same command with `--publish`."
 PICTURE = re.compile(r"\]\(plots/([\w.+-]+)\.png\)")
 VERDICT = re.compile(r"- .+ vs .+ over \d+ (draw|replicate)s?: .+")
-COLOURS = 96
+COLOURS, ROUNDS = 256, 3  # of a picture; of its palette, without which shades turn into bands
 
 
 def page_of(experiment: Path) -> Path:
@@ -123,5 +123,7 @@ def _small(path: Path) -> bytes:
 
     small = io.BytesIO()
     with Image.open(io.BytesIO(files.content(path)), formats=("PNG",)) as picture:
-        picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+        picture.convert("RGB").quantize(COLOURS, kmeans=ROUNDS, dither=Image.Dither.NONE).save(
+            small, "PNG", optimize=True
+        )
     return small.getvalue()

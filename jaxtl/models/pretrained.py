@@ -1,6 +1,6 @@
 """Trunks that others have trained: by name, fetched once and verified, or out of a file of PyTorch's weights.
 
-    trunk = load_trunk("efficientnet_lite0")            # or a path, or "resnet18:PATH"
+    trunk = load_trunk("efficientnet_lite0")            # or a path, "resnet18:PATH", "hub:OWNER/NAME@COMMIT"
     model, params, model_state = with_heads(trunk, (("head", 10),), jax.random.key(0))
 
 The file is compared with its checksum before it is read, read by `checkpoints.load_weights`, which builds arrays only,
@@ -27,6 +27,7 @@ from jaxtl.checkpoints import load_weights
 from jaxtl.clients import Progress, Silent
 from jaxtl.errors import InputError, suggest
 from jaxtl.models.classifiers import Classifier
+from jaxtl.models.hub import PREFIX, from_hub
 from jaxtl.models.torch_names import ARCHITECTURES, paths, strangers
 from jaxtl.models.weight_files import WheelFile, verified
 from jaxtl.transfer import transfer
@@ -109,7 +110,8 @@ def load_trunk(name_or_path: str, *, progress: Progress | None = None) -> Pretra
         name_or_path: a name in `TRUNKS`; a file of PyTorch's weights (.pth, .safetensors, …) with the names that
             torchvision or timm give, of which the architecture is recognised; or "ARCHITECTURE:PATH". Names do not tell
             what the inputs were: those of the usual weights are taken, and `trunk._replace(mean=..., std=...)` is for
-            others (DeiT and DINO have the names of ViT, and ImageNet's statistics).
+            others (DeiT and DINO have the names of ViT, and ImageNet's statistics). Or "hub:OWNER/NAME@COMMIT": then
+            timm's config.json tells inputs and licence.
         progress: (total, description) -> a display of what is fetched, such as `jaxtl.writers.Progress`.
 
     Returns:
@@ -128,6 +130,8 @@ def load_trunk(name_or_path: str, *, progress: Progress | None = None) -> Pretra
         source = f"{spec.source.package} {spec.source.version}, sha256 {spec.source.sha256[:8]}"
         origin = f"{ARCHITECTURES[spec.architecture].title} ({spec.trained_on}) from {source}"
         return trunk._replace(name=name_or_path, licence=spec.licence, origin=origin)
+    if name_or_path.startswith(PREFIX):
+        return _of_hub(name_or_path)
     said, _, rest = name_or_path.partition(":")
     said, path = (said, files.expanded(rest)) if said in ARCHITECTURES and rest else ("", files.expanded(name_or_path))
     if not os.path.exists(path):
@@ -141,6 +145,15 @@ def load_trunk(name_or_path: str, *, progress: Progress | None = None) -> Pretra
     known = [spec.licence for spec in TRUNKS.values() if spec.source.sha256 == digest]
     origin = f"{trunk.origin}, sha256 {digest[:8]}"
     return trunk._replace(licence=known[0] if known else trunk.licence, origin=origin)
+
+
+def _of_hub(name: str) -> Pretrained:
+    found = from_hub(name)
+    trunk = _read("", found.path)
+    size = found.size if found.size and not hasattr(trunk.model, "size") else trunk.size  # a transformer's is its own
+    mean, std = found.mean or trunk.mean, found.std or trunk.std
+    origin = f"{ARCHITECTURES[trunk.name].title} from {found.origin}"
+    return trunk._replace(size=size, mean=mean, std=std, licence=found.licence or trunk.licence, origin=origin)
 
 
 def with_heads(

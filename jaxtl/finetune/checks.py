@@ -12,11 +12,11 @@ from jaxtl import files
 from jaxtl.data.dataset import DataSet
 from jaxtl.data.labelled import Labelled
 from jaxtl.errors import InputError
-from jaxtl.finetune import heads
 from jaxtl.finetune.options import HEADS, Options
 from jaxtl.finetune.recipes import DEFAULT
 from jaxtl.finetune.trunks import SMALL
 from jaxtl.models.pretrained import Pretrained
+from jaxtl.selection import heads
 
 LEAST_GROUPS = 3
 UNEQUAL = 1.5  # times that the largest class has the smallest, from where on classes are balanced

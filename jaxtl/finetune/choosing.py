@@ -14,7 +14,6 @@ import numpy as np
 
 from jaxtl.data import keep_to_data
 from jaxtl.errors import NotFinite
-from jaxtl.finetune import heads
 from jaxtl.finetune.options import HEADS
 from jaxtl.finetune.recipes import RECIPES
 from jaxtl.loop import raise_if_stopped
@@ -35,7 +34,7 @@ from jaxtl.protocol import (
     trial_settings,
 )
 from jaxtl.protocol.recipes import range_of
-from jaxtl.selection import temperature
+from jaxtl.selection import heads, temperature
 from jaxtl.selection.validation import log_likelihoods
 from jaxtl.writers import Progress
 

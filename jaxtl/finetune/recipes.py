@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtl.finetune import heads
 from jaxtl.methods.finetuning import RECIPES as ALL
 from jaxtl.methods.finetuning import pulled
 from jaxtl.problems.folder import HEAD, Folder
 from jaxtl.program import Weights
 from jaxtl.protocol import Draw, Recipe
+from jaxtl.selection import heads
 
 OF_FEW_SHOT = ("features", "fine_tune", "l2", "l2_sp", "lr_ratio", "lp_ft", "lp_l2_sp", "scratch")
 DEFAULT = ("logistic_l2_sp", "l2_sp", "lr_ratio")  # in the order in which a budget gives them up from behind

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.errors import InputError
+from jaxtl.models.cache import CACHE, with_votes
 from jaxtl.models.layers import Convolution, at_least_float32, max_pool, mean_pool, normalised
 from jaxtl.trees import Tree
 
@@ -76,7 +77,8 @@ class Classifier(nn.Module):
 
     Attributes:
         trunk: module (images, train) -> (features, taps); its parameters live under "trunk".
-        heads: (name, outputs) pairs; the parameters of each live under its name.
+        heads: (name, outputs) pairs; the parameters of each live under its name. To one that has a cache in the model
+            state the votes of the examples there are added, see `cache.votes`.
     """
 
     trunk: nn.Module
@@ -86,7 +88,10 @@ class Classifier(nn.Module):
     def __call__(self, images: jax.Array, train: bool) -> dict[str, Any]:
         """images [B, ...] float32 -> {"features", "taps", and each head's logits [B, outputs] by name}."""
         features, taps = self.trunk(images, train)
-        logits = {name: nn.Dense(outputs, name=name)(features) for name, outputs in self.heads}
+        logits = {
+            name: with_votes(nn.Dense(outputs, name=name)(features), features, self.get_variable(CACHE, name))
+            for name, outputs in self.heads
+        }
         return {"features": features, "taps": taps, **logits}
 
 

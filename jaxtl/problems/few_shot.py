@@ -187,12 +187,17 @@ class FewShot:
         """The labelled examples; for a program that trains the head alone, their features by the trunk as it starts."""
         examples, order = self.examples(draw), self.key(draw, "order")
         if set(program.labels) == {"head"}:
-            features = outputs(self.model, start, self.target_images[examples.seen], self.images, "features")
-            return on_device(Split(features, examples.labels[examples.seen]), order)
+            return on_device(Split(*self.features(start, draw)), order)
         target = on_device(Split(self.target_images, examples.labels), order, examples.seen)
         if SOURCE_HEAD not in program.labels:
             return target
         return {"target": target, "source": {**self.source_data, "order": self.key(draw, "source order")}}
+
+    def features(self, start: Weights, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
+        """([n, D] what a trunk makes of the labelled examples of a draw, [n] their labels)."""
+        examples = self.examples(draw)
+        found = outputs(self.model, start, self.target_images[examples.seen], self.images, "features")
+        return found, examples.labels[examples.seen]
 
     # Where training starts, and with which rates.
 
@@ -285,8 +290,9 @@ class FewShot:
         if trained.recipe.transfers:
             metrics["source"] = self.on_source(weights, draw)
         metrics |= self.rates_in_words(trained)
-        curves = {name: np.array([row[name] for row in trained.curve]) for name in trained.curve[0]}
-        curves["loss"] = curves.pop("task")  # without penalties, which differ from method to method
+        curves = {name: np.array([row[name] for row in trained.curve]) for name in next(iter(trained.curve), {})}
+        if trained.curve:
+            curves["loss"] = curves.pop("task")  # without penalties, which differ from method to method
         if not trained.recipe.transfers:  # no way from the source, and nothing is transferred
             curves = {name: curve for name, curve in curves.items() if not name.startswith("distance/")}
             metrics, curves = by_what_it_is(metrics), by_what_it_is(curves)

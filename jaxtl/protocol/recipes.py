@@ -26,7 +26,8 @@ class Recipe:
     """A method.
 
     Attributes:
-        program: problem -> Program; recipes that name the same function share the compiled program.
+        program: problem -> Program; recipes that name the same function share the compiled program. None: nothing is
+            trained, and `finish` makes the weights of what it starts from.
         search: what is chosen, names as `rates_of` reads them; () for nothing.
         means: what it does, in a line.
         ranges: of names in `search` that the Config has no range for.
@@ -34,19 +35,25 @@ class Recipe:
         transfers: it starts from the source model, so that what it keeps of it and how far it moves mean something.
         before: (recipe, {name there: name here}), trained first on the same draw; this one goes on from its end. A name
             that is the same there and here is read by both.
+        combine: (recipe, (problem, runs of it, draw) -> weights): first it is trained with every setting of its own
+            search on the same draw, and this one goes on from what is made of those that have not diverged.
         given: (problem, draw, weights it starts from) -> trees by name for this draw, beside those of the program.
-        finish: (problem, trained weights, setting, draw) -> weights, once training is over.
+        finish: (problem, trained weights, setting, draw) -> weights, once training is over, and for every point of a
+            curve.
+        after: names in `search` that only `finish` reads.
     """
 
-    program: Callable[[Any], Program]
+    program: Callable[[Any], Program] | None
     search: tuple[str, ...] = ("learning_rate",)
     means: str = ""
     ranges: Mapping[str, Range] = dataclasses.field(default_factory=dict)
     start: Callable[[Any, Draw], Weights] | None = None
     transfers: bool = True
     before: tuple[Recipe, Mapping[str, str]] | None = None
+    combine: tuple[Recipe, Callable[[Any, Sequence[Trained], Draw], Weights]] | None = None
     given: Callable[[Any, Draw, Weights], Mapping[str, Tree]] | None = None
     finish: Callable[[Any, Weights, Setting, Draw], Weights] | None = None
+    after: tuple[str, ...] = ()
 
 
 class Trained(NamedTuple):

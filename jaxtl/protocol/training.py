@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jaxtl.errors import InputError, suggest
+from jaxtl.errors import InputError, NotFinite, suggest
 from jaxtl.loop import raise_if_stopped
 from jaxtl.program import Program, Weights
-from jaxtl.protocol.design import Draw, Method, Setting
+from jaxtl.protocol.design import Draw, Method, Range, Setting, trial_settings
 from jaxtl.protocol.recipes import Problem, Recipe, Trained, measure_of, range_of
 from jaxtl.protocol.runs import Run, RunStore
 from jaxtl.sweep import Ended, run, run_all
@@ -51,23 +51,22 @@ class Trainer:
             NotFinite: it diverged.
         """
 
-        def one(program, starts, data, rates, rng, given):
+        def one(program, starts, data, rates, rng, given, ends):
+            def point(weights):
+                return self.problem.point(ends[0](weights), draw)
+
             how = {"steps": config.steps, "chunk": config.chunk, "points": self.problem.points, "given": given}
             return [run(program, starts[0], data, rates[0], rng, evaluate=point, **how)]
 
-        config, point = self.problem.config, functools.partial(self.problem.point, draw=draw)
+        config = self.problem.config
         (trained,) = self._train(one, name, self.recipes[name], [setting], draw)
-        assert trained is not None  # `run` raises
+        if trained is None:  # `run` raises by itself
+            raise NotFinite("every run that would be combined has diverged")
         return trained
 
     def train_all(self, name: str, settings: Sequence[Setting], draw: Draw) -> list[Trained | None]:
         """All settings on a draw, in one sweep; None for those that diverged."""
-
-        def every(program, starts, data, rates, rng, given):
-            return run_all(program, starts, data, rates, rng, steps=config.steps, chunk=config.chunk, given=given)
-
-        config = self.problem.config
-        return self._train(every, name, self.recipes[name], settings, draw)
+        return self._train(self._every, name, self.recipes[name], settings, draw)
 
     def kept(
         self,
@@ -118,33 +117,55 @@ class Trainer:
         if name not in self.recipes:
             todo = suggest(name, self.recipes)
             raise InputError(f"no method '{name}'", where="--config.methods", todo=todo)
-        recipe = self.recipes[name]
-        search = {key: range_of(key, recipe, self.problem.config) for key in recipe.search}
+        search = self._search(self.recipes[name])
         return Method(name, search, functools.partial(self.train, name), functools.partial(self.train_all, name))
+
+    def _search(self, recipe: Recipe) -> dict[str, Range]:
+        return {key: range_of(key, recipe, self.problem.config) for key in recipe.search}
+
+    def _every(self, program, starts, data, rates, rng, given, ends) -> list[Ended | None]:
+        config = self.problem.config
+        return run_all(program, starts, data, rates, rng, steps=config.steps, chunk=config.chunk, given=given)
 
     def _train(
         self, how: Callable[..., list[Ended | None]], name: str, recipe: Recipe, settings: Sequence[Setting], draw: Draw
     ) -> list[Trained | None]:
         problem = self.problem
-        start = recipe.start(problem, draw) if recipe.start else problem.start(draw)
-        starts, before = self._starts(how, name, recipe, start, settings, draw)
-        alive = [k for k, one in enumerate(starts) if one is not None]
-        if not alive:
+        start = self._start(name, recipe, draw)
+        if start is None:
             return [None] * len(settings)
-        program = self.program(recipe.program)
-        own = [{key: value for key, value in settings[k].items() if key not in before} for k in alive]
+        starts, before = self._starts(how, name, recipe, start, settings, draw)
+        alive = {k: one for k, one in enumerate(starts) if one is not None}
+        trained: list[Trained | None] = [None] * len(settings)
+
+        def finished(weights: Weights, k: int) -> Weights:
+            return recipe.finish(problem, weights, settings[k], draw) if recipe.finish else weights
+
+        if recipe.program is None or not alive:
+            for k, one in alive.items():
+                trained[k] = Trained(name, recipe, finished(one, k), {}, [])
+            return trained
+        program, elsewhere = self.program(recipe.program), before | {*recipe.after}
+        own = [{key: value for key, value in settings[k].items() if key not in elsewhere} for k in alive]
         rates = [problem.rates(program, setting) for setting in own]
         given = {**(problem.given(draw) if hasattr(problem, "given") else {})}
         given |= recipe.given(problem, draw, start) if recipe.given else {}
         data, rng = problem.data(program, start, draw), problem.key(draw, "run")
-        trained: list[Trained | None] = [None] * len(settings)
-        ended = how(program, [starts[k] for k in alive], data, rates, rng, given)
+        ends = [functools.partial(finished, k=k) for k in alive]
+        ended = how(program, [*alive.values()], data, rates, rng, given, ends)
         for k, one, rate in zip(alive, ended, rates, strict=True):
             if one is not None:
-                finish = recipe.finish or _as_it_is
-                weights = finish(problem, one.weights, settings[k], draw)
-                trained[k] = Trained(name, recipe, weights, rate, one.curve)
+                trained[k] = Trained(name, recipe, finished(one.weights, k), rate, one.curve)
         return trained
+
+    def _start(self, name: str, recipe: Recipe, draw: Draw) -> Weights | None:
+        """Where a recipe starts, before what comes before it; None where all that it is made of has diverged."""
+        if recipe.combine is None:
+            return recipe.start(self.problem, draw) if recipe.start else self.problem.start(draw)
+        member, combine = recipe.combine
+        settings = trial_settings(self._search(member), self.problem.config.trials, draw.replicate)
+        runs = [one for one in self._train(self._every, name, member, settings, draw) if one is not None]
+        return combine(self.problem, runs, draw) if runs else None
 
     def _starts(
         self, how: Callable, name: str, recipe: Recipe, start: Weights, settings: Sequence[Setting], draw: Draw
@@ -157,7 +178,3 @@ class Trainer:
         begun = self._train(how, name, first, asked, draw)
         read = {here for there, here in names.items() if there != here}
         return [None if one is None else one.weights for one in begun], read
-
-
-def _as_it_is(problem: Problem, weights: Weights, setting: Setting, draw: Draw) -> Weights:
-    return weights

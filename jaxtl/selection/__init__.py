@@ -1,6 +1,7 @@
 """Choosing how hard to pull.
 
 closed forms      ridge, logistic, inputs              all λ at once, with every criterion
+                  heads                                a head of either, whose λ its own examples choose
                   linear                               the same by others, and what each choice is worth
 criteria          criteria, curvature, lanczos         df, AIC, BIC and evidence of any net
                   validation, choices                  held-out and k-fold validation; what choices are worth

@@ -13,7 +13,7 @@ from jaxtl.data import from_arrays
 from jaxtl.data.labelled import labelled
 from jaxtl.data.resized import Resize
 from jaxtl.errors import InputError
-from jaxtl.finetune import heads, plan, trunks
+from jaxtl.finetune import plan, trunks
 from jaxtl.finetune.choosing import Outcome, calibrated
 from jaxtl.finetune.options import Options
 from jaxtl.finetune.page import interval
@@ -25,7 +25,7 @@ from jaxtl.protocol import MEASURES, Comparison, Draw, Run
 from jaxtl.report.html import write_html
 from jaxtl.report.page import Section
 from jaxtl.report.tables import Table
-from jaxtl.selection import temperature
+from jaxtl.selection import heads, temperature
 
 # ---------------------------------------------------------------- who learns from what
 

@@ -5,6 +5,7 @@ All take the same number of steps; probing a head takes as many again, which cos
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl.data import image_batches, paired
+from jaxtl.data.mixing import then
 from jaxtl.labels import NEW, TRANSFERRED
 from jaxtl.losses import softmax_cross_entropy
 from jaxtl.models import Classifier, Mlp, as_forward
@@ -30,27 +32,34 @@ def options(problem: FewShot) -> dict[str, Any]:
     return {"optimizer": "nesterov", "momentum": problem.config.momentum, "schedule": problem.schedule}
 
 
-def pulls(problem: FewShot, *labels: str, **elsewhere: Term) -> dict[str, Any]:
-    """Groups of some labels, pulled towards zero as `config.decay` means, and transferred ones elsewhere."""
+def pulls(problem: FewShot, *labels: str, owner: str = TRANSFERRED, **elsewhere: Term) -> dict[str, Any]:
+    """Groups of some labels, pulled towards zero as `config.decay` means, and those of an owner elsewhere."""
     groups = {label: Group(decay_kind=problem.decay_kind) for label in labels}
     if problem.config.decay != "loss":
-        penalties: dict[str, Any] = {TRANSFERRED: elsewhere} if elsewhere else {}
+        penalties: dict[str, Any] = {owner: elsewhere} if elsewhere else {}
         return {"groups": groups, "penalties": penalties, "rates": {f"decay/{label}": 0.0 for label in labels}}
     penalties = {label: TOWARDS["zero"] for label in labels}
     if elsewhere:
-        penalties[TRANSFERRED] = {"zero": TOWARDS["zero"], **elsewhere}
+        penalties[owner] = {"zero": TOWARDS["zero"], **elsewhere}
     return {"groups": groups, "penalties": penalties}
 
 
-def pulled(problem: FewShot) -> Program:
-    """Transferred parameters are pulled towards zero, towards the source, or not at all; new ones towards zero."""
+def pulled(problem: FewShot, task: Term = CLASSIFY, mixing: Callable | None = None) -> Program:
+    """Transferred parameters are pulled towards zero, towards the source, or not at all; new ones towards zero.
+
+    Args:
+        problem: the question.
+        task: another loss.
+        mixing: number of classes -> a transform of batches that are prepared.
+    """
+    prepare = problem.images.batches(problem.config.batch_size)
     return make_program(
         as_forward(problem.model),
         problem.moved.labels,
-        {"task": CLASSIFY},
+        {"task": task},
         **pulls(problem, TRANSFERRED, NEW, source=TOWARDS["source"]),
         given={"anchor": problem.moved.anchor},
-        prepare=problem.images.batches(problem.config.batch_size),
+        prepare=prepare if mixing is None else then(prepare, mixing(dict(problem.model.heads)["head"])),
         **options(problem),
     )
 

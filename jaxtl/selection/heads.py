@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from jaxtl.data import stratified_folds
-from jaxtl.selection import logistic_path, ridge_path
+from jaxtl.selection.logistic import logistic_path
+from jaxtl.selection.ridge import ridge_path
 
 RIDGE = np.logspace(-5, 2, 29)  # λ in units of the mean square of a feature
 LOGISTIC = np.logspace(-4, 1, 11)

@@ -1,0 +1,174 @@
+"""Rows of models made of models: fine-tuning runs that are interpolated, averaged, or followed by an average.
+
+A soup is made of one run for every setting of fine-tuning on the draw itself, as many as others try to choose one of.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxtl.data import Split, on_device
+from jaxtl.methods.finetuning.averaging import averaged, ema_decay, of_average, with_average
+from jaxtl.methods.finetuning.recipes import RECIPES, pulled
+from jaxtl.methods.finetuning.weight_space import greedy_soup, lines, model_stock, uniform_soup, wise_ft
+from jaxtl.models import as_forward
+from jaxtl.problems import FewShot
+from jaxtl.program import Program, Weights
+from jaxtl.protocol import Draw, Range, Recipe, Setting, Trained
+from jaxtl.step import Context
+
+STATISTICS = "batch_stats"
+PASSES = 100  # batches over which they are taken: running averages keep 0.9 of a batch's in the next
+
+
+def between(problem: FewShot, weights: Weights, setting: Setting, draw: Draw) -> Weights:
+    """The setting's "alpha" of the way from the source."""
+    params = wise_ft(weights.params, problem.anchor(draw.replicate), problem.moved.labels, setting["alpha"])
+    return with_statistics(problem, weights._replace(params=params), draw)
+
+
+def by_depth(problem: FewShot, weights: Weights, setting: Setting, draw: Draw) -> Weights:
+    """The setting's "alpha" of the way in the first block, all of it in the last."""
+    blocks, anchor = len(problem.config.widths), problem.anchor(draw.replicate)
+    if hasattr(problem.model.trunk, "stage_names"):
+        blocks = len(problem.model.trunk.stage_names)
+    depth = functools.partial(block_of, blocks=blocks, closing=getattr(problem.model.trunk, "normalise_first", False))
+    params = lines(weights.params, anchor, problem.moved.labels, depth, blocks, setting["alpha"])
+    return with_statistics(problem, weights._replace(params=params), draw)
+
+
+def block_of(path: str, blocks: int, closing: bool) -> int:
+    """The block of a trunk's parameter, from 1 on; a stem belongs to the first, a norm that closes to the last.
+
+    Example:
+        >>> paths = "trunk/stem/kernel", "trunk/stage_1_block_0/norm_1/bias", "trunk/norm/scale"
+        >>> [block_of(path, 3, closing=True) for path in paths]
+        [1, 2, 3]
+    """
+    found = re.match(r"trunk/[a-z]+_(\d+)", path)
+    return int(found[1]) + 1 if found else blocks if closing and path.startswith("trunk/norm/") else 1
+
+
+def followed(problem: FewShot) -> Program:
+    """Fine-tuning with an average over about a fifth of the run beside it."""
+    return averaged(pulled(problem), ema_decay(problem.config.steps))
+
+
+def start_followed(problem: FewShot, draw: Draw) -> Weights:
+    """The source under a fresh head, which its average is too."""
+    start = problem.start(draw)
+    return with_average(start, start.params)
+
+
+def at_average(problem: FewShot, weights: Weights, setting: Setting, draw: Draw) -> Weights:
+    """What the run leaves is its average."""
+    return with_statistics(problem, of_average(weights), draw)
+
+
+def mean_of_runs(problem: FewShot, runs: Sequence[Trained], draw: Draw) -> Weights:
+    """A uniform soup."""
+    return with_statistics(problem, uniform_soup([run.weights for run in runs]), draw)
+
+
+def best_of_means(problem: FewShot, runs: Sequence[Trained], draw: Draw) -> Weights:
+    """A greedy soup, by the examples that choose."""
+
+    def ready(weights: Weights) -> Weights:
+        return with_statistics(problem, weights, draw)
+
+    def score(weights: Weights) -> float:
+        return problem.validate(runs[0]._replace(weights=ready(weights)), draw)
+
+    return ready(greedy_soup([run.weights for run in runs], score)[0])
+
+
+def stocked(problem: FewShot, runs: Sequence[Trained], draw: Draw) -> Weights:
+    """A Model Stock of all runs; of a single one that has not diverged, that one."""
+    if len(runs) == 1:
+        return runs[0].weights
+    anchor, mean = problem.anchor(draw.replicate), uniform_soup([run.weights for run in runs])
+    params = model_stock([run.weights.params for run in runs], anchor, problem.moved.labels)
+    return with_statistics(problem, mean._replace(params=params), draw)
+
+
+def with_statistics(problem: FewShot, weights: Weights, draw: Draw) -> Weights:
+    """Weights with the statistics of batch normalisation that are their own; without such, as they are."""
+    if STATISTICS not in weights.model_state:
+        return weights
+    examples = problem.examples(draw)
+    data = on_device(Split(problem.target_images, examples.labels), problem.key(draw, "order"), examples.seen)
+    return weights._replace(model_state=_passed(problem)(weights, data, problem.key(draw, "run")))
+
+
+@functools.lru_cache(maxsize=8)
+def _passed(problem: FewShot) -> Callable:
+    """(weights, data, key) -> the model state after some batches, compiled once for a problem."""
+    forward, prepare = as_forward(problem.model), problem.images.batches(problem.config.batch_size)
+
+    @jax.jit
+    def passed(weights, data, rng):
+        def one(state, step):
+            key = jax.random.fold_in(rng, step)
+            return forward(weights.params, state, prepare(data, key, step), Context(step, key, {}, {}))[1], None
+
+        return jax.lax.scan(one, weights.model_state, jnp.arange(PASSES))[0]
+
+    return passed
+
+
+ALPHA = Range(0.1, 1.0)
+MEMBER = RECIPES["fine_tune"]
+WEIGHT_SPACE = {
+    "wise_ft": Recipe(
+        pulled,
+        ("learning_rate", "alpha"),
+        "fine-tuning, then transferred parameters a part of the way back to the source",
+        ranges={"alpha": ALPHA},
+        finish=between,
+        after=("alpha",),
+    ),
+    "lines": Recipe(
+        pulled,
+        ("learning_rate", "alpha"),
+        "fine-tuning, then transferred parameters back towards the source, the more the nearer to the input",
+        ranges={"alpha": ALPHA},
+        finish=by_depth,
+        after=("alpha",),
+    ),
+    "ema": Recipe(
+        followed,
+        means="fine-tuning, and the average of its parameters over about the last fifth of the run",
+        start=start_followed,
+        finish=at_average,
+    ),
+    "uniform_soup": Recipe(
+        None,
+        (),
+        "the mean of a fine-tuned model for every learning rate, none of which is chosen",
+        combine=(MEMBER, mean_of_runs),
+    ),
+    "greedy_soup": Recipe(
+        None,
+        (),
+        "the mean of those of them that do not lower the score on held-out examples, from the best one on",
+        combine=(MEMBER, best_of_means),
+    ),
+    "model_stock": Recipe(
+        None,
+        (),
+        "their mean, drawn towards the source layer by layer as far as they disagree",
+        combine=(MEMBER, stocked),
+    ),
+    "scratch_soup": Recipe(
+        None,
+        (),
+        "the mean of models from one random start, which have no basin in common: how a soup fails",
+        transfers=False,
+        combine=(RECIPES["scratch"], mean_of_runs),
+    ),
+}

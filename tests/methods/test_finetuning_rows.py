@@ -1,4 +1,4 @@
-"""Every further row of fine-tuning, for a few steps on digits: finite, from where it should start, one program."""
+"""Every further row of fine-tuning on digits: finite, from where it should start, one program for all rates."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ import pytest
 
 from jaxtl.data import load, source_and_target
 from jaxtl.errors import InputError
-from jaxtl.labels import NEW, TRANSFERRED
+from jaxtl.labels import TRANSFERRED
 from jaxtl.methods.finetuning import BATCH_NORMALISED, DEPTH, FEATURES, PARAMETERS, PREDICTIONS
-from jaxtl.methods.finetuning.parameter_recipes import importance, mars
-from jaxtl.methods.finetuning.prediction_recipes import direct, reverse
-from jaxtl.methods.finetuning.source_recipes import OLD_HEAD
-from jaxtl.penalties import rate_at
+from jaxtl.methods.finetuning.contrast import unit, with_one
+from jaxtl.methods.finetuning.prediction_recipes import KEYS
+from jaxtl.methods.finetuning.source_recipes import OLD_HEAD, source_logits
 from jaxtl.problems import FewShot, FewShotConfig, SourceConfig, make_source
 from jaxtl.program import Weights
-from jaxtl.protocol import Budget, Draw, Trainer
+from jaxtl.protocol import Budget, Draw, Trainer, study
 from jaxtl.protocol.recipes import range_of
-from jaxtl.step import program_of
+from jaxtl.step import compile_step
 from jaxtl.trees import named_leaves
 
 ROWS = {**PARAMETERS, **FEATURES, **PREDICTIONS, **DEPTH}
-NORMALISED = {**ROWS, **BATCH_NORMALISED}  # of a model with batch normalisation
-STEPS = 4
+TOWARDS_THE_SOURCE = ("l1_sp", "group_lasso_sp", "ewc", "l2_init", "recadam")
+DRAW = Draw(1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,20 +37,14 @@ def made(workdir, **changes):
     """A few-shot problem on digits."""
     config = Config(
         **{
-            **{"widths": (4, 8), "source_steps": 30, "source_batch_size": 16, "validation": 20, "folds": 2},
-            **{"steps": STEPS, "batch_size": 12, "trials": 2, "tuning_draws": 1, "report_draws": 2},
+            **{"widths": (8, 8), "source_steps": 30, "source_batch_size": 16, "validation": 20, "folds": 2},
+            **{"steps": 4, "batch_size": 12, "trials": 2, "tuning_draws": 1, "report_draws": 2},
             **changes,
         }
     )
     data = load("digits")
     source, task = source_and_target("0-4:5-9", data, data)
-    task = dataclasses.replace(task, test=task.test[:100])
     return FewShot(config, make_source(config, source, workdir), task, 4)
-
-
-@pytest.fixture(scope="module")
-def cnn(tmp_path_factory):
-    return made(tmp_path_factory.mktemp("cnn"))
 
 
 @pytest.fixture(scope="module")
@@ -59,46 +52,149 @@ def mlp(tmp_path_factory):
     return made(tmp_path_factory.mktemp("mlp"), model="mlp")
 
 
-@pytest.fixture(scope="module")
-def batch_normalised(tmp_path_factory):
-    return made(tmp_path_factory.mktemp("batch"), normalisation="batch")
+def setting_of(recipe, config, place):
+    """A place in every range that a method searches, but for what is read by what comes before."""
+    before = set(recipe.before[1].values()) if recipe.before else set()
+    return {name: range_of(name, recipe, config).at(place) for name in recipe.search if name not in before}
 
 
-def middle(recipe, config):
-    """The middle of every range that a method searches."""
-    return {name: range_of(name, recipe, config).at(0.5) for name in recipe.search}
-
-
-def at_start(problem, name, draw=Draw(1), rows=ROWS):
-    """(program, state, data, fixed) of a row, before its first step."""
-    recipe, config = rows[name], problem.config
+def at_start(problem, name, rows=ROWS):
+    """(program, state, data, given) of a row, before its first step."""
+    recipe = rows[name]
     program = recipe.program(problem)
-    start = recipe.start(problem, draw) if recipe.start else problem.start(draw)
-    before = recipe.before[1].values() if recipe.before else ()
-    setting = {key: value for key, value in middle(recipe, config).items() if key == "learning_rate" or key not in before}
-    given = {**problem.given(draw), **(recipe.given(problem, draw, start) if recipe.given else {})}
-    fixed = program.fixed(problem.rates(program, setting), given)
-    return program, program.start(start, problem.key(draw, "run")), problem.data(program, start, draw), fixed
+    start = recipe.start(problem, DRAW) if recipe.start else problem.start(DRAW)
+    given = {**problem.given(DRAW), **(recipe.given(problem, DRAW, start) if recipe.given else {})}
+    state = program.start(start, problem.key(DRAW, "run"))
+    return program, state, problem.data(program, start, DRAW), given
 
 
-def check(problem, name, rows):
-    """Trains a row in a sweep and by itself, and holds both to what every row promises."""
-    trainer, recipe, draw = Trainer(problem, rows), rows[name], Draw(1)
-    setting = middle(recipe, problem.config)
-    other = {key: range_of(key, recipe, problem.config).at(0.2) for key in recipe.search}
-    both = trainer.train_all(name, [setting, other], draw)
-    one = trainer.train(name, setting, draw)
-    for trained in (*both, one):
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trained.weights.params))
-        assert named_leaves(trained.weights.params).keys() == named_leaves(problem.moved.params).keys()
-    metrics, arrays = problem.test(one, draw)
-    assert 0 <= metrics["test"] <= 1
-    assert np.isfinite(arrays["curve/loss"]).all()
-    moved = [np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (both[0].weights, both[1].weights)), strict=True)]
-    assert any(moved), "the setting is read"
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), both[0].weights.params, one.weights.params)
+def steps(problem, name, places, rows=ROWS):
+    """{place: (weights, metrics of each step)} after two steps with the settings at some places of their ranges."""
+    program, state, data, given = at_start(problem, name, rows)
+    compiled, ended = compile_step(program.step), {}
+    for place in places:
+        own, told = jax.tree.map(jnp.copy, state), []
+        fixed = program.fixed(problem.rates(program, setting_of(rows[name], problem.config, place)), given)
+        for _ in range(2):
+            own, metrics = compiled(own, data, fixed)
+            told.append({key: float(value) for key, value in metrics.items()})
+        ended[place] = Weights(own.params, own.model_state), told
+    assert compiled._cache_size() == 1, "changing rates compiles nothing"
+    return ended
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_every_row_trains_a_cnn(cnn, name):
-    check(cnn, name, ROWS)
+def test_every_row_trains_reads_its_setting_and_compiles_once(mlp, name):
+    ended = steps(mlp, name, (0.2, 0.8))
+    for weights, told in ended.values():
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(weights.params))
+        assert np.isfinite([list(row.values()) for row in told]).all()
+        recipe = ROWS[name]
+        whole = recipe.finish(mlp, weights, {}, DRAW) if recipe.finish else weights
+        assert named_leaves(whole.params).keys() == named_leaves(mlp.moved.params).keys()
+        assert np.isfinite(mlp.logits(whole, mlp.test_images[:5])).all()
+        for kind in ("delta", "lwf"):  # the source is where it starts
+            if kind in told[0]:
+                assert abs(told[0][kind]) < 1e-6 < told[1][kind]
+        if name in TOWARDS_THE_SOURCE:
+            assert told[0][f"penalty/{TRANSFERRED}/source"] == 0.0 < told[1][f"penalty/{TRANSFERRED}/source"]
+    (one, _), (other, _) = ended.values()
+    assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (one.params, other.params)), strict=True))
+
+
+def test_ends_of_ranges_are_ordered_and_every_row_says_what_it_does():
+    for recipe in {**ROWS, **BATCH_NORMALISED}.values():
+        assert recipe.means
+        assert set(recipe.ranges) <= set(recipe.search)
+
+
+def test_importance_is_of_the_trunk_with_mean_1(mlp):
+    given = ROWS["ewc"].given(mlp, DRAW, mlp.start(DRAW))["importance"]
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(given["head"]))
+    values = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(given["trunk"])])
+    assert values.min() >= 0
+    assert values.mean() == pytest.approx(1.0, rel=1e-5)
+    again = ROWS["ewc"].given(mlp, DRAW, mlp.start(DRAW))["importance"]
+    jax.tree.map(np.testing.assert_array_equal, given, again)
+
+
+def test_relations_of_classes_are_probabilities_and_attention_sums_to_1(mlp):
+    start = mlp.start(DRAW)
+    for name in ("co_tuning", "co_tuning_reverse"):
+        relation = ROWS[name].given(mlp, DRAW, start)["relation"]
+        assert relation.shape == (5, 5)
+        np.testing.assert_allclose(relation.sum(axis=1), 1.0, rtol=1e-5)
+    attention = ROWS["delta_attention"].given(mlp, DRAW, start)["attention"]
+    assert {name: leaf.shape for name, leaf in attention.items()} == {"dense_0": (8,), "dense_1": (8,)}
+    for leaf in attention.values():
+        assert leaf.sum() == pytest.approx(1.0, rel=1e-5)
+        assert np.ptp(leaf) > 0
+
+
+def test_the_source_says_of_target_images_what_it_says_of_its_own(mlp):
+    source, images = mlp.source, mlp.source_test_images[:7]
+    features = np.asarray(images, np.float32).reshape(7, -1)
+    features = (features - np.repeat(mlp.images.mean, 64)) / np.repeat(mlp.images.std, 64)
+    for name in ("dense_0", "dense_1"):
+        layer = source.weights.params["trunk"][name]
+        features = np.maximum(features @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"]), 0)
+    head = source.weights.params["head"]
+    expected = features @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
+    np.testing.assert_allclose(source_logits(mlp, DRAW, images), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_keys_of_a_batch_go_into_the_queue_after_it_was_read_and_the_encoder_follows(mlp):
+    program, state, data, given = at_start(mlp, "bi_tuning")
+    before = jax.tree.map(np.asarray, state.model_state[KEYS])
+    rates = mlp.rates(program, setting_of(ROWS["bi_tuning"], mlp.config, 0.5))
+    after, _ = compile_step(program.step)(state, data, program.fixed(rates, given))
+    queue = after.model_state[KEYS]["queue"]
+    assert int(queue.counts.sum()) == 12
+    assert not before["queue"].counts.any()
+    filled = np.linalg.norm(queue.features, axis=-1) > 0
+    assert filled.sum() == 12
+    np.testing.assert_allclose(np.linalg.norm(queue.projected[filled], axis=-1), 1.0, rtol=1e-5)
+    slow, trunk = after.model_state[KEYS]["encoder"]["trunk"], before["encoder"]["trunk"]
+    jax.tree.map(np.testing.assert_allclose, slow, trunk)  # the first step follows where it started
+    assert unit(with_one(jnp.zeros((1, 2)))).tolist() == [[0.0, 0.0, 1.0]]
+
+
+def test_stages_begin_to_move_one_after_another_and_slower_ones_move_less(mlp):
+    start = mlp.start(DRAW)
+    (weights, _) = steps(mlp, "gradual_unfreezing", (0.5,))[0.5]  # of four steps: the last but one begins at the second
+    moved = {
+        name: np.any(np.asarray(leaf) != named_leaves(start.params)[name])
+        for name, leaf in named_leaves(weights.params).items()
+    }
+    assert {name.rpartition("/")[0]: is_moved for name, is_moved in moved.items()} == {
+        "head": True,
+        "trunk/dense_0": False,
+        "trunk/dense_1": True,
+    }
+    program = DEPTH["layer_decay"].program(mlp)
+    rates = mlp.rates(program, {"learning_rate": 0.1, "layer_decay": 0.5})
+    assert rates == {"learning_rate/depth:0": 0.025, "learning_rate/depth:1": 0.05, "learning_rate/depth:2": 0.1}
+    with pytest.raises(InputError, match="no rate follows from 'layer_decay'"):
+        mlp.rates(PARAMETERS["l1_sp"].program(mlp), {"learning_rate": 0.1, "layer_decay": 0.5})
+
+
+def test_stochastic_normalisation_is_refused_without_batch_normalisation(mlp):
+    with pytest.raises(InputError, match="stochnorm: the model has none normalisation"):
+        BATCH_NORMALISED["stochnorm"].program(mlp)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("normalisation", ["group", "batch"])
+def test_all_rows_are_compared_by_one_protocol_on_a_cnn(normalisation, tmp_path):
+    problem = made(tmp_path / "source", widths=(4, 8), normalisation=normalisation)
+    rows = {**ROWS, **(BATCH_NORMALISED if normalisation == "batch" else {})}
+    result = study(problem, rows, tmp_path / "runs")
+    tested = {run.method: run.metrics["test"] for run in result.runs if run.stage == "report"}
+    assert tested.keys() == rows.keys()
+    assert np.isfinite(list(tested.values())).all()
+    trainer, setting = Trainer(problem, rows), {"learning_rate": 0.05, "lwf_weight": 1.0, "head_learning_rate": 0.05}
+    (together,), alone = trainer.train_all("lwf", [setting], DRAW), trainer.train("lwf", setting, DRAW)
+    assert OLD_HEAD not in alone.weights.params
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), together.weights.params, alone.weights.params
+    )

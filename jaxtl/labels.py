@@ -7,7 +7,7 @@ Different questions may use different label trees over the same parameters.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ from jaxtl.trees import Tree, keep, map_named, named_leaves, paired, sum_leaves
 TRANSFERRED = "transferred"
 NEW = "new"
 SHARED = "shared"  # by several tasks; what belongs to one is "task:NAME"
+DEPTH = "depth:"  # and a number, from input to output
 
 Rules = Iterable[tuple[str, str]]  # (regular expression for a whole path, label)
 
@@ -127,6 +128,37 @@ def label_params(params: Tree, rules: Rules, otherwise: Tree | None = None) -> T
             todo=f"the paths are {some(named_leaves(params))}",
         )
     return labels
+
+
+def label_by_depth(params: Tree, stages: Sequence[str]) -> Tree:
+    """ "depth:k" for every parameter, k being the place of the stage that it is in, from input to output.
+
+    Strict: a parameter that no stage covers would move like one of the head without a word.
+
+    Args:
+        params: tree of arrays.
+        stages: regular expressions for whole paths, such as `models.stage_paths` gives.
+
+    Raises:
+        InputError: as `label_params`.
+
+    Example:
+        >>> params = {"trunk": {"conv_0": np.ones(2), "conv_1": np.ones(2)}, "head": np.ones(2)}
+        >>> label_by_depth(params, ["trunk/conv_0", "trunk/conv_1", "head"])
+        {'head': 'depth:2', 'trunk': {'conv_0': 'depth:0', 'conv_1': 'depth:1'}}
+    """
+    return label_params(params, [(stage, f"{DEPTH}{k}") for k, stage in enumerate(stages)])
+
+
+def depth_of(label: str) -> int | None:
+    """k of the label "depth:k", None of any other.
+
+    Example:
+        >>> depth_of("depth:2"), depth_of("new")
+        (2, None)
+    """
+    number = label.removeprefix(DEPTH)
+    return int(number) if number != label and number.isdecimal() else None
 
 
 def count_by_label(params: Tree, labels: Tree) -> dict[str, LabelCount]:

@@ -13,7 +13,7 @@ import optax
 
 from jaxtl.errors import InputError, kind_of
 from jaxtl.labels import check_labels
-from jaxtl.penalties import Term, checked_rate, checked_scalar
+from jaxtl.penalties import Term, checked_scalar, rate_at
 from jaxtl.trees import Tree, map_named, named_leaves
 
 Outputs = dict[str, Any]  # "features", each head by its name, "taps"
@@ -230,8 +230,7 @@ def make_loss_fn(
         metrics = {
             name: checked_scalar(t.fn(outputs, batch, ctx), f"term '{name}'", reduce) for name, t in terms.items()
         }
-        rates = {name: ctx.rates.get(name, term.rate) for name, term in terms.items()}
-        weighted = {name: checked_rate(rate, f"rates['{name}']") * metrics[name] for name, rate in rates.items()}
+        weighted = {name: rate_at(t.rate, name, ctx.rates, ctx.step) * metrics[name] for name, t in terms.items()}
         if penalty is not None:
             weighted["penalty"], parts = penalty(params, ctx)
             metrics |= {f"penalty/{label}": value for label, value in parts.items()}

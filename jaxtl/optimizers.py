@@ -17,15 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxtl.decay import WHEN, When, check_reaches, decaying, is_plain, label_decayed
 from jaxtl.errors import InputError, kind_of, suggest
-from jaxtl.labels import check_labels, having, kernels, label_set, selected
-from jaxtl.penalties import checked_rate, checked_scalar
+from jaxtl.labels import check_labels, having, kernels, label_set
+from jaxtl.penalties import checked_default, checked_rate, checked_scalar, rate_at
 from jaxtl.proximal import Ball, Prox, charged, check_plain, own_number, proximal_updates, reached
+from jaxtl.scaling import scaler
 from jaxtl.trees import Tree, differences, named_leaves, paired, sum_leaves
 
 Schedule = Callable[[jax.Array], jax.Array]
 ONE_FACTOR = "give a function: step -> one factor"
-PROBES = 8  # updates that an optimizer of one's own may give before it moves: a warm-up begins at 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +34,16 @@ class Group:
     """How the parameters of one label move.
 
     Args:
-        learning_rate: ≥ 0; multiplied by the shared schedule.
+        learning_rate: ≥ 0; multiplied by the shared schedule. Or a function, step -> factor ≥ 0 on what stands under
+            its name, 1 by default: a label whose learning rate is 0 in a step keeps its optimizer state as it was.
         decay: ≥ 0, towards 0.
         decay_kind: "coupled": gradient + decay·w goes through momentum or Adam, which is the penalty decay·½‖w‖²;
             "decoupled": w −= lr_t · (update + decay·w), after them (SGDW, AdamW).
         frozen: never move and hold no optimizer state.
         proximal: what is done to the parameters after each step: `Prox(rate, prox_l1)` pays a price with exact zeros,
             `Ball(radius)` keeps a bound.
+        towards: what a decoupled decay goes to, by its name in `given` ("anchor"); 0 when left out.
+        when: it is paid: "always", or where the step agrees, by "entry" or by "leaf"; see `decay.decayed`.
     """
 
     learning_rate: Any = 0.0
@@ -47,10 +51,12 @@ class Group:
     decay_kind: Literal["coupled", "decoupled"] = "decoupled"
     frozen: bool = False
     proximal: Prox | Ball | None = None
+    towards: str | None = None
+    when: When = "always"
 
     def __post_init__(self):
-        for name in ("learning_rate", "decay"):
-            checked_rate(getattr(self, name), f"Group {name}")
+        checked_default(self.learning_rate, "Group learning_rate", "")
+        checked_rate(self.decay, "Group decay")
         if self.proximal is not None and not isinstance(self.proximal, Prox | Ball):
             raise InputError(f"{self.proximal!r}", where="Group proximal", todo="give Prox(rate, fn) or Ball(radius)")
         if self.decay_kind not in ("coupled", "decoupled"):
@@ -59,6 +65,11 @@ class Group:
                 where="Group decay_kind",
                 todo=suggest(str(self.decay_kind), ("coupled", "decoupled")),
             )
+        if self.when not in WHEN:
+            raise InputError(f"'{self.when}'", where="Group when", todo=suggest(str(self.when), WHEN))
+        if not is_plain(self) and self.decay_kind == "coupled":
+            todo = 'put it in the loss: Term(rate, l2, ("anchor",))'
+            raise InputError("a coupled decay is towards 0, and always", where="Group decay_kind", todo=todo)
         if self.frozen and (_given(self.learning_rate) or _given(self.decay) or self.proximal):
             what = "a frozen group has no learning rate, no decay and no proximal step"
             raise InputError(what, where="Group(frozen=True)")
@@ -124,7 +135,7 @@ def per_label(
         >>> float(updates["head"]["kernel"][0]), float(updates["trunk"]["kernel"][0])
         (-0.25, 0.0)
     """
-    scaler = _scaler(optimizer, momentum)
+    make = scaler(optimizer, momentum)
     if clip_norm is not None and not (isinstance(clip_norm, numbers.Real | jax.Array) and clip_norm > 0):
         raise InputError(f"{clip_norm} is not positive", where="per_label clip_norm", todo="leave it out to not clip")
     for name, fn in (("schedule", schedule), ("decay_mask", decay_mask)):
@@ -138,23 +149,26 @@ def per_label(
     for label, by in proximal.items():
         check_plain(label, by, optimizer, momentum)
 
-    def transformation(params: Tree, rates: Mapping, factor) -> optax.GradientTransformationExtraArgs:
+    def transformation(params: Tree, rates: Mapping, step, factor) -> optax.GradientTransformationExtraArgs:
         arranged, mask = paired(params, labels), paired(params, decay_mask(params))
-        parts = {label: _group(label, group, rates, factor, scaler, mask) for label, group in groups.items()}
+        learning_rates = {label: _learning_rate(label, group, rates, step) for label, group in groups.items()}
+        parts = {
+            label: _group(label, group, rates, learning_rates[label], factor, make, mask)
+            for label, group in groups.items()
+        }
         tx = optax.partition(parts, lambda _: arranged)  # it would call labels that are a module with `__call__`
         if clip_norm is None:
             return tx
         held = having(arranged, *(label for label, group in groups.items() if group.frozen))
-        learning_rates = {label: _learning_rate(label, group, rates) for label, group in groups.items()}
         clip = _clip_by_norm(clip_norm, jax.tree.map(lambda label: learning_rates[label], arranged))
         return optax.chain(optax.masked(optax.set_to_zero(), held), clip, tx)
 
     def init(params):
         check_labels(params, labels)
-        _check_decay_reaches(params, labels, groups, decay_mask, {})
+        check_reaches(params, labels, groups, decay_mask, {})
         for label, by in proximal.items():
             reached(params, labels, label, by)
-        return PerLabelState(jnp.int32(0), transformation(params, {}, 1.0).init(params))
+        return PerLabelState(jnp.int32(0), transformation(params, {}, 0, 1.0).init(params))
 
     def update(updates, state, params=None, *, rates: Mapping | None = None, given: Mapping | None = None, **_extra):
         rates = {} if rates is None else rates
@@ -163,12 +177,20 @@ def per_label(
         for name in rates:
             if name.startswith(("learning_rate/", "decay/", "radius/")) and name not in known:
                 raise InputError("no group reads this rate", where=f"rates['{name}']", todo=suggest(name, known))
-        _check_decay_reaches(params, labels, groups, decay_mask, rates)
+        check_reaches(params, labels, groups, decay_mask, rates)
         factor = 1.0 if schedule is None else checked_scalar(schedule(state.step), "per_label schedule", ONE_FACTOR)
-        updates, inner = transformation(params, rates, factor).update(paired(params, updates), state.groups, params)
+        gradients = paired(params, updates)
+        updates, inner = transformation(params, rates, state.step, factor).update(gradients, state.groups, params)
+        for label, group in groups.items():
+            if is_plain(group):
+                continue
+            mask = decaying(params, labels, label, group, decay_mask)
+            step_size = factor * _learning_rate(label, group, rates, state.step)
+            of = (mask, group, step_size, _decay(label, group, rates), given or {}, f"decay/{label}")
+            updates = label_decayed(updates, params, gradients, *of)
         for label, by in proximal.items():
             value = charged(f"{by.kind}/{label}", defaults[label], rates)
-            step_size = factor * _learning_rate(label, groups[label], rates)
+            step_size = factor * _learning_rate(label, groups[label], rates, state.step)
             updates = proximal_updates(updates, params, labels, label, by, step_size, value, given or {})
         return updates, PerLabelState(state.step + 1, jax.tree.map(_as_before, inner, state.groups))
 
@@ -236,65 +258,35 @@ def pull_per_rate(
     return total / (1 - momentum) if decay_kind == "coupled" else total
 
 
-def _scaler(optimizer, momentum: float) -> Callable[[], optax.GradientTransformation]:
-    if not (isinstance(momentum, numbers.Real) and 0 <= momentum < 1):
-        raise InputError(f"{momentum} is outside [0, 1)", where="per_label momentum", todo="use 0.9, or leave it out")
-    by_name: dict[str, Callable[[], optax.GradientTransformation]] = {
-        "sgd": lambda: optax.trace(momentum) if momentum else optax.identity(),
-        "nesterov": lambda: optax.trace(momentum, nesterov=True),
-        "adam": optax.scale_by_adam,
-    }
-    if optimizer == "nesterov" and not momentum:
-        raise InputError("has no momentum to look ahead along", where="per_label 'nesterov'", todo="pass momentum=0.9")
-    if momentum and optimizer not in ("sgd", "nesterov"):
-        raise InputError(f"'{optimizer}' does not read it", where=f"per_label momentum={momentum}")
-    if callable(optimizer):
-        _check_unscaled(optimizer)
-        return optimizer
-    if not isinstance(optimizer, str):
-        todo = "give a name, or a function that makes it: lambda: optax.scale_by_adam()"
-        raise InputError(f"a {type(optimizer).__name__}", where="per_label optimizer", todo=todo)
-    if optimizer not in by_name:
-        raise InputError(f"unknown: '{optimizer}'", where="per_label optimizer", todo=suggest(optimizer, by_name))
-    return by_name[optimizer]
-
-
-def _check_unscaled(make: Callable[[], optax.GradientTransformation]) -> None:
-    """What is scaled by −learning rate must point uphill, as the gradient does: one matrix tells."""
-    where, todo = "per_label optimizer", "give a function without arguments: lambda: optax.scale_by_adam()"
-    try:
-        tx = make()
-        with jax.ensure_compile_time_eval():
-            ones = {"kernel": jnp.ones((2, 2))}
-            state = tx.init(ones)
-            for _ in range(PROBES):
-                updates, state = tx.update(ones, state, ones)
-                uphill = float(jnp.sum(updates["kernel"]))
-                if uphill:
-                    break
-    except (TypeError, ValueError, AttributeError) as error:
-        what = f"cannot be made, or tried on one matrix ({str(error).splitlines()[0]})"
-        raise InputError(what, where=where, todo=todo) from None
-    if uphill < 0:
-        what = "it is complete: its updates go downhill already, and scaled by -learning_rate they would climb"
-        todo = "give the part that does not scale, scale_by_adam for adamw or identity for sgd; the rest is in Group"
-        raise InputError(what, where=where, todo=todo)
-
-
-def _group(label: str, group: Group, rates: Mapping, factor, scaler, decay_mask: Tree) -> optax.GradientTransformation:
+def _group(
+    label: str, group: Group, rates: Mapping, learning_rate, factor, make, decay_mask: Tree
+) -> optax.GradientTransformation:
     if group.frozen:
         return optax.set_to_zero()
-    rate = checked_rate(rates.get(f"decay/{label}", group.decay), f"rates['decay/{label}']")
-    decay = optax.add_decayed_weights(rate, mask=decay_mask)
-    parts = (decay, scaler()) if group.decay_kind == "coupled" else (scaler(), decay)
-    return optax.chain(*parts, optax.scale(-factor * _learning_rate(label, group, rates)))
+    parts = [make()]
+    if is_plain(group):
+        decay = optax.add_decayed_weights(_decay(label, group, rates), mask=decay_mask)
+        parts = [decay, *parts] if group.decay_kind == "coupled" else [*parts, decay]
+    tx = optax.chain(*parts, optax.scale(-factor * learning_rate))
+    return _kept_while_still(tx, learning_rate) if callable(group.learning_rate) else tx
 
 
-def _learning_rate(label: str, group: Group, rates: Mapping) -> Any:
-    if group.frozen:
-        return 0.0
-    name = f"learning_rate/{label}"
-    return checked_rate(rates.get(name, group.learning_rate), f"rates['{name}']")
+def _kept_while_still(tx: optax.GradientTransformation, learning_rate) -> optax.GradientTransformation:
+    """A momentum gathered while nothing moves would belong to parameters that were never tried."""
+
+    def update(updates, state, params=None):
+        updates, new = tx.update(updates, state, params)
+        return updates, jax.tree.map(lambda a, b: jnp.where(learning_rate > 0, a, b), new, state)
+
+    return optax.GradientTransformation(tx.init, update)
+
+
+def _decay(label: str, group: Group, rates: Mapping) -> Any:
+    return checked_rate(rates.get(f"decay/{label}", group.decay), f"rates['decay/{label}']")
+
+
+def _learning_rate(label: str, group: Group, rates: Mapping, step) -> Any:
+    return 0.0 if group.frozen else rate_at(group.learning_rate, f"learning_rate/{label}", rates, step)
 
 
 def _clip_by_norm(bound: float, learning_rates: Tree) -> optax.GradientTransformation:
@@ -321,20 +313,6 @@ def _check_groups(labels: set[str], groups: Mapping[str, Group]) -> None:
             raise InputError("no parameter has this label", where=f"groups['{label}']", todo=todo)
     for label in sorted(labels - set(groups)):
         raise InputError("no group moves this label", where=f"groups['{label}']", todo="add one, or Group(frozen=True)")
-
-
-def _check_decay_reaches(params: Tree, labels: Tree, groups: Mapping, decay_mask, rates: Mapping) -> None:
-    """A decay that is not 0, or that `rates` sets to what nobody here can know, shrinks some parameter."""
-    for label, group in groups.items():
-        reached = jax.tree.leaves(selected(params, labels, label, decay_mask, "per_label decay_mask"))
-        by_rate = f"decay/{label}" in rates
-        if (by_rate or _given(group.decay)) and not any(reached):
-            what = f"decay {group.decay}" if not by_rate else "this decay"
-            raise InputError(
-                f"decay_mask selects no parameter labelled '{label}', so {what} would do nothing",
-                where=f"rates['decay/{label}']" if by_rate else f"groups['{label}']",
-                todo="pass decay_mask=everything or a mask of your own (kernels takes no vectors but 'kernel')",
-            )
 
 
 def _as_before(new: jax.Array, old: jax.Array) -> jax.Array:

@@ -20,6 +20,8 @@ from jaxtl.errors import InputError, suggest
 from jaxtl.labels import check_labels, everything, kernels, label_set, selected
 from jaxtl.trees import Tree, check_same, keep, paired, sum_leaves
 
+ONE_RATE = "give a function: step -> one rate"
+
 
 def _away(fn: Callable[[jax.Array], jax.Array], params: Tree, anchor: Tree | None) -> jax.Array:
     """Σ fn(w), or Σ fn(w − anchor)."""
@@ -150,6 +152,46 @@ def checked_rate(value: Any, where: str, name: str = "") -> Any:
     return value
 
 
+def default_of(rate: Any) -> Any:
+    """The number under a rate's name where nobody gives another: the rate itself, or 1 where it is a function."""
+    return 1.0 if callable(rate) else rate
+
+
+def checked_default(rate: Any, where: str, name: str) -> None:
+    """Refuse what can be neither a rate nor a function of the step that gives one.
+
+    Raises:
+        InputError: as `checked_rate`, of the rate or of what the function gives at step 0; no function of a step.
+    """
+    if not callable(rate):
+        checked_rate(rate, where, name)
+        return
+    try:
+        with jax.ensure_compile_time_eval():
+            first = rate(jnp.int32(0))
+    except TypeError as error:
+        what = f"{name} is no function of a step ({str(error).splitlines()[0]})"
+        raise InputError(what, where=where, todo="write rate=lambda step: 0.1 * (step < 100)") from None
+    checked_rate(checked_scalar(first, where, ONE_RATE), where, f"{name} at step 0")
+
+
+def rate_at(rate: Any, name: str, rates: Mapping[str, Any], step: Any) -> Any:
+    """A rate in a step: the number under its name, times what the rate says of the step where it is a function.
+
+    Args:
+        rate: a number, or step -> number.
+        name: "penalty/LABEL", "learning_rate/LABEL", of a loss term.
+        rates: may hold another number under that name.
+        step: how many were taken before, traced or not.
+
+    Example:
+        >>> float(rate_at(lambda step: 0.5**step, "penalty/new", {"penalty/new": 4.0}, 3))
+        0.5
+    """
+    number = checked_rate(rates.get(name, default_of(rate)), f"rates['{name}']")
+    return number * checked_scalar(rate(step), f"rates['{name}']", ONE_RATE) if callable(rate) else number
+
+
 def checked_scalar(value: Any, where: str, todo: str) -> Any:
     """What an equation has given, if it is one number.
 
@@ -184,7 +226,8 @@ class Term:
     As a penalty, fn(params, *given) -> scalar. As a loss, fn(outputs, batch, ctx) -> scalar.
 
     Args:
-        rate: default, ≥ 0; `Fixed.rates` overrides it by name without recompiling.
+        rate: default, ≥ 0; `Fixed.rates` overrides it by name without recompiling. Or a function, step -> rate ≥ 0:
+            what stands under its name is then a factor on it, 1 by default.
         fn: the equation.
         given: penalty only: names in `ctx.given` handed over after the parameters ("anchor", "importance").
         on: penalty only: params -> bool tree of the leaves that pay. None: kernels when towards zero, every leaf
@@ -200,7 +243,7 @@ class Term:
         where = f"Term({getattr(self.fn, '__name__', '?')})"
         if not callable(self.fn):
             raise InputError(f"{self.fn!r} is no function", where=where, todo="write Term(rate, fn): Term(0.1, l2)")
-        checked_rate(self.rate, where, "rate")
+        checked_default(self.rate, where, "rate")
         check_reach(self, where)
 
 
@@ -230,7 +273,7 @@ def labelled(labels: Tree, terms: LabelTerms) -> Callable[..., tuple[jax.Array, 
         >>> params = {"trunk": {"kernel": jnp.ones(2)}, "head": {"kernel": jnp.ones(4)}}
         >>> labels = {"trunk": {"kernel": "transferred"}, "head": {"kernel": "new"}}
         >>> penalty = labelled(labels, {"transferred": Term(0.1, l2, ("anchor",)), "new": Term(0.5, l2)})
-        >>> total, parts = penalty(params, SimpleNamespace(rates={}, given={"anchor": params}))
+        >>> total, parts = penalty(params, SimpleNamespace(step=0, rates={}, given={"anchor": params}))
         >>> float(total), {label: float(value) for label, value in parts.items()}
         (1.0, {'transferred': 0.0, 'new': 1.0})
     """
@@ -243,7 +286,7 @@ def labelled(labels: Tree, terms: LabelTerms) -> Callable[..., tuple[jax.Array, 
             where = f"penalty/{name}"
             mask = _paying(params, labels, label, term, where)
             given = (keep(_given(ctx, tree, params, where), mask) for tree in term.given)
-            rate = checked_rate(ctx.rates.get(where, term.rate), f"rates['{where}']")
+            rate = rate_at(term.rate, where, ctx.rates, ctx.step)
             parts[name] = rate * checked_scalar(term.fn(keep(params, mask), *given), where, "sum over the leaves")
         return sum(parts.values(), start=jnp.float32(0)), parts
 

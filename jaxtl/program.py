@@ -20,7 +20,7 @@ from jaxtl.errors import InputError, suggest
 from jaxtl.labels import having
 from jaxtl.losses import Forward, make_loss_fn
 from jaxtl.optimizers import Group, Schedule, per_label
-from jaxtl.penalties import LabelTerms, Term, labelled
+from jaxtl.penalties import LabelTerms, Term, default_of, labelled
 from jaxtl.step import Fixed, GradFn, Rates, TrainState, init_state, make_train_step, total_gradient
 from jaxtl.trees import Tree, named_leaves
 
@@ -147,15 +147,15 @@ def make_program(
 def _rates(terms: Mapping[str, Term], groups: Mapping[str, Group], penalties: LabelTerms) -> dict[str, Any]:
     """Every rate that a method may set, with its default."""
     moving = {label: group for label, group in groups.items() if not group.frozen}
-    rates = {f"learning_rate/{label}": group.learning_rate for label, group in moving.items()}
+    rates = {f"learning_rate/{label}": default_of(group.learning_rate) for label, group in moving.items()}
     rates |= {f"decay/{label}": group.decay for label, group in moving.items() if group.decay}
     for label, group in moving.items():
         if group.proximal is not None:
             rates[f"{group.proximal.kind}/{label}"] = group.proximal.number
     for label, pulls in penalties.items():
         named = {label: pulls} if isinstance(pulls, Term) else {f"{label}/{name}": pull for name, pull in pulls.items()}
-        rates |= {f"penalty/{name}": pull.rate for name, pull in named.items()}
-    return rates | {name: term.rate for name, term in terms.items() if name != TASK}
+        rates |= {f"penalty/{name}": default_of(pull.rate) for name, pull in named.items()}
+    return rates | {name: default_of(term.rate) for name, term in terms.items() if name != TASK}
 
 
 def alternate(**programs: Program) -> Program:

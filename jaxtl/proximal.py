@@ -118,6 +118,33 @@ def project(params: Tree, radius: Any, anchor: Tree | None = None) -> Tree:
     return _around(lambda d: d * factor, params, anchor)
 
 
+def project_units(params: Tree, radius: Any, anchor: Tree | None = None) -> Tree:
+    """d_j ← d_j · min(1, radius / Σ_i |d_ij|) with d = w − anchor: one bound for every output unit j (MARS norm).
+
+    A unit is all weights into it, the last axis of a kernel; in a leaf with one axis each entry is a unit of its own,
+    so that a bound on kernels alone wants `on=kernels`. PyTorch's kernels have units along the first axis.
+
+    Args:
+        params, anchor: as in `prox_l1`.
+        radius: ≥ 0.
+
+    Example:
+        >>> project_units({"kernel": jnp.array([[3.0, 0.5], [-1.0, 0.5]])}, 2.0)["kernel"].tolist()
+        [[1.5, 0.5], [-0.5, 0.5]]
+
+    Source: Gouk, Hospedales and Pontil, "Distance-Based Regularisation of Deep Networks for Fine-Tuning", 2021.
+    """
+
+    def shrink(d):
+        groups = _groups(d)
+        norms = jnp.sum(jnp.abs(groups), axis=0)
+        inside = norms <= radius
+        factor = jnp.where(inside, 1.0, radius / jnp.where(inside, 1.0, norms))
+        return (groups * factor[None]).reshape(d.shape)
+
+    return _around(shrink, params, anchor)
+
+
 def _around(fn: Callable[[jax.Array], jax.Array], params: Tree, anchor: Tree | None) -> Tree:
     """fn(w), or anchor + fn(w − anchor), for every leaf."""
 
@@ -178,14 +205,18 @@ class Ball:
     Args:
         radius: default, ≥ 0; `rates["radius/LABEL"]` overrides it without recompiling.
         given, on: as in `Prox`; `given=("anchor",)` makes the anchor the centre, which is 0 otherwise.
+        fn: `project`, or `project_units` for a bound on every unit.
     """
 
     radius: Any
     given: tuple[str, ...] = ()
     on: Callable[[Tree], Tree] | None = None
+    fn: Callable[..., Tree] = project
     kind: ClassVar[str] = "radius"
 
     def __post_init__(self):
+        if not callable(self.fn):
+            raise InputError(f"{self.fn!r} is no function", where="Ball fn", todo="write Ball(radius, fn=project)")
         _check(self, "radius")
 
     @property
@@ -193,7 +224,7 @@ class Ball:
         return self.radius
 
     def after(self, params: Tree, step_size: Any, radius: Any, given: tuple[Tree, ...]) -> Tree:
-        return project(params, radius, *given)
+        return self.fn(params, radius, *given)
 
 
 def _check(by: Prox | Ball, name: str) -> None:

@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # import each other.
 ORDER = (
     "version, text, errors, bounds, files, archives, clients, terminal, trees, labels, penalties, transfer, losses, "
-    "class_losses, proximal, optimizers, devices, step, program, checkpoints, writers, loop, data + models, sweep, "
+    "class_losses, proximal, decay, scaling, optimizers, devices, step, program, checkpoints, writers, loop, "
+    "data + models, sweep, "
     "training, protocol, selection, problems, methods, report, finetune, cli, experiments"
 )
 RANK = {room: rank for rank, group in enumerate(ORDER.split(", ")) for room in group.split(" + ")}

@@ -15,9 +15,11 @@ from jaxtl.labels import (
     TRANSFERRED,
     check_labels,
     count_by_label,
+    depth_of,
     everything,
     having,
     kernels,
+    label_by_depth,
     label_params,
     label_set,
     norm_by_label,
@@ -186,3 +188,14 @@ def test_norms_and_distances_are_those_of_numpy_over_kernels_only():
         kernel, held = np.asarray(params[part]["kernel"]), np.asarray(anchor[part]["kernel"])
         np.testing.assert_allclose(norms[label], np.linalg.norm(kernel), rtol=1e-6)
         np.testing.assert_allclose(distances[label], np.linalg.norm(kernel - held), rtol=1e-6)
+
+
+def test_a_parameter_that_no_stage_covers_is_told_and_depths_are_numbered_from_the_input():
+    params = {"trunk": {"conv_0": np.ones(1), "conv_1": np.ones(1)}, "head": np.ones(1)}
+    labels = label_by_depth(params, ["trunk/conv_0", "trunk/.*", "head"])
+    assert named_leaves(labels) == {"head": "depth:2", "trunk/conv_0": "depth:0", "trunk/conv_1": "depth:1"}
+    assert sorted(map(depth_of, named_leaves(labels).values())) == [0, 1, 2]
+    with pytest.raises(InputError, match="no rule covers this parameter"):
+        label_by_depth(params, ["trunk/conv_0", "head"])
+    with pytest.raises(InputError, match="decides nothing"):
+        label_by_depth(params, ["trunk/stem", "trunk/.*", "head"])

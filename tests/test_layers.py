@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from jaxtl.errors import InputError
-from jaxtl.models import max_pool, mean_pool
+from jaxtl.models import Cnn, max_pool, mean_pool
 from jaxtl.models.convolution import Window, convolve, plain
-from jaxtl.models.layers import Convolution, GroupNorm, normalised
+from jaxtl.models.layers import BatchNorm, Convolution, GroupNorm, normalised
 
 # (batch, height, width, channels in, channels out, edge of the kernel, stride)
 PROBLEMS = [
@@ -234,3 +234,34 @@ def test_the_gradient_of_max_pool_is_the_windowed_one_without_ties():
 def test_an_image_smaller_than_a_block_is_refused():
     with pytest.raises(InputError, match="1×4 are smaller than a 2×2 block"):
         max_pool(jnp.zeros((1, 1, 4, 1)))
+
+
+def normalised_by(held, train=True, seed=0, state=None):
+    """([B, H, W, C], state) of batch normalisation with running averages of their own."""
+    images = jax.random.normal(jax.random.key(3), (4, 3, 3, 64)) * 2 + 1
+    layer = BatchNorm(not train, held=held)
+    variables = layer.init(jax.random.key(0), images)
+    averages = state or {"mean": jnp.linspace(-1, 1, 64), "var": jnp.linspace(0.5, 2, 64)}
+    variables = {"params": variables["params"], "batch_stats": averages}
+    return layer.apply(variables, images, mutable=["batch_stats"], rngs={"params": jax.random.key(seed)})
+
+
+def test_stochastic_normalisation_takes_each_channel_by_one_of_two_statistics():
+    (batch, moved), (running, _) = normalised_by(0.0), normalised_by(0.0, train=False)
+    (mixed, state), (again, _), (other, _) = normalised_by(0.5), normalised_by(0.5), normalised_by(0.5, seed=1)
+    by_batch = np.isclose(mixed, batch, atol=1e-5).all(axis=(0, 1, 2))
+    by_average = np.isclose(mixed, running, atol=1e-5).all(axis=(0, 1, 2))
+    assert (by_batch ^ by_average).all()
+    assert 16 < by_average.sum() < 48
+    np.testing.assert_array_equal(mixed, again)
+    assert np.any(mixed != other)
+    np.testing.assert_allclose(normalised_by(1.0)[0], running, atol=1e-5)
+    np.testing.assert_array_equal(normalised_by(0.5, train=False)[0], running)
+    jax.tree.map(np.testing.assert_array_equal, state, moved)
+
+
+def test_a_network_with_stochastic_normalisation_has_the_parameters_of_one_with_batch_normalisation():
+    images = jnp.ones((2, 4, 4, 1))
+    both = [Cnn((4,), kind) for kind in ("batch", "stochastic")]
+    batch, stochastic = (net.init(jax.random.key(0), images, False) for net in both)
+    jax.tree.map(np.testing.assert_array_equal, batch, stochastic)

@@ -566,3 +566,15 @@ def test_what_is_no_group_no_function_and_no_number_is_told_in_two_lines(make, m
     with pytest.raises(InputError, match=message) as error:
         make()
     assert str(error.value).count("\n") == 1
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "nesterov"])
+def test_a_label_that_begins_to_move_later_moves_as_if_it_began_there(optimizer):
+    start, momentum = network(), {"momentum": 0.9} if optimizer == "nesterov" else {}
+    late = Group(lambda step: jnp.where(step >= 3, 1.0, 0.0))
+    tx = per_label(LABELS, {TRANSFERRED: late, NEW: Group(frozen=True)}, optimizer, **momentum)
+    own = per_label(LABELS, {TRANSFERRED: Group(0.1), NEW: Group(frozen=True)}, optimizer, **momentum)
+    fixed = Fixed({"learning_rate/transferred": 0.1})
+    still = train(tx, start, 3, fixed=fixed)
+    jax.tree.map(np.testing.assert_array_equal, still, start)
+    assert_close(train(tx, start, 5, fixed=fixed), train(own, start, 2), 1e-5)

@@ -1,5 +1,6 @@
 """Every penalty against NumPy float64 and finite differences; `labelled` puts them on labels."""
 
+import dataclasses
 import functools
 from collections import OrderedDict
 
@@ -9,13 +10,15 @@ import numpy as np
 import pytest
 from flax.core import FrozenDict
 from oracles import references
-from problems import LABELS, assert_close, context, minus, network, scaled, wave, zeros
+from problems import LABELS, TASK, assert_close, batch, context, forward, minus, network, scaled, wave, zeros
 
 from jaxtl.errors import InputError
 from jaxtl.labels import NEW, TRANSFERRED, everything, kernels
 from jaxtl.optimizers import Group
 from jaxtl.penalties import Term, elastic_net, fisher, group_lasso, l1, l2, labelled
+from jaxtl.program import Weights, make_program
 from jaxtl.proximal import Ball, Prox, prox_l1
+from jaxtl.step import compile_step
 from jaxtl.trees import map_named, named_leaves
 
 PARAMS = {"conv": {"kernel": wave(0.7, 2, 2, 3, 4), "bias": wave(0.3, 4)}, "head": {"kernel": wave(1.7, 4, 2)}}
@@ -365,3 +368,55 @@ def test_what_is_no_term_no_mask_and_no_scalar_is_told_in_two_lines(make, messag
     with pytest.raises(InputError, match=message) as error:
         make()
     assert str(error.value).count("\n") == 1
+
+
+# --- rates that are functions of the step ---
+
+
+def test_a_rate_may_be_a_function_of_the_step_and_its_name_a_factor_on_it():
+    penalty = jax.jit(
+        lambda params, step, rates: labelled(LABELS, {NEW: Term(lambda step: 0.5**step, l2)})(
+            params, dataclasses.replace(context(rates), step=step)
+        )[0]
+    )
+    params = network()
+    whole = float(l2({"kernel": params["head"]["kernel"]}))
+    for step in range(3):
+        assert float(penalty(params, jnp.int32(step), {})) == pytest.approx(0.5**step * whole, rel=1e-6)
+    assert float(penalty(params, jnp.int32(2), {"penalty/new": jnp.float32(8.0)})) == pytest.approx(2 * whole, rel=1e-6)
+
+
+def test_terms_and_penalties_with_such_rates_have_them_by_name_and_compile_once():
+    tasks = {"task": Term(lambda step: 1.0 * (step > 0), TASK["task"].fn), "more": Term(jnp.sqrt, TASK["task"].fn)}
+    pulls = {TRANSFERRED: {"source": Term(lambda step: 1 - 0.1 * step, l2, ("anchor",))}}
+    program = make_program(forward, LABELS, tasks, {TRANSFERRED: Group(0.1), NEW: Group(0.1)}, pulls)
+    assert program.rates["penalty/transferred/source"] == program.rates["more"] == 1.0
+    assert "task" not in program.rates
+    step = compile_step(program.step)
+    state = program.start(Weights(network()), jax.random.key(0))
+    given = {"anchor": jax.tree.map(np.copy, network(0.5))}
+    for rate in (1.0, 3.0):
+        fixed = program.fixed({"penalty/transferred/source": rate, "more": 0.0}, given)
+        own = jax.tree.map(jnp.copy, state)
+        own, metrics = step(own, batch(), fixed)
+        trunk = float(l2({"trunk": network()["trunk"]}, {"trunk": network(0.5)["trunk"]}))
+        assert float(metrics["loss"]) == pytest.approx(rate * trunk, rel=1e-5), "at step 0 the task has the rate 0"
+    assert step._cache_size() == 1
+    with pytest.raises(InputError, match=r"did you mean 'penalty/transferred/source'"):
+        program.fixed({"penalty/transferred/sourc": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("rate", "told"),
+    [
+        (lambda: 1.0, "rate is no function of a step"),
+        (lambda step: step - 1.0, "rate at step 0 -1.0 is negative"),
+        (lambda step: jnp.ones(2), "has shape"),
+        (lambda step: None, "gives NoneType, not a number"),
+    ],
+)
+def test_a_function_that_gives_no_rate_is_told_at_once(rate, told):
+    with pytest.raises(InputError, match=told):
+        Term(rate, l2)
+    with pytest.raises(InputError):
+        Group(rate)

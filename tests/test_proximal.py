@@ -15,12 +15,21 @@ from sklearn.linear_model import ElasticNet, Lasso
 
 from jaxtl import penalties
 from jaxtl.errors import InputError
-from jaxtl.labels import NEW, TRANSFERRED, everything
+from jaxtl.labels import NEW, TRANSFERRED, everything, kernels
 from jaxtl.loop import fit
 from jaxtl.losses import make_loss_fn, mean_of, squared_error
 from jaxtl.optimizers import Group, per_label
 from jaxtl.penalties import Term, labelled
-from jaxtl.proximal import Ball, Prox, count_zeros, project, prox_elastic_net, prox_group_lasso, prox_l1
+from jaxtl.proximal import (
+    Ball,
+    Prox,
+    count_zeros,
+    project,
+    project_units,
+    prox_elastic_net,
+    prox_group_lasso,
+    prox_l1,
+)
 from jaxtl.step import Fixed, init_state, make_train_step, program_of, total_gradient
 
 HALF = {"l1_ratio": 0.5}
@@ -73,6 +82,15 @@ def test_nan_is_not_taken_for_a_zero():
         assert np.isnan(prox(point, 10.0)["kernel"][0, 0])
 
 
+def test_a_ball_of_units_bounds_each_of_them_in_training():
+    anchor, ball = network(), Ball(0.02, ("anchor",), kernels, project_units)
+    tx = per_label(LABELS, {TRANSFERRED: Group(0.5, proximal=ball), NEW: Group(0.5)}, "adam")
+    moved = minus(train(tx, anchor, 5, fixed=Fixed(given={"anchor": anchor}))["trunk"], anchor["trunk"])
+    norms = np.abs(moved["kernel"]).sum(axis=0)
+    assert norms.max() == pytest.approx(0.02, rel=1e-3)
+    assert np.abs(moved["bias"]).max() > 0.1, "vectors are free"
+
+
 def test_a_projection_is_the_nearest_point_of_the_ball():
     point, centre = network(), network(0.5)
     distance = float(jnp.sqrt(2 * penalties.l2(point, centre)))
@@ -80,6 +98,27 @@ def test_a_projection_is_the_nearest_point_of_the_ball():
     assert_close(ended, jax.tree.map(lambda w, a: a + 0.25 * (w - a), point, centre), 1e-6)
     assert_close(project(point, 1.01 * distance, centre), point, 1e-6)
     jax.tree.map(np.testing.assert_array_equal, project(point, 0.0, centre), centre)
+
+
+def test_a_bound_on_units_is_the_published_one_along_the_axis_of_outputs():
+    start = np.sin(np.arange(6.0)).reshape(3, 2)
+    moved = start + 0.3 * np.cos(np.arange(6.0) ** 2).reshape(3, 2)
+    with jax.enable_x64(True):
+        params, anchor = {"kernel": jnp.asarray(moved)}, {"kernel": jnp.asarray(start)}
+        ended = np.asarray(project_units(params, 0.5, anchor)["kernel"])
+        assert_close(project_units(params, 0.8, anchor), params, 1e-12)
+    published = (0.191475, 0.952069, 0.784141, -0.045386, -0.940171, -0.756028)
+    np.testing.assert_allclose(np.ravel(ended), published, atol=6e-7)
+    np.testing.assert_allclose(np.abs(moved - start).sum(axis=0), (0.783391, 0.732791), atol=6e-7)
+    np.testing.assert_allclose(np.abs(ended - start).sum(axis=0), 0.5, rtol=1e-9)
+    jax.tree.map(np.testing.assert_array_equal, project_units(network(), 0.0, network(0.5)), network(0.5))
+
+
+def test_a_bound_on_units_reads_kernels_of_any_axes_and_every_entry_of_a_vector():
+    kernel = {"kernel": wave(0.3, 3, 3, 2, 4)}
+    ended = project_units(kernel, 1.5)["kernel"]
+    np.testing.assert_allclose(np.abs(ended).sum(axis=(0, 1, 2)), 1.5, rtol=1e-6)
+    assert project_units({"bias": jnp.array([3.0, -0.5])}, 1.0)["bias"].tolist() == [1.0, -0.5]
 
 
 # --- in training ---

@@ -1,6 +1,6 @@
 """Flax modules; the only room that imports Flax."""
 
-from jaxtl.models.classifiers import Classifier, Cnn, Mlp, cut, initial_model_state, initialise
+from jaxtl.models.classifiers import Classifier, Cnn, Mlp, cut, initial_model_state, initialise, stage_paths
 from jaxtl.models.forward import as_forward
 from jaxtl.models.layers import max_pool, mean_pool
 from jaxtl.models.residual import ResidualNetwork, resnet18, wide_resnet
@@ -17,5 +17,6 @@ __all__ = [
     "max_pool",
     "mean_pool",
     "resnet18",
+    "stage_paths",
     "wide_resnet",
 ]

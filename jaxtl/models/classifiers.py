@@ -30,6 +30,11 @@ class Mlp(nn.Module):
     start: int = 0
     stop: int | None = None
 
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """As among the taps."""
+        return tuple(f"dense_{i}" for i in range(len(self.widths)))
+
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
         """images [B, ...] float32 -> (features [B, widths[-1]], taps)."""
@@ -57,6 +62,11 @@ class Cnn(nn.Module):
     dtype: str | None = None
     start: int = 0
     stop: int | None = None
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """As among the taps."""
+        return tuple(f"conv_{i}" for i in range(len(self.widths)))
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -161,3 +171,28 @@ def cut(model: Classifier, depth: int) -> tuple[nn.Module, Classifier]:
         todo = f"use 1 to {blocks - 1}" if blocks > 1 else "give it more blocks"
         raise InputError(f"a cut at {depth} of {blocks} blocks", where="cut depth", todo=todo)
     return trunk.clone(stop=depth), Classifier(trunk.clone(start=depth), model.heads)
+
+
+def stage_paths(model: Classifier) -> list[str]:
+    """What `labels.label_by_depth` takes: regular expressions for the parameters of a model, from input to output.
+
+    The first is what stands before the first stage, where there is anything; then a stage each (a layer, a block, a
+    stage of blocks, see `stage_names`); the last is all heads, with the normalisation before them.
+
+    Args:
+        model: its trunk is one of this room.
+
+    Example:
+        >>> stage_paths(Classifier(Mlp((4, 5)), (("head", 3),)))[0]
+        'trunk/[a-z]+(_norm)?_0(_[^/]*)?/.*'
+    """
+    trunk: Any = model.trunk
+    plain, late = isinstance(trunk, Mlp | Cnn), getattr(trunk, "normalise_first", True)
+    before = r"trunk/(stem(_norm)?|patches|token|places" + ("" if late else "|norm") + ")(/.*)?"
+    numbers = [name.rpartition("_")[2] for name in trunk.stage_names]
+    stages = [
+        rf"trunk/[a-z]+(_norm)?_{number}(_[^/]*)?/.*" if number.isdecimal() else rf"trunk/{number}(_norm)?/.*"
+        for number in numbers
+    ]
+    heads = r"(?!trunk/).*" + (r"|trunk/norm/.*" if late else "")
+    return [*([] if plain else [before]), *stages, heads]

@@ -12,7 +12,8 @@ from jaxtl.errors import InputError, suggest
 from jaxtl.models.convolution import convolve, same_padding
 from jaxtl.models.depthwise import convolve_by_channel
 
-NORMALISATIONS = ("group", "batch", "none")
+NORMALISATIONS = ("group", "batch", "stochastic", "none")
+HELD = 0.5  # of the channels of "stochastic" normalisation take running averages
 MOMENTUM = 0.9  # of running averages: over some tens of steps, since fine-tuning has few
 
 
@@ -123,8 +124,10 @@ def normalised(
     Args:
         images: [B, H, W, C].
         kind: "group": 8 neighbouring channels of one example, whose neighbours in the batch do not matter. "batch": one
-            channel of the whole batch, and in evaluation running averages, which `model_state` holds. "none": as is.
-        train: whether "batch" takes the statistics of this batch, and averages them.
+            channel of the whole batch, and in evaluation running averages, which `model_state` holds. "stochastic": of
+            the same parameters and state as "batch", but half of the channels take the running averages in training
+            too. "none": as is.
+        train: whether "batch" and "stochastic" take the statistics of this batch, and average them.
         name: of the layer; "scale" and "bias" live under it.
         dtype: as for `Convolution`; statistics are float32.
         epsilon: added to the variances of "batch".
@@ -136,23 +139,31 @@ def normalised(
         raise InputError(f"unknown: '{kind}'", where="normalisation", todo=suggest(kind, NORMALISATIONS))
     if kind == "none":
         return images
-    if kind == "batch":
-        return BatchNorm(not train, epsilon, dtype, name=name)(images)
+    if kind in ("batch", "stochastic"):
+        return BatchNorm(not train, epsilon, dtype, HELD if kind == "stochastic" else 0.0, name=name)(images)
     return GroupNorm(min(8, images.shape[-1]), dtype, name=name)(images)
 
 
 class BatchNorm(nn.Module):
     """`flax.linen.BatchNorm` in fewer passes over the images: nothing as large as they are is kept for the way back.
 
+    In stochastic normalisation each channel takes, in a training step, its running averages with probability p and the
+    batch's statistics otherwise: x̂_c = s_c·(x_c − μ̃_c)/σ̃_c + (1 − s_c)·(x_c − μ_c)/σ_c with s_c ~ Bernoulli(p). It
+    overfits the few statistics of a small set less. The averages move as they would without.
+
     Attributes:
         use_running_average: normalise by what was averaged before, and leave it.
         epsilon: added to the variances.
         dtype: as for `Convolution`; statistics are float32.
+        held: p, the probability of running averages in training; 0 is batch normalisation.
+
+    Source: Kou et al., "Stochastic Normalization", 2020.
     """
 
     use_running_average: bool
     epsilon: float = 1e-5
     dtype: str | None = None
+    held: float = 0.0
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -172,8 +183,14 @@ class BatchNorm(nn.Module):
             # rounding may leave a negative variance where all values are equal
             variance = jnp.maximum(square - mean * mean, 0)
             if not self.is_initializing():
+                before = [average.value for average in running]
                 for average, now in zip(running, (mean, variance), strict=True):
                     average.value = MOMENTUM * average.value + (1 - MOMENTUM) * now
+                if self.held:
+                    holds = jax.random.bernoulli(self.make_rng("params"), self.held, shape)
+                    mean, variance = (
+                        jnp.where(holds, old, now) for old, now in zip(before, (mean, variance), strict=True)
+                    )
         factor = jax.lax.rsqrt(variance + self.epsilon) * scale
         dtype = nn.dtypes.canonicalize_dtype(images, scale, shift, dtype=self.dtype)
         factor, shift = (row.reshape(1, 1, 1, -1) for row in (factor, shift - mean * factor))

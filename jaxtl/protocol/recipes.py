@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from jaxtl.errors import InputError
-from jaxtl.labels import TRANSFERRED, some
+from jaxtl.labels import TRANSFERRED, depth_of, some
 from jaxtl.program import Program, Weights
 from jaxtl.protocol.design import Draw, Range, Setting
 from jaxtl.protocol.measures import ACCURACY, Measure
@@ -137,7 +137,8 @@ def measure_of(problem: Problem) -> Measure:
 def rates_of(program: Program, setting: Setting, reach: Mapping[str, float]) -> dict[str, float]:
     """A setting as rates of a program; what it does not name has its default.
 
-    "learning_rate" is that of every label and "ratio" a factor on that of transferred ones. "pull" goes to every label,
+    "learning_rate" is that of every label and "ratio" a factor on that of transferred ones; where labels are "depth:k",
+    "layer_decay" is a factor for every stage that one is further from the output. "pull" goes to every label,
     "pull/LABEL" to one, and "pull/NAME" to the pull of that name: λ = pull / (learning rate of its label · reach).
     "NAME_weight" is the rate of the term NAME, and a rate may be set by its own name.
 
@@ -169,8 +170,11 @@ def _asked(
     """(name in the setting, value of the rate) for all that sets a rate, the most particular last."""
     kind, _, label = name.partition("/")
     if kind == "learning_rate":
-        ratio = setting.get("ratio", 1.0) if label == TRANSFERRED else 1.0
-        for key in {"learning_rate", "ratio"} & setting.keys():
+        ratio, known = setting.get("ratio", 1.0) if label == TRANSFERRED else 1.0, {"learning_rate", "ratio"}
+        if (depth := depth_of(label)) is not None:
+            deepest = max(depth_of(other.partition("/")[2]) or 0 for other in rates)
+            ratio, known = setting.get("layer_decay", 1.0) ** (deepest - depth), known | {"layer_decay"}
+        for key in known & setting.keys():
             yield key, setting["learning_rate"] * ratio
     elif kind in ("penalty", "decay"):
         owner, own = label.partition("/")[0], pull_name(name)

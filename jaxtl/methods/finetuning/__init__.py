@@ -1,11 +1,26 @@
-"""Ways to carry a source model to a few labelled examples: rows of a table, and the programs they run in."""
+"""Ways to carry a source model to a few labelled examples: rows of tables, and the programs they run in.
 
+RECIPES        recipes                                       what is trained, pulled where, and from which start
+WEIGHT_SPACE   weight_space, averaging                       models that are interpolated or averaged
+ADAPTERS       adapters                                      low-rank changes of kernels that stay
+LOSSES         class_losses, data.mixing                     rare classes, less certain labels, mixed examples
+HEADS          prototypes, selection.heads                   heads in closed form on features, the bar for all others
+"""
+
+from jaxtl.methods.finetuning.adapter_recipes import ADAPTERS
+from jaxtl.methods.finetuning.head_recipes import HEADS
 from jaxtl.methods.finetuning.label_tree_recipes import label_trees, labellings, moving
+from jaxtl.methods.finetuning.loss_recipes import LOSSES
 from jaxtl.methods.finetuning.recipes import RECIPES, TOWARDS, head, joint, options, pulled, pulls, untuned
+from jaxtl.methods.finetuning.weight_space_recipes import WEIGHT_SPACE
 
 __all__ = [
+    "ADAPTERS",
+    "HEADS",
+    "LOSSES",
     "RECIPES",
     "TOWARDS",
+    "WEIGHT_SPACE",
     "head",
     "joint",
     "label_trees",

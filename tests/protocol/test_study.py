@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtl.errors import InputError
+from jaxtl.errors import InputError, NotFinite
 from jaxtl.labels import label_params
 from jaxtl.losses import mean_of, squared_error
 from jaxtl.optimizers import Group
 from jaxtl.penalties import Term, l2
 from jaxtl.program import Weights, make_program
-from jaxtl.protocol import R2, Budget, Draw, Range, Recipe, Trainer, rates_of, study
+from jaxtl.protocol import R2, Budget, Draw, Range, Recipe, Trainer, rates_of, study, trial_settings
 from jaxtl.protocol.recipes import range_of
 
 CONFIG = Budget(steps=20, trials=3, tuning_draws=1, report_draws=3, learning_rate=(0.05, 0.5))
@@ -177,3 +177,84 @@ def test_a_name_without_a_range_and_a_method_that_is_not_there_are_refused():
         range_of("depth", Recipe(ridge), config)
     with pytest.raises(InputError, match="no method 'rigde'"):
         Trainer(Rows(), RECIPES).methods(["rigde"])
+
+
+def mean_of_runs(problem, runs, draw):
+    return Weights({"kernel": np.mean([run.weights.params["kernel"] for run in runs], axis=0)})
+
+
+def test_what_combines_has_a_run_for_every_setting_on_the_draw_itself_and_nothing_to_choose(tmp_path):
+    recipes = RECIPES | {"mean": Recipe(None, (), combine=(Recipe(ridge), mean_of_runs))}
+    trainer, draw = Trainer(Rows(), recipes), Draw(7)
+    settings = trial_settings({"learning_rate": Range(0.05, 0.5)}, CONFIG.trials)
+    members = [one.weights.params["kernel"] for one in trainer.train_all("plain", settings, draw)]
+    found = trainer.train("mean", {}, draw)
+    np.testing.assert_allclose(found.weights.params["kernel"], np.mean(members, axis=0), rtol=1e-5)
+    assert (found.rates, found.curve) == ({}, [])
+    result = study(Rows(), recipes, tmp_path, methods=["plain", "mean"])
+    assert {run.stage for run in result.runs if run.method == "mean"} == {"report"}
+
+
+def test_what_diverges_is_not_combined_and_where_all_do_so_does_the_whole():
+    def of(low, high):
+        member = Recipe(ridge, ranges={"learning_rate": Range(low, high)})
+        return Trainer(Rows(), {"mean": Recipe(None, (), combine=(member, mean_of_runs))})
+
+    settings = trial_settings({"learning_rate": Range(0.1, 1e12)}, CONFIG.trials)
+    (some,) = of(0.1, 1e12).train_all("mean", [{}], Draw(0))
+    members = Trainer(Rows(), RECIPES).train_all("plain", settings, Draw(0))
+    alive = [one.weights.params["kernel"] for one in members if one is not None]
+    assert 0 < len(alive) < len(members)
+    np.testing.assert_allclose(some.weights.params["kernel"], np.mean(alive, axis=0), rtol=1e-5)
+    assert of(1e11, 1e12).train_all("mean", [{}], Draw(0)) == [None]
+    with pytest.raises(NotFinite, match="every run that would be combined"):
+        of(1e11, 1e12).train("mean", {}, Draw(0))
+
+
+def test_training_may_go_on_from_what_was_combined():
+    recipes = RECIPES | {"on": Recipe(ridge, combine=(Recipe(ridge), mean_of_runs))}
+    trainer, draw = Trainer(Rows(), recipes), Draw(1)
+    start = trainer._start("on", recipes["on"], draw)
+    on = trainer.train("on", {"learning_rate": 0.1}, draw)
+    again = Recipe(ridge, start=lambda problem, draw: start)
+    expected = Trainer(Rows(), {"again": again}).train("again", {"learning_rate": 0.1}, draw)
+    np.testing.assert_array_equal(on.weights.params["kernel"], expected.weights.params["kernel"])
+
+
+class Followed(Rows):
+    """A curve of the first weight."""
+
+    def point(self, weights, draw):
+        return {"first": float(weights.params["kernel"][-1])}
+
+
+def scaled(problem, weights, setting, draw):
+    return Weights({"kernel": setting["share"] * weights.params["kernel"]})
+
+
+def test_a_name_that_only_finish_reads_is_no_rate_and_a_curve_is_that_of_finished_weights():
+    how = {"search": ("learning_rate", "share"), "ranges": {"share": Range(0.1, 1.0)}, "finish": scaled}
+    recipes = {"plain": Recipe(ridge), "scaled": Recipe(ridge, after=("share",), **how), "rate": Recipe(ridge, **how)}
+    trainer, draw, setting = Trainer(Followed(), recipes), Draw(0), {"learning_rate": 0.1, "share": 0.5}
+    plain, half = trainer.train("plain", {"learning_rate": 0.1}, draw), trainer.train("scaled", setting, draw)
+    np.testing.assert_allclose(half.weights.params["kernel"], 0.5 * plain.weights.params["kernel"], rtol=1e-6)
+    firsts = [[row["first"] for row in one.curve] for one in (plain, half)]
+    assert len(firsts[0]) == 2
+    np.testing.assert_allclose(firsts[1], 0.5 * np.array(firsts[0]), rtol=1e-6)
+    swept = trainer.train_all("scaled", [{**setting, "share": share} for share in (0.5, 1.0)], draw)
+    np.testing.assert_allclose(swept[1].weights.params["kernel"], plain.weights.params["kernel"], rtol=1e-5)
+    with pytest.raises(InputError, match="no rate follows from 'share'"):
+        trainer.train("rate", setting, draw)
+
+
+def test_what_trains_nothing_is_made_by_finish():
+    def closed(problem, weights, setting, draw):
+        rows = problem.data(None, weights, draw)
+        x, y = (np.asarray(rows[name], np.float64) for name in ("x", "label"))
+        return Weights({"kernel": np.linalg.solve(x.T @ x + setting["lam"] * np.eye(6), x.T @ y)})
+
+    recipes = {"closed": Recipe(None, ("lam",), ranges={"lam": Range(1e-6, 1e-3)}, finish=closed)}
+    trainer = Trainer(Rows(), recipes)
+    found = trainer.train_all("closed", [{"lam": 1e-6}, {"lam": 1.0}], Draw(0))
+    np.testing.assert_allclose(found[0].weights.params["kernel"], np.arange(6.0), atol=1e-2)
+    assert trainer.problem.validate(found[0], Draw(0)) > trainer.problem.validate(found[1], Draw(0))

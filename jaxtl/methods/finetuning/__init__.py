@@ -1,26 +1,38 @@
-"""Ways to carry a source model to a few labelled examples: rows of a table, and the programs they run in.
+"""Ways to carry a source model to a few labelled examples: rows of tables, and the programs they run in.
 
-the common ones                         recipes, label_tree_recipes
-prices, decays, bounds of parameters    parameter_recipes    equations: parameter_space
-inner outputs, predictions              feature_recipes, prediction_recipes    features; predictions, contrast
-along the depth                         depth_recipes    depth;  widening: a wider network of the same function
+RECIPES                   recipes                              what is trained, pulled where, and from which start
+PARAMETERS                parameter_space, source_recipes      prices, decays and bounds of parameters
+FEATURES, PREDICTIONS     features; predictions, contrast      inner outputs and answers of the source model
+DEPTH                     depth                                what is near the input moves less, or later
+WEIGHT_SPACE              weight_space, averaging              models that are interpolated or averaged
+ADAPTERS                  adapters                             low-rank changes of kernels that stay
+LOSSES                    class_losses, data.mixing            rare classes, less certain labels, mixed examples
+HEADS                     prototypes, selection.heads          heads in closed form on features, the bar for all others
 """
 
+from jaxtl.methods.finetuning.adapter_recipes import ADAPTERS
 from jaxtl.methods.finetuning.depth_recipes import DEPTH
 from jaxtl.methods.finetuning.feature_recipes import BATCH_NORMALISED, FEATURES
+from jaxtl.methods.finetuning.head_recipes import HEADS
 from jaxtl.methods.finetuning.label_tree_recipes import label_trees, labellings, moving
+from jaxtl.methods.finetuning.loss_recipes import LOSSES
 from jaxtl.methods.finetuning.parameter_recipes import PARAMETERS
 from jaxtl.methods.finetuning.prediction_recipes import PREDICTIONS
 from jaxtl.methods.finetuning.recipes import RECIPES, TOWARDS, head, joint, options, pulled, pulls, untuned
+from jaxtl.methods.finetuning.weight_space_recipes import WEIGHT_SPACE
 
 __all__ = [
+    "ADAPTERS",
     "BATCH_NORMALISED",
     "DEPTH",
     "FEATURES",
+    "HEADS",
+    "LOSSES",
     "PARAMETERS",
     "PREDICTIONS",
     "RECIPES",
     "TOWARDS",
+    "WEIGHT_SPACE",
     "head",
     "joint",
     "label_trees",

@@ -61,7 +61,11 @@ def ema(average: Tree, params: Tree, decay: Any, step: Any) -> Tree:
     widespread implementations.
     """
     kept = jnp.minimum(decay, (1 + step) / (10 + step))
-    return map_named(lambda _, e, w: (kept * e + (1 - kept) * w).astype(e.dtype) if is_real(e) else w, average, params)
+
+    def one(_, e, w):
+        return (kept * e + (1 - kept) * jnp.asarray(w, e.dtype)).astype(e.dtype) if is_real(e) else w
+
+    return map_named(one, average, params)
 
 
 def with_average(weights: Weights, own: Tree) -> Weights:

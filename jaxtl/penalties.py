@@ -170,7 +170,7 @@ def checked_default(rate: Any, where: str, name: str) -> None:
         with jax.ensure_compile_time_eval():
             first = rate(jnp.int32(0))
     except TypeError as error:
-        what = f"{name} is no function of a step ({str(error).splitlines()[0]})"
+        what = f"{name} is no function of a step ({str(error).splitlines()[0]})".strip()
         raise InputError(what, where=where, todo="write rate=lambda step: 0.1 * (step < 100)") from None
     checked_rate(checked_scalar(first, where, ONE_RATE), where, f"{name} at step 0")
 

@@ -148,10 +148,10 @@ def with_one(features: jax.Array) -> jax.Array:
 
 
 def following(slow: Tree, fast: Tree, momentum: float = 0.999) -> Tree:
-    """momentum · slow + (1 − momentum) · fast, leaf by leaf; no gradient.
+    """momentum · slow + (1 − momentum) · fast, leaf by leaf, exactly both where they are equal; no gradient.
 
     Example:
         >>> float(following({"w": jnp.float32(1)}, {"w": jnp.float32(2)}, 0.75)["w"])
         1.25
     """
-    return map_named(lambda _, a, b: momentum * a + (1 - momentum) * jax.lax.stop_gradient(b), slow, fast)
+    return map_named(lambda _, a, b: a + (1 - momentum) * (jax.lax.stop_gradient(b) - a), slow, fast)

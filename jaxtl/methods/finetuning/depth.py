@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtl.errors import InputError
 from jaxtl.labels import having, label_set
 from jaxtl.step import GradFn, total_gradient
-from jaxtl.trees import Tree, keep, sum_leaves
+from jaxtl.trees import Tree, keep, map_named, sum_leaves
 
 GRADUALLY = 1 / 2.6  # ULMFiT's factor from a layer to the one below
 
@@ -156,7 +156,7 @@ def surgical(labels: Tree, batches: int = 5) -> Callable[[Callable], GradFn]:
             now, before = relative_gradient_norms(gradients, params, labels), model_state[AUTO_RGN]
             mean = {label: before[label] + weight * (r - before[label]) for label, r in now.items()}
             factors = relative_to_largest(mean)
-            scaled = jax.tree.map(lambda g, label: (factors[label] * g).astype(g.dtype), gradients, labels)
+            scaled = map_named(lambda _, g, label: (factors[label] * g).astype(g.dtype), gradients, labels)
             return scaled, metrics, {**rest, AUTO_RGN: mean}
 
         return grad_fn

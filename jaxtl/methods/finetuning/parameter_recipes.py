@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.data import normalise
+from jaxtl.decay import When
 from jaxtl.labels import NEW, TRANSFERRED, having, kernels
 from jaxtl.methods.finetuning.parameter_space import annealed, diagonal_fisher, mixout
 from jaxtl.methods.finetuning.recipes import TOWARDS, pulls
 from jaxtl.methods.finetuning.source_recipes import OLD_HEAD, fine_tuned, source_model, source_weights, with_group
 from jaxtl.models import as_forward
 from jaxtl.optimizers import Group
-from jaxtl.penalties import Term, fisher, group_lasso, l1, l2
+from jaxtl.penalties import Term, fisher, group_lasso, l1, l2, rate_at
 from jaxtl.problems import CLASSIFY, FewShot
 from jaxtl.program import Program, Weights
 from jaxtl.protocol import Draw, Range, Recipe
@@ -53,9 +54,9 @@ def importance(problem: FewShot, draw: Draw, start: Weights) -> dict[str, Tree]:
     """
     forward, weights = as_forward(source_model(problem)), source_weights(problem, draw)
     rows, labels = jax.random.split(jax.random.fold_in(problem.key(draw, "source order"), 1))
-    images = problem.source_data["image"]
-    rows = jax.random.permutation(rows, len(images))[:FISHER_EXAMPLES]
-    found = _fisher_of(forward, weights, normalise(images[rows], problem.images.mean, problem.images.std), labels)
+    raw, seen = problem.source_data["image"], problem.source_images
+    rows = jax.random.permutation(rows, len(raw))[:FISHER_EXAMPLES]
+    found = _fisher_of(forward, weights, normalise(raw[rows], seen.mean, seen.std), labels)
     mean = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(found)) / sum(leaf.size for leaf in jax.tree.leaves(found))
     scaled = {f"trunk/{path}": leaf / jnp.where(mean > 0, mean, 1.0) for path, leaf in named_leaves(found).items()}
     return {"importance": map_named(lambda path, w: scaled.get(path, jnp.zeros_like(w)), start.params)}
@@ -70,8 +71,8 @@ def _fisher_of(forward, weights: Weights, images: jax.Array, rng: jax.Array) -> 
     return diagonal_fisher(logits, weights.params["trunk"], images, rng)
 
 
-def _decoupled(problem: FewShot, when: str) -> Program:
-    group = Group(towards="anchor", when=when)  # type: ignore[arg-type]
+def _decoupled(problem: FewShot, when: When) -> Program:
+    group = Group(towards="anchor", when=when)
     return fine_tuned(problem, **with_group(pulls(problem, NEW), group, f"decay/{TRANSFERRED}"))
 
 
@@ -114,7 +115,7 @@ def mixed_out(problem: FewShot) -> Program:
 
     def with_mixout(params, model_state, batch, ctx):
         anchor, rng = keep(ctx.given["anchor"], own), jax.random.fold_in(ctx.rng, 1)
-        mixed = named_leaves(mixout(keep(params, own), anchor, rng, ctx.rates.get(MIXOUT, 0.5)))
+        mixed = named_leaves(mixout(keep(params, own), anchor, rng, rate_at(0.5, MIXOUT, ctx.rates, ctx.step)))
         params = map_named(lambda path, w: mixed.get(path, w), params)
         return forward(params, model_state, batch, ctx)
 

@@ -1,7 +1,8 @@
 """Does any published way of fine-tuning beat tuned L2 or L2-SP, when all have the same budget?
 
-Rows by family: what acts on parameters, on inner outputs, on predictions, along the depth. Each keeps its number of
-steps, trials and draws; L2, L2-SP and plain fine-tuning are always among them.
+Rows by family: what acts on parameters, on inner outputs, on predictions, along the depth; models that are averaged,
+adapters, losses, heads in closed form. All have the same number of steps, trials and draws; L2, L2-SP and plain
+fine-tuning are always among them.
 
     python -m experiments.finetune_methods                                  # CIFAR-10 where it is found, else digits
     python -m experiments.finetune_methods --config.families=depth,features --config.replicates=8
@@ -23,7 +24,18 @@ from jaxtl import cli, report
 from jaxtl.data import load
 from jaxtl.errors import InputError
 from jaxtl.loop import StoppableProgress
-from jaxtl.methods.finetuning import BATCH_NORMALISED, DEPTH, FEATURES, PARAMETERS, PREDICTIONS, RECIPES
+from jaxtl.methods.finetuning import (
+    ADAPTERS,
+    BATCH_NORMALISED,
+    DEPTH,
+    FEATURES,
+    HEADS,
+    LOSSES,
+    PARAMETERS,
+    PREDICTIONS,
+    RECIPES,
+    WEIGHT_SPACE,
+)
 from jaxtl.problems import (
     FewShot,
     FewShotConfig,
@@ -43,8 +55,13 @@ FAMILIES: dict[str, Mapping[str, Recipe]] = {  # a table of rows each
     "features": FEATURES,
     "predictions": PREDICTIONS,
     "depth": DEPTH,
+    "weight_space": WEIGHT_SPACE,
+    "adapters": ADAPTERS,
+    "losses": LOSSES,
+    "heads": HEADS,
     "batch_normalised": BATCH_NORMALISED,
 }
+USUAL = tuple(name for name in FAMILIES if name != "batch_normalised")
 ROWS = {**BASELINES, **{name: recipe for rows in FAMILIES.values() for name, recipe in rows.items()}}
 
 Families = Annotated[tuple[Annotated[str, cli.OneOf("family", FAMILIES)], ...], cli.Items(1, distinct=True)]
@@ -60,7 +77,7 @@ class Config(SourceConfig, FewShotConfig, Budget):
     source: cli.Place = ""  # another data set for the source task, e.g. cifar100
     split: cli.Text = "0-4:5-9"  # source classes : target classes; "cat+dog:0-2+5"; an empty side is all
     n_per_class: cli.Count = 20  # labelled target examples
-    families: Families = ("parameters", "features", "predictions", "depth")  # whose rows are run, beside the baselines
+    families: Families = USUAL  # whose rows are run, beside the baselines
     methods: Methods = ()  # some rows in place of those of the families
     honest: Honest = ()  # methods that also choose from their n labelled examples alone; or all
     measure: MeasureName = "accuracy"  # what methods are chosen by and compared by

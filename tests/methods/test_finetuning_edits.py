@@ -7,6 +7,8 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from problems import assert_close, scaled
+from tables_problem import CONFIG, DRAW, ROWS, problem_of
 
 from jaxtl.class_losses import log_prior
 from jaxtl.methods.finetuning.adapter_recipes import RANK
@@ -18,8 +20,6 @@ from jaxtl.problems.few_shot import seed_of
 from jaxtl.protocol import Trainer, study, trial_settings
 from jaxtl.protocol.recipes import range_of
 from jaxtl.selection import heads
-from tests.methods.tables_problem import CONFIG, DRAW, ROWS, problem_of
-from tests.problems import assert_close, scaled
 
 RATE = {"learning_rate": 0.05}
 

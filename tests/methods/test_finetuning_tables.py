@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+from tables_problem import CONFIG, DRAW, ROWS, problem_of
 
 from jaxtl.protocol import Trainer, trial_settings
 from jaxtl.protocol.recipes import range_of
-from tests.methods.tables_problem import CONFIG, DRAW, ROWS, problem_of
 
 
 @pytest.fixture(scope="module")

@@ -142,8 +142,8 @@ class Trainer:
             return recipe.finish(problem, weights, settings[k], draw) if recipe.finish else weights
 
         if recipe.program is None or not alive:
-            for k, one in alive.items():
-                trained[k] = Trained(name, recipe, finished(one, k), {}, [])
+            for k, begun in alive.items():
+                trained[k] = Trained(name, recipe, finished(begun, k), {}, [])
             return trained
         program, elsewhere = self.program(recipe.program), before | {*recipe.after}
         own = [{key: value for key, value in settings[k].items() if key not in elsewhere} for k in alive]

@@ -116,11 +116,11 @@ def per_label(
         schedule: step -> factor on every learning rate; constant 1 when left out.
         clip_norm: the gradient's global norm over all labels that move is clipped to it, once, before everything else.
             A label whose learning rate is 0, in its group or by `rates`, does not move.
-        decay_mask: params -> bool tree of the leaves that `decay` shrinks.
+        decay_mask: params -> bool tree of the leaves that `decay` shrinks towards 0; towards an anchor it moves all.
 
     Returns:
         A transformation; `update(..., rates={"learning_rate/new": 0.1})` overrides rates by name, traced or not, and
-        `given={"anchor": ...}` holds what proximal steps are drawn to.
+        `given={"anchor": ...}` holds what decays and proximal steps are drawn to.
 
     Raises:
         InputError: a label without group, a group without label, momentum that is not read, an optimizer that is

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 
+import jax
+import numpy as np
+
 from jaxtl.data import load, source_and_target
 from jaxtl.methods.finetuning import DEPTH, FEATURES, PARAMETERS, PREDICTIONS
 from jaxtl.problems import FewShot, FewShotConfig, SourceConfig, make_source
@@ -12,6 +15,7 @@ from jaxtl.program import Weights
 from jaxtl.protocol import Budget, Draw
 from jaxtl.protocol.recipes import range_of
 from jaxtl.step import compile_step
+from jaxtl.trees import named_leaves
 
 ROWS = {**PARAMETERS, **FEATURES, **PREDICTIONS, **DEPTH}
 DRAW = Draw(1)
@@ -75,4 +79,19 @@ def steps(problem, name, places):
             told.append({key: float(value) for key, value in metrics.items()})
         ended[place] = Weights(own.params, own.model_state), told
     assert step._cache_size() == 1, "changing rates compiles nothing"
+    return ended
+
+
+def trained(problem, name):
+    """What `steps` gives at two places, held to what every row promises."""
+    ended = list(steps(problem, name, (0.2, 0.8)).values())
+    for weights, told in ended:
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(weights.params))
+        assert np.isfinite([list(row.values()) for row in told]).all()
+        recipe = ROWS[name]
+        whole = recipe.finish(problem, weights, {}, DRAW) if recipe.finish else weights
+        assert named_leaves(whole.params).keys() == named_leaves(problem.moved.params).keys()
+        assert np.isfinite(problem.logits(whole, problem.test_images[:5])).all()
+    (one, _), (other, _) = ended
+    assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (one.params, other.params)), strict=True))
     return ended

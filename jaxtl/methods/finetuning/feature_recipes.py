@@ -47,7 +47,8 @@ def delta_program(problem: FewShot) -> Program:
 def alike(problem: FewShot, draw: Draw, start: Weights) -> dict[str, Tree]:
     """The source model, and as much attention for one channel as for another."""
     trunk: Any = problem.model.trunk
-    attention = {name: jnp.full(width, 1 / width) for name, width in zip(trunk.stage_names, trunk.widths, strict=True)}
+    widths = zip(trunk.stage_names, trunk.widths, strict=True)
+    attention = {name: jnp.full(width, 1 / width, jnp.float32) for name, width in widths}  # a weak type compiles anew
     return {**source_given(problem, draw, start), "attention": attention}
 
 

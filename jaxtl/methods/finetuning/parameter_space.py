@@ -98,8 +98,8 @@ def mixout(params: Tree, anchor: Tree, rng: jax.Array, rate: jax.Array | float) 
 
 
 def mixed(w: jax.Array, anchor: jax.Array, mask: jax.Array, rate: jax.Array | float) -> jax.Array:
-    """((1 − m)⊙w + m⊙a − rate·a) / (1 − rate) for one leaf and the mask m; written so that w = a stays exactly a."""
-    return anchor + jnp.where(mask, 0.0, w - anchor) / (1 - rate)
+    """((1 − m)⊙w + m⊙a − rate·a) / (1 − rate) for one leaf and the mask m, exact where w = a or the rate is 0."""
+    return jnp.where(mask, anchor, w + rate / (1 - rate) * (w - anchor))
 
 
 def annealed(middle: float, slope: float) -> Callable[[jax.Array], jax.Array]:

@@ -138,7 +138,7 @@ def _check_classes(directory: Path, classes: list[str]) -> None:
     """One class is nothing to learn, and folders of images beside a table of labels are not read as classes."""
     tables = [file.name for file in _files(directory) if file.suffix.lower() in TABLES and file.is_file()]
     beside = f"; {tables[0]} beside it is not read" if tables else ""
-    todo = "make one folder for each class, named like it, and put its images into it"
+    todo = "make one folder for each class, named like it, and put its files into it"
     if len(classes) == 1:
         what = f"holds one folder, {classes[0]}, and one class is nothing to learn{beside}"
         raise InputError(what, where=directory, todo=todo)

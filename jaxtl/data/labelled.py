@@ -84,10 +84,10 @@ def labelled(data: str | os.PathLike[str] | DataSet, how: Resize, memory: int | 
 
 
 def _of_listing(found: Listing, name: str, how: Resize, memory: int) -> Labelled:
-    _check_sizes(found.labels[~found.tested], found.classes, found.directory)
+    check_sizes(found.labels[~found.tested], found.classes, found.directory)
     read = resized_pictures(found.directory, found.files, how, memory)
     kept = found.kept(read.rows)
-    _check_sizes(kept.labels[~kept.tested], kept.classes, kept.directory)
+    check_sizes(kept.labels[~kept.tested], kept.classes, kept.directory)
     rows = [np.flatnonzero(~kept.tested), np.flatnonzero(kept.tested)]
     groups = None if kept.groups is None else np.unique(kept.groups, return_inverse=True)[1].astype(np.int32)
     if groups is None and len(rows[0]):
@@ -101,7 +101,7 @@ def _of_listing(found: Listing, name: str, how: Resize, memory: int) -> Labelled
         else None
         for part in rows
     )
-    assert train is not None  # `_check_sizes` has seen it
+    assert train is not None  # `check_sizes` has seen it
     names = [[str(kept.files[row].relative_to(kept.directory)) for row in part] for part in rows]
     notices = [*kept.remarks, *read.remarks, *([said] if test is not None and (said := copies(train, test)) else [])]
     origin = kept.origin
@@ -116,7 +116,7 @@ def _of_data_set(data: DataSet, how: Resize, memory: int) -> Labelled:
         raise InputError(what, where=data.name, todo="give pictures [N, H, W, C] with a class each")
     if data.train.images.dtype != np.uint8:
         raise InputError(f"pictures are {data.train.images.dtype}", where=data.name, todo="give uint8, 0 to 255")
-    _check_sizes(data.train.labels, data.classes, data.name)
+    check_sizes(data.train.labels, data.classes, data.name)
 
     def square(part: Split) -> Split:
         images = part.images
@@ -150,15 +150,15 @@ def _copies_together(images: Any, labels: np.ndarray) -> tuple[np.ndarray | None
     return group.astype(np.int32), [said]
 
 
-def _check_sizes(labels: np.ndarray, classes: Sequence[str], where: object) -> None:
+def check_sizes(labels: np.ndarray, classes: Sequence[str], where: object, noun: str = "pictures") -> None:
     """Refuse classes of which nothing could be said."""
     counts = np.bincount(labels, minlength=len(classes))
     few = [
         f"{name} has {'one' if count else 'none'}" for name, count in zip(classes, counts, strict=True) if count < LEAST
     ]
     if few:
-        what = f"a class needs {LEAST} pictures to learn from, and {', '.join(few[:3])}{', ...' if few[3:] else ''}"
-        raise InputError(what, where=where, todo="add pictures, or leave the class out")
+        what = f"a class needs {LEAST} {noun} to learn from, and {', '.join(few[:3])}{', ...' if few[3:] else ''}"
+        raise InputError(what, where=where, todo=f"add {noun}, or leave the class out")
 
 
 def unlabelled(path: str | os.PathLike[str]) -> tuple[Path, list[Path]]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtl.data.dataset import DataSet
-from jaxtl.data.files import listed, reported
+from jaxtl.data.files import decoded, listed, reported
 from jaxtl.data.folders import TESTS, TRAINS
 from jaxtl.data.listing import Listing, data_set
 from jaxtl.data.resized import Resize
@@ -24,6 +24,7 @@ LARGEST = 64 * 2**20  # bytes of a table: a million rows
 COLUMNS = {  # what each may be called, in any capitalisation
     "file": ("file", "filename", "file_name", "path", "image", "image_path"),
     "label": ("label", "class", "target", "category"),
+    "text": ("text", "sentence", "review"),
     "group": ("group",),
     "part": ("split", "part"),
 }
@@ -107,14 +108,14 @@ def _tables(directory: Path) -> dict[Path, dict[str, int]]:
     """CSV and JSON lines with columns for file and label, and which columns these are."""
     with reported(directory):
         files = sorted(path for path in directory.iterdir() if path.suffix.lower() in FORMATS and path.is_file())
-    found = {file: _columns(_header(file)) for file in files if not file.name.startswith(".")}
+    found = {file: columns_of(header_of(file)) for file in files if not file.name.startswith(".")}
     return {file: columns for file, columns in found.items() if {"file", "label"} <= columns.keys()}
 
 
-def _header(file: Path) -> list[str]:
-    """Its first row; of what only ends like JSON lines none, since it may be anything that lies beside folders."""
+def header_of(file: Path, largest: int = LARGEST) -> list[str]:
+    """The first row of a table; of what only ends like JSON lines none: anything may lie beside folders."""
     try:
-        return next(iter(_read(file, 1)), [])
+        return next(iter(cells_of(file, 1, largest)), [])
     except InputError:
         if file.suffix.lower() == ".csv":
             raise
@@ -122,30 +123,39 @@ def _header(file: Path) -> list[str]:
 
 
 def _columns_of(table: Path) -> dict[str, int]:
-    columns = _columns(next(iter(_read(table, 1)), []))
+    columns = columns_of(next(iter(cells_of(table, 1)), []))
     if missing := {"file", "label"} - columns.keys():
         todo = f"call one of {', '.join(COLUMNS[min(missing)])}"
+        todo += ", or the texts text" if "file" in missing else ""
         raise InputError(f"has no column for the {min(missing)}", where=table, todo=todo)
     return columns
 
 
-def _columns(header: list[str]) -> dict[str, int]:
+def columns_of(header: list[str]) -> dict[str, int]:
     """By meaning, the first column that is called so."""
     called = [cell.strip().lower() for cell in header]
     places = {what: [called.index(name) for name in names if name in called] for what, names in COLUMNS.items()}
     return {what: found[0] for what, found in places.items() if found}
 
 
-def _read(file: Path, most: int | None = None) -> list[list[str]]:
-    """The rows of a table, the header too, or the first of them."""
-    with reported(file, csv.Error, UnicodeDecodeError), open_regular(file) as content:
-        start = content.read(LARGEST + 1)
-        if len(start) > LARGEST:
-            what = f"is larger than {LARGEST // 2**20} MB"
-            raise InputError(what, where=file, todo="one row for each image is all that is read: leave the rest out")
-        text = io.StringIO(start.decode("utf-8-sig"), newline="")
-        rows = csv.reader(text) if file.suffix.lower() == ".csv" else _objects(text, file)
-        return [row for _, row in zip(range(most), rows, strict=False)] if most else list(rows)
+def cells_of(file: Path, most: int | None = None, largest: int = LARGEST) -> list[list[str]]:
+    """The rows of a table, the header too, or the first of them; `largest` in bytes.
+
+    Raises:
+        InputError: it is larger, or no table in UTF-8.
+    """
+    limit = csv.field_size_limit(largest)
+    try:
+        with reported(file, csv.Error), open_regular(file) as content:
+            start = content.read(largest + 1)
+            if len(start) > largest:
+                what = f"is larger than {largest // 2**20} MB"
+                raise InputError(what, where=file, todo="one row for each example is all that is read: leave the rest")
+            text = io.StringIO(decoded(start, file), newline="")
+            rows = csv.reader(text) if file.suffix.lower() == ".csv" else _objects(text, file)
+            return [row for _, row in zip(range(most), rows, strict=False)] if most else list(rows)
+    finally:
+        csv.field_size_limit(limit)  # which is one for all of the process
 
 
 def _objects(lines: Iterable[str], file: Path) -> Iterator[list[str]]:
@@ -172,7 +182,7 @@ def _cell(value: Any, file: Path, line: int) -> str:
 
 def _rows(directory: Path, table: Path, columns: dict[str, int]) -> list[Row]:
     rows, seen, home = [], dict[Path, int](), directory.resolve()
-    for number, cells in enumerate(_read(table)[1:], start=2):
+    for number, cells in enumerate(cells_of(table)[1:], start=2):
         if not any(cells):
             continue
         where = f"{table}, row {number}"

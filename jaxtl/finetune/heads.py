@@ -35,7 +35,7 @@ def ridge(x: np.ndarray, labels: np.ndarray, classes: int, groups: np.ndarray | 
     path = ridge_path(x, labels, lams, classes=classes)
     assert path.loo_accuracy is not None
     right, error = path.loo_accuracy, path.loo.sum(axis=1)
-    folds, groups = _affordable(labels, groups)
+    folds, groups = affordable(labels, groups)
     if groups is not None:
         right = np.zeros(len(lams))
         for train, out in stratified_folds(labels, folds, seed, groups=groups, rare=True):
@@ -58,7 +58,7 @@ def logistic(
             (Menon et al., Long-tail learning via logit adjustment, 2021).
     """
     lams = LOGISTIC * float(np.mean(np.square(x - x.mean(axis=0))))
-    folds, groups = _affordable(labels, groups)
+    folds, groups = affordable(labels, groups)
     path = logistic_path(x, labels, lams, folds, seed=seed, groups=groups, rare=True)
     loss = (
         np.nanmean(path.fold_loss, axis=1)
@@ -71,7 +71,7 @@ def logistic(
     return _head(path.coef[best], path.intercept[best] - shift), float(lams[best])
 
 
-def _affordable(labels: np.ndarray, groups: np.ndarray | None) -> tuple[int, np.ndarray | None]:
+def affordable(labels: np.ndarray, groups: np.ndarray | None) -> tuple[int, np.ndarray | None]:
     """(folds, groups) for so few examples: groups count where two can be told apart, and are dealt no finer."""
     most = min(FOLDS, int(np.bincount(labels).max()))
     if groups is not None and min(most, len(np.unique(groups))) >= 2:

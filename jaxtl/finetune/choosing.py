@@ -14,9 +14,10 @@ import numpy as np
 
 from jaxtl.data import keep_to_data
 from jaxtl.errors import NotFinite
-from jaxtl.finetune import heads
+from jaxtl.finetune import heads, tfidf
 from jaxtl.finetune.options import HEADS
 from jaxtl.finetune.recipes import RECIPES
+from jaxtl.finetune.tfidf import TFIDF, Vocabulary
 from jaxtl.loop import raise_if_stopped
 from jaxtl.problems.folder import HEAD, Folder, Parts
 from jaxtl.program import Weights
@@ -48,12 +49,14 @@ class Fitted(NamedTuple):
         setting: what it chose.
         validation: of that setting, within the examples.
         logits: rows -> [n, C].
+        words: of a head on weighted words, which they are.
     """
 
     weights: Weights
     setting: Setting
     validation: float
     logits: Callable[[np.ndarray], np.ndarray]
+    words: Vocabulary | None = None
 
 
 class Bench(NamedTuple):
@@ -65,6 +68,7 @@ class Bench(NamedTuple):
         measure: what decides.
         problem: for fine-tuning; None where none is tried.
         inner, trials: folds and settings by which fine-tuning chooses.
+        texts: [N] where the examples are texts.
     """
 
     features: np.ndarray
@@ -73,6 +77,7 @@ class Bench(NamedTuple):
     problem: Folder | None
     inner: int
     trials: int
+    texts: Any = None
 
     def fit(self, name: str, draw: Draw) -> Fitted:
         """What a method makes of a draw: it chooses its setting within what it learns from, then learns from all of it.
@@ -85,11 +90,19 @@ class Bench(NamedTuple):
     def _head(self, name: str, draw: Draw) -> Fitted:
         examples, (rows, _) = self.parts.examples, self.parts.of(draw)
         groups = None if examples.groups is None else examples.groups[rows]
-        how = heads.ridge if name == "ridge" else functools.partial(heads.logistic, adjusted=name != "logistic")
-        own = self.features[rows], examples.labels[rows], len(examples.classes), groups, self.parts.seed
+        features: Any = self.features
+        words = None
+        if name == TFIDF:  # which words there are is learned too
+            assert self.texts is not None
+            words = Vocabulary.of(self.texts[rows])
+            features = words.vectors(self.texts)
+        how: Any = heads.ridge if name == "ridge" else functools.partial(heads.logistic, adjusted=name != "logistic")
+        how = tfidf.logistic if name == TFIDF else how
+        own = features[rows], examples.labels[rows], len(examples.classes), groups, self.parts.seed
         head, lam = how(*own)
         score = self.measure.better(self.measure.score(own[1], heads.logits(head, own[0])))
-        return Fitted(Weights({HEAD: head}), {"λ": lam}, score, lambda rows: heads.logits(head, self.features[rows]))
+        logits: Callable = lambda rows: heads.logits(head, features[rows])  # noqa: E731
+        return Fitted(Weights({HEAD: head}), {"λ": lam}, score, logits, words)
 
     def _tuned(self, name: str, draw: Draw) -> Fitted:
         problem, trainer, recipe = self.problem, _trainer(self.problem), RECIPES[name]
@@ -143,7 +156,7 @@ def compared(
         display: (total, description) -> a display.
     """
     parts, labels = bench.parts, bench.parts.examples.labels
-    keep_to_data(workdir, "labelled pictures", *content)
+    keep_to_data(workdir, "labelled examples", *content)
     store = RunStore(workdir, of=of)
 
     def test(fitted: Fitted, draw: Draw) -> tuple[dict[str, float], dict[str, np.ndarray]]:

@@ -27,10 +27,11 @@ def finetune(
     console: Terminal | None = None,
     **options: Any,
 ) -> Finetuned:
-    """A classifier from labelled pictures: heads on a frozen trunk, fine-tuning while the budget lasts, the best kept.
+    """A classifier from labelled pictures or texts: heads on a frozen trunk, fine-tuning while the budget lasts.
 
     Args:
-        data: a folder of pictures per class, a CSV or JSON lines of file and label, a `DataSet`, or a name of one.
+        data: a folder of pictures or .txt files per class, a CSV or JSON lines of file or text and label, a `DataSet`
+            of pictures, or a name of one.
         trunk: the pretrained network, see `finetune.trunks.trunk_of`.
         budget: of time, such as "90s", "10min".
         workdir: of the run, by default runs/NAME; the same call goes on where an interrupted one was.

@@ -1,4 +1,4 @@
-"""What a fine-tuning leaves: a classifier with its classes, its statistics and its temperature, in two files."""
+"""What a fine-tuning leaves: a classifier with its classes, its inputs and its temperature, in a few files."""
 
 from __future__ import annotations
 
@@ -15,14 +15,12 @@ import numpy as np
 
 from jaxtl import checkpoints, files
 from jaxtl.data import normalise
-from jaxtl.data.decode import white_levels
-from jaxtl.data.one_size import header_of, top_of
-from jaxtl.data.resized import read_picture, resized
 from jaxtl.errors import InputError
 from jaxtl.finetune.export import written
+from jaxtl.finetune.inputs import Preparation, recorded
 from jaxtl.finetune.trunks import module_of
 from jaxtl.models import Classifier, as_forward
-from jaxtl.problems.folder import BLOCK, HEAD
+from jaxtl.problems.folder import HEAD
 from jaxtl.problems.source import weights_of, weights_tree
 from jaxtl.program import Weights
 from jaxtl.step import EVALUATE
@@ -33,16 +31,14 @@ WEIGHTS, RECORD = "model.safetensors", "model.json"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Finetuned:
-    """A classifier of pictures.
+    """A classifier of pictures or texts.
 
     Attributes:
         trunk: name of its trunk.
         weights: all of it.
         classes: names, in the order of its outputs.
-        size: of the square that pictures are brought to, in pixels.
-        mean, std: [3] of pixels 0 to 255.
+        inputs: what it is given, and how that is made of a picture or a text.
         temperature: that its logits are divided by.
-        white: of pictures of more than 8 bits.
         card: what else is known of it, in words and figures.
         workdir: where it lies, and its report; None in memory only.
     """
@@ -50,22 +46,19 @@ class Finetuned:
     trunk: str
     weights: Weights
     classes: tuple[str, ...]
-    size: int
-    mean: np.ndarray
-    std: np.ndarray
+    inputs: Preparation
     temperature: float
-    white: dict[str, float]
     card: dict[str, Any]
     workdir: Path | None = None
 
     @functools.cached_property
     def module(self) -> Classifier:
         """Trunk and head."""
-        return Classifier(module_of(self.trunk), ((HEAD, len(self.classes)),))
+        return Classifier(self.inputs.module(module_of(self.trunk)), ((HEAD, len(self.classes)),))
 
-    def probabilities_of(self, weights: Weights, images: jax.Array) -> jax.Array:
-        """[B, size, size, 3] pixels 0 to 255 -> [B, C], a pure function."""
-        batch = {"image": normalise(images, self.mean, self.std)}
+    def probabilities_of(self, weights: Weights, prepared: jax.Array) -> jax.Array:
+        """[B, ...] as `inputs` has prepared it, such as pixels 0 to 255 -> [B, C], a pure function."""
+        batch = {"image": normalise(prepared, self.inputs.mean, self.inputs.std)}
         logits = as_forward(self.module)(weights.params, weights.model_state, batch, EVALUATE)[0][HEAD]
         return jax.nn.softmax(logits / self.temperature, axis=-1)
 
@@ -73,44 +66,35 @@ class Finetuned:
     def _compiled(self) -> Any:
         return jax.jit(self.probabilities_of)
 
-    def probabilities(self, images: Any) -> np.ndarray:
+    def probabilities(self, examples: Any) -> np.ndarray:
         """The calibrated probability of every class.
 
         Args:
-            images: uint8 [N, H, W, C] of any size, also `Stored`.
+            examples: pictures uint8 [N, H, W, C] of any size, also `Stored`; or texts.
 
         Returns:
             [N, C] float32.
         """
-        found = []
-        for start in range(0, len(images), BLOCK):
-            rows = np.minimum(np.arange(start, start + BLOCK), len(images) - 1)  # the last block filled up
-            block = np.stack([resized(image, self.size) for image in np.asarray(images[rows])])
-            found.append(np.asarray(self._compiled(self.weights, jnp.asarray(block)))[: len(images) - start])
-        return np.concatenate(found) if found else np.empty((0, len(self.classes)), np.float32)
+        found = np.empty((len(examples), len(self.classes)), np.float32)
+        for start in range(0, len(examples), self.inputs.chunk):
+            array = self.inputs.prepared(examples[start : start + self.inputs.chunk])
+            for rows, block in self.inputs.blocks(array):
+                found[start + rows] = np.asarray(self._compiled(self.weights, jnp.asarray(block)))[: len(rows)]
+        return found
 
-    def predict(self, pictures: Sequence[str | Path]) -> Iterator[tuple[Path, np.ndarray | InputError]]:
-        """(file, its probabilities [C] or why it cannot be read) of each, a block at a time.
+    def predict(self, sources: Sequence[Any]) -> Iterator[tuple[Any, np.ndarray | InputError]]:
+        """(source, its probabilities [C] or why it cannot be read) of each, a chunk at a time.
 
         Args:
-            pictures: files of any size and format.
+            sources: files of pictures of any size and format; or texts.
         """
-        for start in range(0, len(pictures), BLOCK):
-            block = [Path(file) for file in pictures[start : start + BLOCK]]
-            read = [self._read(file) for file in block]
-            good = [image for image in read if not isinstance(image, InputError)]
-            said = iter(self.probabilities(np.stack(good)) if good else ())
-            for file, image in zip(block, read, strict=True):
-                yield file, image if isinstance(image, InputError) else next(said)
-
-    def _read(self, file: Path) -> np.ndarray | InputError:
-        try:
-            white = self.white
-            if header_of(file).deep:  # a depth that training has not seen is white by itself
-                white = white_levels([top_of(file)]) | white
-            return read_picture(file, self.size, white)
-        except InputError as error:
-            return error
+        for start in range(0, len(sources), self.inputs.chunk):
+            chunk = sources[start : start + self.inputs.chunk]
+            read = [self.inputs.read(source) for source in chunk]
+            good = [example for example in read if not isinstance(example, InputError)]
+            said = iter(self.probabilities(good))
+            for source, example in zip(chunk, read, strict=True):
+                yield source, example if isinstance(example, InputError) else next(said)
 
     def export(self, path: str | Path) -> list[Path]:
         """Write it for others: .onnx, .stablehlo or .safetensors; see `finetune.export.written`."""
@@ -122,21 +106,19 @@ class Finetuned:
         return None if self.workdir is None else self.workdir / "report.html"
 
     def save(self, directory: Path) -> list[Path]:
-        """Write both files; the record last."""
+        """Write its files; the record last."""
         paths = [checkpoints.export(weights_tree(self.weights), directory / WEIGHTS)]
+        paths += [files.write(directory / name, content) for name, content in self.inputs.beside().items()]
         return [*paths, files.write(directory / RECORD, json.dumps(self.record(), indent=1, ensure_ascii=False) + "\n")]
 
     def record(self) -> dict[str, Any]:
         """All but the weights, as JSON has it."""
         return {
-            "kind": "a classifier of pictures, by jaxtl",
+            "kind": f"a classifier of {self.inputs.many}, by jaxtl",
             "trunk": self.trunk,
             "classes": list(self.classes),
-            "size": self.size,
-            "mean": np.asarray(self.mean, float).tolist(),
-            "std": np.asarray(self.std, float).tolist(),
+            **self.inputs.record(),
             "temperature": self.temperature,
-            "white": self.white,
             "card": self.card,
         }
 
@@ -160,23 +142,21 @@ def load_finetuned(run: str | Path) -> Finetuned:
     tree = checkpoints.load_weights(directory / WEIGHTS)
     try:
         said = json.loads(files.content(directory / RECORD, 2**26))
-        mean, std = (np.array(said[name], np.float32).reshape(3) for name in ("mean", "std"))
-        classes, size, temperature = tuple(map(str, said["classes"])), int(said["size"]), float(said["temperature"])
-        white = {str(name): float(level) for name, level in said["white"].items()}
-        trunk, card = str(said["trunk"]), dict(said["card"])
-        if not (temperature > 0 and 0 < size <= 1024 and len(classes) > 1 and (std > 0).all()):
+        classes, temperature = tuple(map(str, said["classes"])), float(said["temperature"])
+        trunk, card, inputs = str(said["trunk"]), dict(said["card"]), recorded(said, directory)
+        if not (temperature > 0 and len(classes) > 1):
             raise ValueError("numbers")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise InputError(f"{RECORD} is not what a run writes", where=directory, todo="run it again") from None
     weights = weights_of(jax.tree.map(jnp.asarray, tree))
-    found = Finetuned(trunk, weights, classes, size, mean, std, temperature, white, card, directory)
+    found = Finetuned(trunk, weights, classes, inputs, temperature, card, directory)
     _check(found, directory)
     return found
 
 
 def _check(found: Finetuned, directory: Path) -> None:
     """Whether these are weights of that model."""
-    shape = jax.ShapeDtypeStruct((1, found.size, found.size, 3), np.float32)
+    shape = jax.ShapeDtypeStruct((1, *found.inputs.shape), np.float32)
     like = jax.eval_shape(lambda x: found.module.init(jax.random.key(0), x, train=False), shape)
     state = {name: tree for name, tree in like.items() if name != "params"}
     todo = f"{WEIGHTS} and {RECORD} belong together: run it again"

@@ -23,13 +23,13 @@ from jaxtl.report.plots import answers
 from jaxtl.report.plots.confusions import confusion_maps, in_words
 from jaxtl.terminal import Terminal
 
-RESAMPLES = 1000  # of an interval over pictures
-SHOWN = 12  # pictures that are confidently wrong
+RESAMPLES = 1000  # of an interval over examples
+SHOWN = 12  # examples that are confidently wrong
 MATRIX = 100  # classes up to which summary.json has their confusions
 CLASSES = 50  # that a table shows one by one, the worst first
 COVERS = (
-    "The interval of a difference covers which pictures were left out, the heads' first weights and the order of "
-    "batches. All draws learn from the same few pictures: it says nothing of others, and is rather too narrow."
+    "The interval of a difference covers which examples were left out, the heads' first weights and the order of "
+    "batches. All draws learn from the same few examples: it says nothing of others, and is rather too narrow."
 )
 
 
@@ -50,8 +50,8 @@ def report(found: Found, workdir: Path, command: str, console: Terminal | None =
     page.add(_card(found, workdir), {"model": found.model.record()})
     header = {
         "experiment": f"finetune {found.data.name}",
-        "data": f"{len(found.data.train)} pictures of {len(found.data.classes)} classes, {found.data.origin}",
-        "notice": "; ".join(filter(None, [found.notice, *found.data.notices])),
+        "data": f"{found.model.card['examples']} of {len(found.data.classes)} classes, {found.data.origin}",
+        "notice": "; ".join(filter(None, [found.begun.notice, *found.data.notices])),
         "command": command,
         "device": backend.describe_device(),
         "versions": backend.versions(),
@@ -73,7 +73,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def interval(measure: Measure, labels: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
-    """95 % of the measure over pictures: what others of the same kind would have given.
+    """95 % of the measure over examples: what others of the same kind would have given.
 
     Of an accuracy Wilson's interval, which knows that all right is not surely all; else percentiles of resamples.
 
@@ -120,14 +120,14 @@ def _tried(found: Found) -> Section:
     if c is not None:
         draws = f"{c.a} − {c.b}: {points(c)}{measure.points} over {c.n} draws, {c.verdict}"
         lines += [f"{draws}.", COVERS]
-    effort = found.plan.effort
+    effort, many = found.plan.effort, found.modality.many
     times = "once" if effort.repeats == 1 else f"{effort.repeats} times"
     lines.append(
-        f"Every method chose its settings within what it learned from, and was judged by the pictures left out: "
+        f"Every method chose its settings within what it learned from, and was judged by the {many} left out: "
         f"{effort.folds} folds, dealt {times}. The best of {len(rows)} is a little flattered by having been chosen."
     )
     chosen = ", ".join(f"{name} {compact(value)}" for name, value in found.fitted.setting.items())
-    lines.append(f"The model that is kept ({found.winner}) learned from all pictures with {chosen}.")
+    lines.append(f"The model that is kept ({found.winner}) learned from all {many} with {chosen}.")
     lines += [f"Not tried: {found.plan.why}."] if found.plan.why else []
     values = {name: outcome.values(name) for name in outcome.names}
     plot = Plot("tried", "What was tried", functools.partial(answers.tried, values, measure, found.winner))
@@ -148,18 +148,18 @@ def _figures_of_trials(found: Found) -> dict[str, Any]:
 
 
 def _answers(found: Found) -> tuple[Section, dict[str, Any]]:
-    measure, names = found.outcome.measure, found.data.classes
+    measure, names, many = found.outcome.measure, found.data.classes, found.modality.many
     rows, logits = found.outcome.once(found.winner)
     labels, probabilities = found.data.train.labels[rows], _softmax(logits / found.model.temperature)
     value = float(found.outcome.values(found.winner).mean())
     ends = interval(measure, labels, logits)
-    lines = [f"On pictures left out: {measure.name} {told(measure, value, ends)}; the interval is over the pictures."]
+    lines = [f"On {many} left out: {measure.name} {told(measure, value, ends)}; the interval is over them."]
     figures: dict[str, Any] = {"unseen": value, "unseen_ci95": ends, "temperature": found.model.temperature}
     if found.tested is not None and found.data.test is not None:
         truth = found.data.test.labels
         score = measure.score(truth, found.tested)
         ends = interval(measure, truth, found.tested)
-        said = f"On the {len(truth)} pictures for testing, looked at once: {measure.name} {told(measure, score, ends)}."
+        said = f"On the {len(truth)} {many} for testing, looked at once: {measure.name} {told(measure, score, ends)}."
         lines.insert(0, said)
         figures |= {"test": score, "test_ci95": ends}
         labels, probabilities = truth, _softmax(found.tested)
@@ -193,31 +193,24 @@ def _by_class(confusion: np.ndarray, names: Sequence[str], found: Found) -> Tabl
 
 
 def _wrong(found: Found, rows: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> Section | None:
-    """Pictures of which another class was said with the most confidence, each once."""
+    """Examples of which another class was said with the most confidence, each once."""
     sure, said = probabilities.max(axis=1), probabilities.argmax(axis=1)
     order = [k for k in np.argsort(-sure, kind="stable") if said[k] != labels[k]]
     first = list({int(rows[k]): k for k in reversed(order)}.values())[::-1][:SHOWN]
     if not first:
         return None
     first.sort(key=lambda k: -sure[k])
-    images = np.asarray(found.data.train.images[rows[first]])
-    names = found.data.classes
-    captions = [(f"{names[labels[k]]}, not", f"{names[said[k]]} ({100 * sure[k]:.0f} %)") for k in first]
-    files = found.data.files
-    called = [files[rows[k]] if files else f"picture {rows[k]}" for k in first]
-    lines = [
-        f"{name}: is {names[labels[k]]}, said to be {names[said[k]]} ({100 * sure[k]:.0f} %)"
-        for name, k in zip(called, first, strict=True)
-    ]
-    plot = Plot("wrong", "The most confidently wrong", functools.partial(answers.surely_wrong, images, captions))
-    return Section("The most confidently wrong, which may be wrong labels", (), lines, [plot])
+    names, files = found.data.classes, found.data.files
+    answered = [(names[labels[k]], f"{names[said[k]]} ({100 * sure[k]:.0f} %)") for k in first]
+    called = [files[rows[k]] if files else f"{found.modality.one} {rows[k]}" for k in first]
+    return found.modality.wrong(found.data.train, rows[first], called, answered)
 
 
 def _card(found: Found, workdir: Path) -> Section:
     lines, here = card_lines(found.model), Path.cwd()
     run = shlex.quote(str(workdir.relative_to(here) if workdir.is_relative_to(here) else workdir))
     lines += [
-        f"To use it: `jaxtl predict {run} new_pictures/ --csv=out.csv`",
+        f"To use it: `jaxtl predict {run} new_{found.modality.many}/ --csv=out.csv`",
         f"To hand it on: `jaxtl export {run} --to=model.onnx`, or .stablehlo, .safetensors",
         f"To try more: the same command with a larger --budget than {found.options.budget}",
     ]

@@ -23,7 +23,7 @@ from jaxtl.finetune import heads
 TFIDF = "tfidf"
 WORD = re.compile(r"\w+|[^\w\s]")  # signs count too: "!", a face
 MOST = 50_000  # terms: those that most texts have
-LAMS = np.logspace(-5, -1, 9)
+LAMS = np.logspace(-4.5, -1.5, 7)
 STEPS = 5000  # of its optimizer, at most
 
 

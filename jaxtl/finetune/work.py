@@ -1,4 +1,4 @@
-"""From labelled pictures to a model: features once, heads as the bar, fine-tuning as the budget allows, one winner."""
+"""From labelled examples to a model: features once, heads as the bar, fine-tuning as the budget allows, one winner."""
 
 from __future__ import annotations
 
@@ -21,20 +21,22 @@ import numpy as np
 from jaxtl import bounds, files
 from jaxtl.data import keep_to_data
 from jaxtl.data.dataset import DataSet
-from jaxtl.data.labelled import Labelled, labelled
-from jaxtl.data.resized import Resize
+from jaxtl.data.labelled import Labelled
 from jaxtl.errors import InputError
 from jaxtl.finetune import plan as planning
-from jaxtl.finetune.checks import UNEQUAL, check_apart, check_groups, check_methods, names_of
+from jaxtl.finetune.checks import UNEQUAL, check_groups, names_of
 from jaxtl.finetune.choosing import Bench, Fitted, Outcome, calibrated, compared
+from jaxtl.finetune.inputs import Preparation, Words
+from jaxtl.finetune.modalities import Begun, Modality, modality_of
 from jaxtl.finetune.model import Finetuned
 from jaxtl.finetune.options import Options, seconds_of
-from jaxtl.finetune.trunks import Polled, Quiet, depths, normalisation, passed, trunk_of
+from jaxtl.finetune.trunks import Polled, Quiet, depths, passed, words_alone
 from jaxtl.loop import raise_if_stopped
 from jaxtl.methods.finetuning import pulled
 from jaxtl.models import Classifier, cut
 from jaxtl.models.pretrained import Pretrained
 from jaxtl.problems.folder import HEAD, Examples, Folder, Inputs, Parts, parted
+from jaxtl.problems.images import Images
 from jaxtl.program import Weights
 from jaxtl.protocol import MEASURES, Budget, Measure
 from jaxtl.sweep import run_all
@@ -63,17 +65,21 @@ class Found(NamedTuple):
     """All that came out, for the report."""
 
     options: Options
-    data: Labelled
-    trunk: Pretrained
-    notice: str
+    begun: Begun
+    modality: Modality
     plan: planning.Plan
     outcome: Outcome
     winner: str
     fitted: Fitted
     model: Finetuned
     tested: np.ndarray | None  # logits of the test part, of its one look
-    rate: float  # pictures a second through the frozen trunk
+    rate: float  # examples a second through the frozen trunk
     minutes: float
+
+    @property
+    def data(self) -> Labelled:
+        """What was learned from."""
+        return self.begun.data
 
 
 def finetuned(
@@ -94,21 +100,18 @@ def finetuned(
     began, say = time.perf_counter(), (console or Terminal(quiet=True)).print
     measure = MEASURES[options.measure]
     display = Quiet if console is None else Polled
-    trunk, notice = trunk_of(options.trunk, display)
-    if notice:
-        say(f"NOTE: {notice}", style="bold yellow")
-    size = options.size or trunk.size
-    check_methods(options.methods, trunk)
-    check_apart(data, workdir)
-    found = labelled(data, Resize(size, options.skip_bad, files.default_directory(), display))
-    _say_data(say, found)
+    modality = modality_of(data)
+    begun = modality.begin(options, data, workdir, display, say)
+    trunk, found = begun.trunk, begun.data
+    _say_data(say, found, modality)
     check_groups(found)
-    keep_to_data(workdir, found.origin, *found.train.fields.values())
-    features, seconds = kept_outputs(workdir, trunk, found.train.images, None, size, display)
+    keep_to_data(workdir, found.origin, *modality.content(found))
+    features, seconds = kept_outputs(workdir, trunk, begun.inputs, None, begun.prepared_by, display)
     rate = len(features) / seconds if seconds else 0.0
     if rate:
-        say(f"features: {len(features):,} pictures through {trunk.name} at {size}x{size}, {rate:.0f} a second")
-    work = Work(options, trunk, found, features, workdir, size, measure, display)
+        at = "x".join(map(str, begun.prepared_by.shape))
+        say(f"features: {len(features):,} {modality.many} through {trunk.name} at {at}, {rate:.0f} a second")
+    work = Work(options, begun, features, workdir, modality, measure, display)
     own_heads, tuned = names_of(options, trunk, found, features)
     planned = planning.kept(workdir, work.asked(), lambda: work.plan(tuned, work.seconds_left(began, own_heads), rate))
     for line in work.in_words(planned):
@@ -127,22 +130,33 @@ def finetuned(
     rows, logits = outcome.once(winner)
     scale = calibrated(logits, found.train.labels[rows])
     model = work.model(fitted, winner, scale)
-    tested = None if found.test is None else np.log(np.maximum(model.probabilities(found.test.images), 1e-30))
+    tested = None
+    if found.test is not None:
+        tested = np.log(np.maximum(model.probabilities(modality.examples(found.test)), 1e-30))
     minutes = (time.perf_counter() - began) / 60
-    return Found(options, found, trunk, notice, planned, outcome, winner, fitted, model, tested, rate, minutes)
+    return Found(options, begun, modality, planned, outcome, winner, fitted, model, tested, rate, minutes)
 
 
 class Work(NamedTuple):
     """What the steps of a fine-tuning share."""
 
     options: Options
-    trunk: Pretrained
-    data: Labelled
+    begun: Begun
     features: np.ndarray
     workdir: Path
-    size: int
+    modality: Modality
     measure: Measure
     display: Any = Polled
+
+    @property
+    def trunk(self) -> Pretrained:
+        """The pretrained network."""
+        return self.begun.trunk
+
+    @property
+    def data(self) -> Labelled:
+        """What is learned from."""
+        return self.begun.data
 
     def asked(self) -> dict[str, Any]:
         """All that decides what a run is, but its data."""
@@ -188,7 +202,8 @@ class Work(NamedTuple):
         def cost(depth: int) -> planning.Cost | None:
             least = planning.EFFORTS[-1]
             behind = BEHIND * planning.BATCH / rate if rate and depth == 0 else 0.0  # of all of a pretrained trunk
-            size = len(self.data.train) * math.prod(self.shape(depth)) * (4 if depth else 1)  # bytes
+            each = 4 if depth else self.begun.inputs.dtype.itemsize
+            size = len(self.data.train) * math.prod(self.shape(depth)) * each  # bytes
             if least.trainings * least.steps * behind > left() or size > SHARE * bounds.memory():
                 return None
             return self.cost(depth)
@@ -196,17 +211,19 @@ class Work(NamedTuple):
         return planning.made(tuned, [0] if "scratch" in tuned else depths(self.trunk), left, cost)
 
     def shape(self, depth: int) -> tuple[int, ...]:
-        """Of what one picture is at a depth."""
+        """Of what one example is at a depth."""
+        raw = self.begun.inputs.shape[1:]
         if not depth:
-            return self.size, self.size, 3
+            return raw
         below, trunk = cut(Classifier(self.trunk.model, ()), depth)[0], self.trunk
-        image = jax.ShapeDtypeStruct((1, self.size, self.size, 3), jnp.float32)
-        out = jax.eval_shape(lambda x: below.apply({"params": trunk.params, **trunk.model_state}, x, False)[0], image)
+        given = jax.ShapeDtypeStruct((1, *raw), jnp.float32)
+        out = jax.eval_shape(lambda x: below.apply({"params": trunk.params, **trunk.model_state}, x, False)[0], given)
         return out.shape[1:]
 
     def cost(self, depth: int) -> planning.Cost:
         """What a training costs at a depth, measured; on zeros, which take as long as what they stand for."""
-        inputs = np.zeros((len(self.data.train), *self.shape(depth)), np.float32 if depth else np.uint8)
+        dtype = np.dtype(np.float32) if depth else self.begun.inputs.dtype
+        inputs = np.zeros((len(self.data.train), *self.shape(depth)), dtype)
         problem = self.problem(depth, planning.HEADS_ALONE._replace(steps=PROBE), inputs)
         program, draw = pulled(cast(Any, problem)), problem.parts.whole
         start = problem.start(draw)
@@ -218,13 +235,12 @@ class Work(NamedTuple):
         return planning.Cost(seconds[0] - seconds[1], seconds[1] / PROBE)
 
     def problem(self, depth: int, effort: planning.Effort, array: np.ndarray | None = None) -> Folder:
-        """Fine-tuning of what is above a cut, given pictures or what the frozen part makes of them."""
+        """Fine-tuning of what is above a cut, given examples or what the frozen part makes of them."""
         _, above = parted(Classifier(self.trunk.model, ((HEAD, len(self.data.classes)),)), depth)
         if array is None:
-            images = self.data.train.images
-            where = self.workdir, self.trunk, images, depth, self.size, self.display
-            array = kept_outputs(*where)[0] if depth else np.asarray(images)
-        how = normalisation(self.trunk, self.size)
+            where = self.workdir, self.trunk, self.begun.inputs, depth, self.begun.prepared_by, self.display
+            array = kept_outputs(*where)[0] if depth else np.asarray(self.begun.inputs)
+        how = Images(self.shape(0), self.begun.prepared_by.mean, self.begun.prepared_by.std)
         inputs = Inputs.kept(array) if depth else Inputs(jnp.asarray(array), how, True)
         config = Tuning(steps=effort.steps, trials=effort.trials, seed=self.options.seed)
         return Folder(config, self.trunk, above, inputs, jnp.asarray(self.features), self.parts(effort), self.measure)
@@ -233,26 +249,22 @@ class Work(NamedTuple):
         """What methods are tried on."""
         problem = self.problem(planned.depth, planned.effort) if planned.methods else None
         effort = planned.effort
-        return Bench(self.features, self.parts(effort), self.measure, problem, effort.inner, effort.trials)
+        texts = self.data.train.fields.get("text")
+        return Bench(self.features, self.parts(effort), self.measure, problem, effort.inner, effort.trials, texts)
 
     def model(self, fitted: Fitted, winner: str, scale: float) -> Finetuned:
         """The whole classifier."""
-        weights = fitted.weights
-        trunk = _within(weights.params.get("trunk", {}), self.trunk.params)
-        state = {name: {"trunk": tree} for name, tree in self.trunk.model_state.items()}
-        whole = jax.tree.map(np.asarray, Weights({"trunk": trunk, HEAD: weights.params[HEAD]}, state))
-        how = normalisation(self.trunk, self.size)
-        classes, white = self.data.classes, self.data.white
-        card: dict[str, Any] = {
-            "method": winner,
-            "setting": fitted.setting,
-            "jaxtl": __version__,
-            "licence": self.trunk.licence,
-        }
-        card |= {"origin": self.trunk.origin, "pictures": len(self.data.train), "data": self.data.name}
-        return Finetuned(
-            self.trunk.name, whole, classes, self.size, how.mean, how.std, scale, white, card, self.workdir
-        )
+        weights, under, how = fitted.weights, self.trunk, self.begun.prepared_by
+        if fitted.words is not None:
+            under, how = words_alone(), Words(fitted.words)
+        trunk = _within(weights.params.get("trunk", {}), under.params)
+        state = {name: {"trunk": tree} for name, tree in under.model_state.items()}
+        params = {**({"trunk": trunk} if trunk else {}), HEAD: weights.params[HEAD]}
+        whole = jax.tree.map(np.asarray, Weights(params, state))
+        card: dict[str, Any] = {"method": winner, "setting": fitted.setting, "jaxtl": __version__}
+        card |= {"licence": under.licence, "origin": under.origin, "data": self.data.name}
+        card["examples"] = f"{len(self.data.train)} labelled {self.modality.many}"
+        return Finetuned(under.name, whole, self.data.classes, how, scale, card, self.workdir)
 
     def in_words(self, planned: planning.Plan) -> list[str]:
         """What is going to be done."""
@@ -268,20 +280,20 @@ class Work(NamedTuple):
 
 
 def kept_outputs(
-    workdir: Path, trunk: Pretrained, images: Any, depth: int | None, size: int, display: Any = Polled
+    workdir: Path, trunk: Pretrained, inputs: Any, depth: int | None, how: Preparation, display: Any = Polled
 ) -> tuple[np.ndarray, float]:
-    """(what the frozen trunk makes of every picture, the seconds that took; 0 where it was kept)."""
-    part = "features" if depth is None else f"behind_{depth}"
+    """(what the frozen trunk makes of every example, the seconds that took; 0 where it was kept)."""
+    part, size = "features" if depth is None else f"behind_{depth}", "x".join(map(str, how.shape))
     path = workdir / "frozen" / f"{re.sub(r'[^A-Za-z0-9_]', '_', trunk.name)}-{size}-{part}.npy"
     if (content := files.read(path)) is not None:
         try:
             array = np.load(io.BytesIO(content), allow_pickle=False)
-            if len(array) == len(images) and array.dtype == np.float32:
+            if len(array) == len(inputs) and array.dtype == np.float32:
                 return array, 0.0
         except (ValueError, EOFError, OSError):
             pass  # damaged: made again
     raise_if_stopped("before the features")
-    made = passed(trunk, images, depth, size, display)
+    made = passed(trunk, inputs, depth, how, display)
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, made.array.astype(np.float32), allow_pickle=False)
     files.write(path, buffer.getvalue())
@@ -295,11 +307,12 @@ def _within(part: Any, whole: Any) -> Any:
     return {name: _within(part[name], tree) if name in part else tree for name, tree in whole.items()}
 
 
-def _say_data(say: Callable[..., None], found: Labelled) -> None:
+def _say_data(say: Callable[..., None], found: Labelled, modality: Modality) -> None:
     counts = np.bincount(found.train.labels, minlength=len(found.classes))
     test = f", {len(found.test):,} for testing" if found.test is not None else ""
     span = f"{counts.min()} to {counts.max()}" if counts.min() < counts.max() else f"{counts.min()}"
-    say(f"data      {len(found.train):,} pictures to learn from{test}; {len(found.classes)} classes of {span} each")
+    many = f"{len(found.train):,} {modality.many}"
+    say(f"data      {many} to learn from{test}; {len(found.classes)} classes of {span} each")
     for notice in found.notices:
         say(f"NOTE: {notice}", style="bold yellow")
     if found.skipped:

@@ -27,7 +27,7 @@ def tried(values: Mapping[str, np.ndarray], measure: Measure, kept: str) -> Figu
         measure: what it is.
         kept: the method that was chosen.
     """
-    figure = new_figure(7.4, 1.2 + 0.34 * len(values), f"What was tried: {measure.name} on pictures left out")
+    figure = new_figure(7.4, 1.2 + 0.34 * len(values), f"What was tried: {measure.name} on examples left out")
     axis = figure.subplots()
     name_rows(axis, list(values))
     for y, (name, own) in enumerate(values.items()):
@@ -38,7 +38,7 @@ def tried(values: Mapping[str, np.ndarray], measure: Measure, kept: str) -> Figu
         beside(axis, y, f"{measure.shown(float(own.mean()))}{'  kept' if name == kept else ''}")
     axis.set_xlim(within(measure.told_bounds, axis.get_xlim()))
     axis.set_xlabel(measure.heading)
-    explain(axis, "a point per draw, the same pictures left out in every row; mean with 95 % interval")
+    explain(axis, "a point per draw, the same examples left out in every row; mean with 95 % interval")
     return figure
 
 
@@ -75,7 +75,7 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray) -> Figure:
     axis.set_ylim(-2, 102)
     axis.set_xlabel("probability of the answer, %")
     axis.set_ylabel("of such answers right, %")
-    explain(axis, "pictures left out; size: how many; 95 % interval")
+    explain(axis, "examples left out; size: how many; 95 % interval")
     return figure
 
 

@@ -27,7 +27,7 @@ ONNX, STABLEHLO, SAFETENSORS = ".onnx", ".stablehlo", ".safetensors"
 ENDINGS = (ONNX, STABLEHLO, SAFETENSORS)
 PLATFORMS = ("cpu", "cuda", "tpu")
 NOISY = ("jax2onnx", "onnx_ir")  # loggers that tell of every shape that is left out
-CLOSE = 1e-4  # of a probability, between what was written and the model
+CLOSE = 1e-4  # of a probability or of the spread of numbers, between what was written and the model
 TRIED = 2  # pictures of noise that are asked
 
 
@@ -65,10 +65,10 @@ def written(model: Any, path: Path) -> list[Path]:
     return [files.write(path, (_onnx if ending == ONNX else _stablehlo)(model))]
 
 
-def pixels_to_probabilities(model: Any) -> Callable[[jax.Array], jax.Array]:
-    """float32 [B, size, size, 3] from 0 to 255 -> [B, C], the weights within."""
+def pixels_to_said(model: Any) -> Callable[[jax.Array], jax.Array]:
+    """float32 [B, size, size, 3] from 0 to 255 -> what the model says [B, S], the weights within."""
     weights = jax.tree.map(jnp.asarray, model.weights)
-    return lambda pixels: model.probabilities_of(weights, pixels)
+    return lambda pixels: model.said_of(weights, pixels)
 
 
 def _shape(model: Any) -> tuple[int, int, int]:
@@ -85,7 +85,7 @@ def _stablehlo(model: Any) -> bytes:
     (batch,) = export.symbolic_shape("batch")
     pixels = jax.ShapeDtypeStruct((batch, *_shape(model)), jnp.float32)
     with by_the_library():
-        made = export.export(jax.jit(pixels_to_probabilities(model)), platforms=PLATFORMS)(pixels)
+        made = export.export(jax.jit(pixels_to_said(model)), platforms=PLATFORMS)(pixels)
     content = bytes(made.serialize())
     read = export.deserialize(bytearray(content))
     _hold_against(model, lambda pixels: np.asarray(read.call(pixels)), STABLEHLO)
@@ -100,7 +100,7 @@ def _onnx(model: Any) -> bytes:
         raise InputError("needs jax2onnx", where=ONNX, todo='pip install "jaxtl[onnx]"') from None
     pixels = jax.ShapeDtypeStruct(("batch", *_shape(model)), jnp.float32)
     with by_the_library(), _quiet():
-        made = to_onnx(pixels_to_probabilities(model), inputs=[pixels], model_name="jaxtl")
+        made = to_onnx(pixels_to_said(model), inputs=[pixels], model_name="jaxtl")
     for name, value in _metadata(model).items():
         entry = made.metadata_props.add()
         entry.key, entry.value = name, value
@@ -118,7 +118,9 @@ def _onnx_reader(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _metadata(model: Any) -> dict[str, str]:
-    return {"classes": json.dumps(model.classes), "card": json.dumps(model.record(), ensure_ascii=False)}
+    kind, classes = model.kind, model.classes
+    said = {"classes": classes, "columns": kind.columns(classes)[len(kind.answer_column) :], "card": model.record()}
+    return {name: json.dumps(value, ensure_ascii=False) for name, value in said.items()}
 
 
 @contextlib.contextmanager
@@ -140,8 +142,8 @@ def _quiet() -> Iterator[None]:
 def _hold_against(model: Any, read: Callable[[np.ndarray], Any], where: str) -> None:
     """What was written has to say what the model says."""
     pixels = np.random.default_rng(0).integers(0, 256, (TRIED, *_shape(model))).astype(np.float32)
-    ours = np.asarray(pixels_to_probabilities(model)(jnp.asarray(pixels)))
+    ours = np.asarray(pixels_to_said(model)(jnp.asarray(pixels)))
     gap = float(np.abs(np.asarray(read(pixels)) - ours).max())
-    if not gap <= CLOSE:
-        what = f"what was written differs from the model by {gap:.2g} in a probability, so it was not kept"
+    if not gap <= CLOSE * model.reading.spread + 4 * float(np.spacing(np.float32(abs(model.reading.mean)))):
+        what = f"what was written differs from the model by {gap:.2g}, so it was not kept"
         raise InputError(what, where=where, todo="use another format, and report this")

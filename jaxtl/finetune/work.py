@@ -25,10 +25,12 @@ from jaxtl.data.labelled import Labelled, labelled
 from jaxtl.data.resized import Resize
 from jaxtl.errors import InputError
 from jaxtl.finetune import plan as planning
-from jaxtl.finetune.checks import UNEQUAL, check_apart, check_groups, check_methods, names_of
-from jaxtl.finetune.choosing import Bench, Fitted, Outcome, calibrated, compared
+from jaxtl.finetune.checks import UNEQUAL, check_apart, check_groups, check_kind, check_methods, names_of
+from jaxtl.finetune.choosing import Bench, Fitted, Outcome, compared
+from jaxtl.finetune.kinds import KINDS, Kind
 from jaxtl.finetune.model import Finetuned
-from jaxtl.finetune.options import Options, seconds_of
+from jaxtl.finetune.options import AUTO, Options, seconds_of
+from jaxtl.finetune.readings import Reading
 from jaxtl.finetune.trunks import Polled, Quiet, depths, normalisation, passed, trunk_of
 from jaxtl.loop import raise_if_stopped
 from jaxtl.methods.finetuning import pulled
@@ -36,7 +38,7 @@ from jaxtl.models import Classifier, cut
 from jaxtl.models.pretrained import Pretrained
 from jaxtl.problems.folder import HEAD, Examples, Folder, Inputs, Parts, parted
 from jaxtl.program import Weights
-from jaxtl.protocol import MEASURES, Budget, Measure
+from jaxtl.protocol import Budget, Measure
 from jaxtl.sweep import run_all
 from jaxtl.terminal import Terminal
 from jaxtl.version import __version__
@@ -71,7 +73,7 @@ class Found(NamedTuple):
     winner: str
     fitted: Fitted
     model: Finetuned
-    tested: np.ndarray | None  # logits of the test part, of its one look
+    tested: np.ndarray | None  # outputs for the test part, of its one look
     rate: float  # pictures a second through the frozen trunk
     minutes: float
 
@@ -92,7 +94,6 @@ def finetuned(
         Interrupted: a stop was requested.
     """
     began, say = time.perf_counter(), (console or Terminal(quiet=True)).print
-    measure = MEASURES[options.measure]
     display = Quiet if console is None else Polled
     trunk, notice = trunk_of(options.trunk, display)
     if notice:
@@ -100,16 +101,20 @@ def finetuned(
     size = options.size or trunk.size
     check_methods(options.methods, trunk)
     check_apart(data, workdir)
-    found = labelled(data, Resize(size, options.skip_bad, files.default_directory(), display))
-    _say_data(say, found)
+    found = labelled(data, Resize(size, options.skip_bad, files.default_directory(), display), task=options.task)
+    kind = KINDS[found.task]
+    check_kind(options, kind)
+    _say_data(say, found, kind)
     check_groups(found)
     keep_to_data(workdir, found.origin, *found.train.fields.values())
     features, seconds = kept_outputs(workdir, trunk, found.train.images, None, size, display)
     rate = len(features) / seconds if seconds else 0.0
     if rate:
         say(f"features: {len(features):,} pictures through {trunk.name} at {size}x{size}, {rate:.0f} a second")
-    work = Work(options, trunk, found, features, workdir, size, measure, display)
-    own_heads, tuned = names_of(options, trunk, found, features)
+    work = Work(options, trunk, found, features, workdir, size, kind, display)
+    own_heads, tuned, left_out = names_of(options, kind, trunk, found, features)
+    if left_out:
+        say(f"NOTE: {left_out}", style="bold yellow")
     planned = planning.kept(workdir, work.asked(), lambda: work.plan(tuned, work.seconds_left(began, own_heads), rate))
     for line in work.in_words(planned):
         say(line)
@@ -124,10 +129,10 @@ def finetuned(
     winner = outcome.verdict()[0]
     raise_if_stopped("before the last training")
     fitted = bench.fit(winner, bench.parts.whole)
-    rows, logits = outcome.once(winner)
-    scale = calibrated(logits, found.train.labels[rows])
-    model = work.model(fitted, winner, scale)
-    tested = None if found.test is None else np.log(np.maximum(model.probabilities(found.test.images), 1e-30))
+    rows, outputs = outcome.once(winner)
+    reading = kind.reading(bench.parts.examples.labels[rows], outputs, found.train.labels)
+    model = work.model(fitted, winner, reading)
+    tested = None if found.test is None else model.outputs(found.test.images)
     minutes = (time.perf_counter() - began) / 60
     return Found(options, found, trunk, notice, planned, outcome, winner, fitted, model, tested, rate, minutes)
 
@@ -141,8 +146,14 @@ class Work(NamedTuple):
     features: np.ndarray
     workdir: Path
     size: int
-    measure: Measure
+    kind: Kind
     display: Any = Polled
+
+    @property
+    def measure(self) -> Measure:
+        """What decides."""
+        asked = self.options.measure
+        return self.kind.measure(self.kind.measures[0] if asked == AUTO else asked, self.data.train.labels)
 
     def asked(self) -> dict[str, Any]:
         """All that decides what a run is, but its data."""
@@ -150,24 +161,26 @@ class Work(NamedTuple):
         return found | {"methods": list(self.options.methods), "trunk": self.trunk.name}
 
     @property
-    def balanced(self) -> bool:
-        """Whether every class counts alike."""
-        counts = np.bincount(self.data.train.labels)
-        unequal = counts.max() > UNEQUAL * counts.min()
-        return self.options.balance == "on" or (
-            self.options.balance == "auto" and unequal and self.options.measure in ASKS_EVERY_CLASS
-        )
+    def weights(self) -> np.ndarray | None:
+        """[N] of each example, where every class counts alike; None where all examples do."""
+        if self.kind.name != "classes":
+            return None
+        labels, classes = self.data.train.labels, len(self.data.classes)
+        counts = np.bincount(labels, minlength=classes)
+        unequal = counts.max() > UNEQUAL * counts.min() and self.options.measure in ASKS_EVERY_CLASS
+        if self.options.balance == "on" or (self.options.balance == "auto" and unequal):
+            return (len(labels) / (classes * counts))[labels]
+        return None
 
     def parts(self, effort: planning.Effort) -> Parts:
         """Who learns from what; no more folds than groups."""
-        train, classes = self.data.train, self.data.classes
-        counts, weights = np.bincount(train.labels, minlength=len(classes)), None
-        if self.balanced:
-            weights = (len(train) / (len(classes) * counts))[train.labels]
-        folds = max(2, min(effort.folds, int(counts.max())))
+        train, kind = self.data.train, self.kind
+        folds = max(2, min(effort.folds, kind.most(train.labels)))
         if train.groups is not None:
             folds = min(folds, len(np.unique(train.groups)))
-        return Parts(Examples(train.labels, train.groups, classes, weights), folds, effort.repeats, self.options.seed)
+        learned, strata = kind.learned(train.labels, train.labels), kind.strata(train.labels)
+        examples = Examples(learned, train.groups, kind.outputs(self.data.classes), self.weights, strata)
+        return Parts(examples, folds, effort.repeats, self.options.seed)
 
     def seconds_left(self, began: float, own_heads: Sequence[str]) -> Callable[[], float]:
         """Of the budget, once the heads have been tried."""
@@ -219,7 +232,7 @@ class Work(NamedTuple):
 
     def problem(self, depth: int, effort: planning.Effort, array: np.ndarray | None = None) -> Folder:
         """Fine-tuning of what is above a cut, given pictures or what the frozen part makes of them."""
-        _, above = parted(Classifier(self.trunk.model, ((HEAD, len(self.data.classes)),)), depth)
+        _, above = parted(Classifier(self.trunk.model, ((HEAD, len(self.kind.outputs(self.data.classes))),)), depth)
         if array is None:
             images = self.data.train.images
             where = self.workdir, self.trunk, images, depth, self.size, self.display
@@ -227,16 +240,18 @@ class Work(NamedTuple):
         how = normalisation(self.trunk, self.size)
         inputs = Inputs.kept(array) if depth else Inputs(jnp.asarray(array), how, True)
         config = Tuning(steps=effort.steps, trials=effort.trials, seed=self.options.seed)
-        return Folder(config, self.trunk, above, inputs, jnp.asarray(self.features), self.parts(effort), self.measure)
+        features, parts = jnp.asarray(self.features), self.parts(effort)
+        return Folder(config, self.trunk, above, inputs, features, parts, self.measure, self.kind)
 
     def bench(self, planned: planning.Plan) -> Bench:
         """What methods are tried on."""
         problem = self.problem(planned.depth, planned.effort) if planned.methods else None
         effort = planned.effort
-        return Bench(self.features, self.parts(effort), self.measure, problem, effort.inner, effort.trials)
+        parts = self.parts(effort)
+        return Bench(self.features, parts, self.measure, self.kind, problem, effort.inner, effort.trials)
 
-    def model(self, fitted: Fitted, winner: str, scale: float) -> Finetuned:
-        """The whole classifier."""
+    def model(self, fitted: Fitted, winner: str, reading: Reading) -> Finetuned:
+        """The whole of it."""
         weights = fitted.weights
         trunk = _within(weights.params.get("trunk", {}), self.trunk.params)
         state = {name: {"trunk": tree} for name, tree in self.trunk.model_state.items()}
@@ -250,8 +265,9 @@ class Work(NamedTuple):
             "licence": self.trunk.licence,
         }
         card |= {"origin": self.trunk.origin, "pictures": len(self.data.train), "data": self.data.name}
+        name = self.trunk.name
         return Finetuned(
-            self.trunk.name, whole, classes, self.size, how.mean, how.std, scale, white, card, self.workdir
+            name, whole, self.kind, classes, self.size, how.mean, how.std, reading, white, card, self.workdir
         )
 
     def in_words(self, planned: planning.Plan) -> list[str]:
@@ -295,11 +311,10 @@ def _within(part: Any, whole: Any) -> Any:
     return {name: _within(part[name], tree) if name in part else tree for name, tree in whole.items()}
 
 
-def _say_data(say: Callable[..., None], found: Labelled) -> None:
-    counts = np.bincount(found.train.labels, minlength=len(found.classes))
+def _say_data(say: Callable[..., None], found: Labelled, kind: Kind) -> None:
     test = f", {len(found.test):,} for testing" if found.test is not None else ""
-    span = f"{counts.min()} to {counts.max()}" if counts.min() < counts.max() else f"{counts.min()}"
-    say(f"data      {len(found.train):,} pictures to learn from{test}; {len(found.classes)} classes of {span} each")
+    what = kind.described(found.train.labels, found.classes)
+    say(f"data      {len(found.train):,} pictures to learn from{test}; {what}")
     for notice in found.notices:
         say(f"NOTE: {notice}", style="bold yellow")
     if found.skipped:

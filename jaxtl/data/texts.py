@@ -14,9 +14,10 @@ from jaxtl import files
 from jaxtl.data.dataset import Split
 from jaxtl.data.files import decoded, listed
 from jaxtl.data.folders import TESTS, TRAINS, holds_folders, list_folders
-from jaxtl.data.labelled import Labelled, check_sizes
+from jaxtl.data.labelled import Labelled, check_sizes, copies_across, copies_together
 from jaxtl.data.one_size import refuse
 from jaxtl.data.tables import FORMATS, cells_of, columns_of, header_of
+from jaxtl.data.targets import Task, read_targets
 from jaxtl.errors import InputError
 
 ENDING = ".txt"
@@ -72,13 +73,14 @@ def _text_folders(directory: Path) -> bool:
     return any(len(file.relative_to(directory).parts) > 1 for file in directory.rglob(f"*{ENDING}"))
 
 
-def labelled_texts(data: str | os.PathLike[str], skip_bad: bool = False) -> Labelled:
+def labelled_texts(data: str | os.PathLike[str], skip_bad: bool = False, task: Task = "auto") -> Labelled:
     """Everything that is labelled.
 
     Args:
         data: a CSV or JSON lines with columns text and label (and group and split, if there are any), the directory of
             one, or of folders of .txt files per class, perhaps below parts for training and testing.
         skip_bad: leave out files that are no texts, instead of refusing all.
+        task: what the labels are, see `read_targets`.
 
     Returns:
         Splits with the field "text", an array of str; copies of a text are one group where no groups are given.
@@ -88,15 +90,15 @@ def labelled_texts(data: str | os.PathLike[str], skip_bad: bool = False) -> Labe
     """
     path = files.expanded(data)
     if path.is_dir() and not (tables := _tables(path)):
-        return _of_folders(path, skip_bad)
+        return _of_folders(path, skip_bad, task)
     if path.is_dir() and len(tables) > 1:
         what = f"holds {len(tables)} tables of texts: {listed(table.name for table in tables)}"
         raise InputError(what, where=path, todo="leave one, with a column split that says train or test")
-    return _of_table(tables[0] if path.is_dir() else path)
+    return _of_table(tables[0] if path.is_dir() else path, task)
 
 
-def _of_table(table: Path) -> Labelled:
-    read = read_texts(table)
+def _of_table(table: Path, task: Task) -> Labelled:
+    read = read_texts(table, lists=task in ("auto", "several"))
     if "label" not in read.columns:
         raise InputError("has no column for the label", where=table, todo="call one of its columns label")
     for place, said in zip(read.places, read.said, strict=True):
@@ -113,16 +115,16 @@ def _of_table(table: Path) -> Labelled:
         raise InputError("no row is for train", where=table, todo="write train into the column of parts")
     groups = [said["group"] for said in read.said] if "group" in read.columns else None
     names = [said["label"] for said in read.said]
-    return _labelled(table, read.texts, names, tested, groups, read.places, str(table), [], [])
+    return _labelled(table, read.texts, names, task, tested, groups, read.places, str(table), [], [])
 
 
-def read_texts(table: Path) -> Table:
-    """The texts of a CSV or of JSON lines, with what is said of each.
+def read_texts(table: Path, lists: bool = False) -> Table:
+    """The texts of a CSV or of JSON lines, with what is said of each; `lists`: a label may be a list of names.
 
     Raises:
         InputError: no column for the text, no rows, a row of too few cells, no UTF-8.
     """
-    rows = cells_of(table, None, LARGEST)
+    rows = cells_of(table, lists=lists, largest=LARGEST)
     columns = columns_of(next(iter(rows), []))
     if "text" not in columns:
         todo = "call one of its columns text"
@@ -143,7 +145,7 @@ def read_texts(table: Path) -> Table:
     return Table(texts, places, said, frozenset(columns))
 
 
-def _of_folders(directory: Path, skip_bad: bool) -> Labelled:
+def _of_folders(directory: Path, skip_bad: bool, task: Task) -> Labelled:
     found = list_folders(directory, every=True)
     texts, wrong = read_files(found.files)
     if wrong and not skip_bad:
@@ -159,7 +161,7 @@ def _of_folders(directory: Path, skip_bad: bool) -> Labelled:
     skipped = [(str(file.relative_to(directory)), wrong[file].what) for file in found.files if file in wrong]
     origin = found.origin.replace("(image folders", "(text folders")
     return _labelled(
-        directory, [texts[row] for row in rows], names, kept.tested, None, called, origin, kept.remarks, skipped
+        directory, [texts[row] for row in rows], names, task, kept.tested, None, called, origin, kept.remarks, skipped
     )
 
 
@@ -185,6 +187,7 @@ def _labelled(
     path: Path,
     texts: list[str],
     names: list[str],
+    task: Task,
     tested: np.ndarray,
     grouped: list[str] | None,
     called: list[str],
@@ -192,25 +195,24 @@ def _labelled(
     notices: list[str],
     skipped: list[tuple[str, str]],
 ) -> Labelled:
-    classes = sorted(set(names))
-    if len(classes) < 2:
-        raise InputError(f"has one label, {classes[0]}", where=path, todo="one class is nothing to learn: give more")
-    labels = np.unique(names, return_inverse=True)[1].astype(np.int32)
     empty = sum(not text.strip() for text in texts)
     if empty == len(texts):
         raise InputError(f"all {empty} texts are empty", where=path, todo="give texts that say something")
+    learned = read_targets(names, task, lambda k: f"{path}, {called[k]}", path)
+    labels, classes = learned.labels, learned.classes
     check_sizes(labels[~tested], classes, path, NOUN)
-    notices = [*notices, *([f"{empty:,} of {len(texts):,} texts are empty"] if empty else [])]
+    notices = [*notices, *([learned.remark] if learned.remark else [])]
+    notices += [f"{empty:,} of {len(texts):,} texts are empty"] if empty else []
     groups = np.unique(grouped, return_inverse=True)[1].astype(np.int32) if grouped else None
-    marks = np.array([mark_of(text) for text in texts])
+    marks = np.array([mark_of(text) for text in texts], "S32")
     if groups is None:
-        groups, told = _copies_together(marks[~tested], labels[~tested], tested)
+        groups, told = copies_together(marks, labels, NOUN)
         notices += told
-    if tested.any() and (count := int(np.isin(marks[tested], marks[~tested]).sum())):
-        notices.append(f"{count:,} of {tested.sum():,} texts for testing are learned from too")
+    notices += copies_across(marks[~tested], marks[tested], NOUN, "")
     array = np.empty(len(texts), object)
     array[:] = texts
-    whole = Split(text=array, label=labels, **({} if groups is None else {"group": groups}))
+    label = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int32)
+    whole = Split(text=array, label=label, **({} if groups is None else {"group": groups}))
     rows = [np.flatnonzero(~tested), np.flatnonzero(tested)]
     train, test = (whole.take(part) if len(part) else None for part in rows)
     assert train is not None  # `check_sizes` has seen it
@@ -223,19 +225,6 @@ def mark_of(text: str) -> bytes:
     """Equal for texts that differ in white space and capitals only."""
     words = " ".join(text.split()).casefold().encode("utf-8", "surrogatepass")
     return hashlib.blake2b(words, digest_size=16).hexdigest().encode()
-
-
-def _copies_together(marks: np.ndarray, labels: np.ndarray, tested: np.ndarray) -> tuple[np.ndarray | None, list[str]]:
-    """(a group for each text that copies share, None where there are none; a notice of them)."""
-    names, group, counts = np.unique(marks, return_inverse=True, return_counts=True)
-    if len(names) == len(marks):
-        return None, []
-    torn = int((np.bincount(np.unique(np.stack([group, labels]), axis=1)[0]) > 1).sum())
-    said = f"{int(counts[counts > 1].sum())} texts are copies of each other, which are never parted"
-    said += f"; {torn} of them are in several classes" if torn else ""
-    groups = np.zeros(len(tested), np.int32)
-    groups[~tested] = group
-    return groups, [said]
 
 
 def unlabelled_texts(path: str | os.PathLike[str]) -> tuple[list[str], list[str | InputError]]:

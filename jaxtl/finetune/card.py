@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from jaxtl.text import markdown
 
 
@@ -11,12 +13,11 @@ def card_lines(model: Any) -> list[str]:
     """What somebody who gets the model has to know, by line."""
     card, many = model.card, model.inputs.many
     lines = [
-        f"Answers with one of {len(model.classes)} classes, whatever it is shown: {', '.join(model.classes[:20])}"
-        + (", …" if len(model.classes) > 20 else ""),
+        model.kind.sentence(model.classes),
         f"Trunk: {model.trunk} ({card['origin']}; licence {card['licence']})",
         "Learned from {examples} of {data} by {method}".format_map(card),
         model.inputs.in_words(),
-        f"Probabilities: softmax(logits / {model.temperature:.3g}), the temperature from {many} left out",
+        model.kind.meaning(model.reading),
         f"Knows nothing of {many} of another kind than those it learned from",
     ]
     if "unseen" in card:
@@ -24,7 +25,11 @@ def card_lines(model: Any) -> list[str]:
     return lines
 
 
+def _short(values: np.ndarray) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
+
+
 def card(model: Any) -> str:
     """The model card, as Markdown."""
     lines = "\n".join(f"- {markdown(line)}" for line in card_lines(model))
-    return f"# A classifier of {markdown(str(model.card['data']))}\n\n{lines}\n"
+    return f"# A model of {markdown(str(model.card['data']))}\n\n{lines}\n"

@@ -14,7 +14,8 @@ import numpy as np
 
 from jaxtl.data import keep_to_data
 from jaxtl.errors import NotFinite
-from jaxtl.finetune import heads, tfidf
+from jaxtl.finetune import heads
+from jaxtl.finetune.kinds import Kind
 from jaxtl.finetune.options import HEADS
 from jaxtl.finetune.recipes import RECIPES
 from jaxtl.finetune.tfidf import TFIDF, Vocabulary
@@ -36,8 +37,6 @@ from jaxtl.protocol import (
     trial_settings,
 )
 from jaxtl.protocol.recipes import range_of
-from jaxtl.selection import temperature
-from jaxtl.selection.validation import log_likelihoods
 from jaxtl.writers import Progress
 
 
@@ -66,6 +65,7 @@ class Bench(NamedTuple):
         features: [N, D] of the frozen trunk.
         parts: who learns from what.
         measure: what decides.
+        kind: what a label is.
         problem: for fine-tuning; None where none is tried.
         inner, trials: folds and settings by which fine-tuning chooses.
         texts: [N] where the examples are texts.
@@ -74,6 +74,7 @@ class Bench(NamedTuple):
     features: np.ndarray
     parts: Parts
     measure: Measure
+    kind: Kind
     problem: Folder | None
     inner: int
     trials: int
@@ -96,10 +97,8 @@ class Bench(NamedTuple):
             assert self.texts is not None
             words = Vocabulary.of(self.texts[rows])
             features = words.vectors(self.texts)
-        how: Any = heads.ridge if name == "ridge" else functools.partial(heads.logistic, adjusted=name != "logistic")
-        how = tfidf.logistic if name == TFIDF else how
         own = features[rows], examples.labels[rows], len(examples.classes), groups, self.parts.seed
-        head, lam = how(*own)
+        head, lam = self.kind.heads[name](*own)
         score = self.measure.better(self.measure.score(own[1], heads.logits(head, own[0])))
         logits: Callable = lambda rows: heads.logits(head, features[rows])  # noqa: E731
         return Fitted(Weights({HEAD: head}), {"λ": lam}, score, logits, words)
@@ -132,7 +131,7 @@ class Bench(NamedTuple):
             if one is not None:
                 logits = self.problem.logits(one.weights, rows)
                 value = np.nan_to_num(self.measure.better(self.measure.score(labels, logits)), nan=-np.inf)
-                likelihood = float(log_likelihoods(logits, labels).mean())
+                likelihood = self.kind.likelihood(labels, logits)
             found.append((float(value), likelihood))
         return found
 
@@ -191,23 +190,6 @@ def compared(
     return Outcome(found, store.arrays, bench.measure, parts)
 
 
-def calibrated(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature that says how sure to be, of examples left out and of one more that is wrong.
-
-    Where few are judged and all are right, the likeliest temperature calls every answer certain. One further example of
-    the median margin, which belongs to the second class, keeps it from that: what Laplace's rule of succession adds.
-
-    Args:
-        logits: [N, C] of examples left out.
-        labels: [N] integers.
-    """
-    ranked = np.argsort(logits, axis=1)
-    margins = np.take_along_axis(logits, ranked[:, -1:], 1) - np.take_along_axis(logits, ranked[:, -2:-1], 1)
-    middle = int(np.argsort(margins[:, 0], kind="stable")[len(margins) // 2])
-    more = np.concatenate([logits, logits[middle : middle + 1]])
-    return temperature(more, np.append(labels, ranked[middle, -2]))
-
-
 class Outcome(NamedTuple):
     """What came out, with what each method said of every example it had not seen."""
 
@@ -230,8 +212,9 @@ class Outcome(NamedTuple):
         return np.array([run.metrics["test"] for run in self.runs(name)])
 
     def mean(self, name: str) -> float:
-        """Over the draws, larger being better."""
-        return self.measure.better(float(self.values(name).mean()))
+        """Over the draws, larger being better; a draw on which the measure says nothing does not count."""
+        known = self.values(name)[np.isfinite(self.values(name))]
+        return self.measure.better(float(known.mean())) if len(known) else -np.inf
 
     def best(self, names: Sequence[str]) -> str:
         """Of equals the first."""

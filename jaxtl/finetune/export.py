@@ -27,7 +27,7 @@ ONNX, STABLEHLO, SAFETENSORS = ".onnx", ".stablehlo", ".safetensors"
 ENDINGS = (ONNX, STABLEHLO, SAFETENSORS)
 PLATFORMS = ("cpu", "cuda", "tpu")
 NOISY = ("jax2onnx", "onnx_ir")  # loggers that tell of every shape that is left out
-CLOSE = 1e-4  # of a probability, between what was written and the model
+CLOSE = 1e-4  # of a probability or of the spread of numbers, between what was written and the model
 TRIED = 2  # examples of noise that are asked
 
 
@@ -73,10 +73,10 @@ def _beside(model: Any, path: Path, record: str = "") -> list[Path]:
     return [*found, *([files.write(path.with_suffix(".json"), record)] if words else [])]
 
 
-def prepared_to_probabilities(model: Any) -> Callable[[jax.Array], jax.Array]:
-    """Pixels float32 [B, size, size, 3] from 0 to 255, or tokens int32 [B, T] -> [B, C], the weights within."""
+def prepared_to_said(model: Any) -> Callable[[jax.Array], jax.Array]:
+    """What `inputs` prepares, float32 [B, size, size, 3] or int32 [B, T] -> what the model says [B, S]."""
     weights = jax.tree.map(jnp.asarray, model.weights)
-    return lambda prepared: model.probabilities_of(weights, prepared)
+    return lambda prepared: model.said_of(weights, prepared)
 
 
 def _stablehlo(model: Any) -> bytes:
@@ -89,7 +89,7 @@ def _stablehlo(model: Any) -> bytes:
     (batch,) = export.symbolic_shape("batch")
     prepared = jax.ShapeDtypeStruct((batch, *model.inputs.shape), model.inputs.dtype)
     with by_the_library():
-        made = export.export(jax.jit(prepared_to_probabilities(model)), platforms=PLATFORMS)(prepared)
+        made = export.export(jax.jit(prepared_to_said(model)), platforms=PLATFORMS)(prepared)
     content = bytes(made.serialize())
     read = export.deserialize(bytearray(content))
     _hold_against(model, lambda prepared: np.asarray(read.call(prepared)), STABLEHLO)
@@ -104,7 +104,7 @@ def _onnx(model: Any) -> bytes:
         raise InputError("needs jax2onnx", where=ONNX, todo='pip install "jaxtl[onnx]"') from None
     prepared = jax.ShapeDtypeStruct(("batch", *model.inputs.shape), model.inputs.dtype)
     with by_the_library(), _quiet():
-        made = to_onnx(prepared_to_probabilities(model), inputs=[prepared], model_name="jaxtl")
+        made = to_onnx(prepared_to_said(model), inputs=[prepared], model_name="jaxtl")
     for name, value in _metadata(model).items():
         entry = made.metadata_props.add()
         entry.key, entry.value = name, value
@@ -122,7 +122,9 @@ def _onnx_reader(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _metadata(model: Any) -> dict[str, str]:
-    return {"classes": json.dumps(model.classes), "card": json.dumps(model.record(), ensure_ascii=False)}
+    kind, classes = model.kind, model.classes
+    said = {"classes": classes, "columns": kind.columns(classes)[len(kind.answer_column) :], "card": model.record()}
+    return {name: json.dumps(value, ensure_ascii=False) for name, value in said.items()}
 
 
 @contextlib.contextmanager
@@ -144,8 +146,8 @@ def _quiet() -> Iterator[None]:
 def _hold_against(model: Any, read: Callable[[np.ndarray], Any], where: str) -> None:
     """What was written has to say what the model says."""
     prepared = model.inputs.noise(TRIED)
-    ours = np.asarray(prepared_to_probabilities(model)(jnp.asarray(prepared)))
+    ours = np.asarray(prepared_to_said(model)(jnp.asarray(prepared)))
     gap = float(np.abs(np.asarray(read(prepared)) - ours).max())
-    if not gap <= CLOSE:
-        what = f"what was written differs from the model by {gap:.2g} in a probability, so it was not kept"
+    if not gap <= CLOSE * model.reading.spread + 4 * float(np.spacing(np.float32(abs(model.reading.mean)))):
+        what = f"what was written differs from the model by {gap:.2g}, so it was not kept"
         raise InputError(what, where=where, todo="use another format, and report this")

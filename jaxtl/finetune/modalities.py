@@ -19,16 +19,17 @@ from jaxtl.errors import InputError
 from jaxtl.finetune.checks import check_apart, check_methods
 from jaxtl.finetune.inputs import Pixels, Preparation, Tokens
 from jaxtl.finetune.options import Options
-from jaxtl.finetune.trunks import TEXTS_BY, WORDS_ALONE, trunk_of, words_alone
+from jaxtl.finetune.trunks import AUTO, TEXTS_BY, WORDS_ALONE, trunk_of, words_alone
 from jaxtl.models.pretrained import Pretrained
 from jaxtl.report import Plot, Section
 from jaxtl.report.plots import answers
 
 SHORTEST_WINDOW = 16
+ALONE = "words alone are weighed, which is often worse for short texts"
 LETTERS = 300  # of a text on a page
 
 Say = Callable[..., None]
-Labels = Sequence[tuple[str, str]]  # (what it is, what was said)
+Words = Sequence[tuple[str, str]]  # (what it is, what was said)
 
 
 class Begun(NamedTuple):
@@ -75,8 +76,8 @@ class Modality:
         """What a model is asked about, of a part."""
         raise NotImplementedError
 
-    def wrong(self, part: Split, rows: np.ndarray, called: Sequence[str], labels: Labels) -> Section:
-        """Some examples of which something else was said, the surest first."""
+    def wrong(self, heading: str, part: Split, rows: np.ndarray, called: Sequence[str], words: Words) -> Section:
+        """Some examples of which something else was said, with what they are and what was said of each."""
         raise NotImplementedError
 
 
@@ -95,7 +96,8 @@ class Pictures(Modality):
         size = options.size or trunk.size
         check_methods(options.methods, trunk)
         check_apart(data, workdir)
-        found = labelled(data, Resize(size, options.skip_bad, files.default_directory(), display))
+        resize = Resize(size, options.skip_bad, files.default_directory(), display)
+        found = labelled(data, resize, task=options.task)
         mean, std = np.asarray(trunk.mean, np.float32), np.asarray(trunk.std, np.float32)
         return Begun(trunk, notice, found, found.train.images, Pixels(size, mean, std, found.white))
 
@@ -105,11 +107,10 @@ class Pictures(Modality):
     def examples(self, part: Split) -> Any:
         return part.images
 
-    def wrong(self, part: Split, rows: np.ndarray, called: Sequence[str], labels: Labels) -> Section:
-        captions = [(f"{own}, not", said) for own, said in labels]
-        lines = _lines(called, labels)
-        draw = functools.partial(answers.surely_wrong, np.asarray(part.images[rows]), captions)
-        return _section(lines, [Plot("wrong", "The most confidently wrong", draw)])
+    def wrong(self, heading: str, part: Split, rows: np.ndarray, called: Sequence[str], words: Words) -> Section:
+        draw = functools.partial(answers.surely_wrong, np.asarray(part.images[rows]), words)
+        plot = Plot("wrong", heading.partition(",")[0], draw)
+        return Section(heading, (), _lines(called, words), [plot])
 
 
 class Texts(Modality):
@@ -119,10 +120,8 @@ class Texts(Modality):
 
     def begin(self, options: Options, data: Any, workdir: Path, display: Any, say: Say) -> Begun:
         check_apart(data, workdir)
-        found = labelled_texts(data, options.skip_bad)
-        trunk, notice = words_alone(), ""
-        if options.trunk != WORDS_ALONE:
-            trunk, notice = trunk_of(options.trunk, display, TEXTS_BY, words_alone)
+        found = labelled_texts(data, options.skip_bad, options.task)
+        trunk, notice = _encoder(options.trunk, display)
         if trunk.mean:
             todo = f"leave --trunk out, or give {TEXTS_BY}, {WORDS_ALONE} or one of texts"
             raise InputError("takes pictures, and these are texts", where=f"--trunk={options.trunk}", todo=todo)
@@ -130,6 +129,9 @@ class Texts(Modality):
             say(f"NOTE: {notice}", style="bold yellow")
         check_methods(options.methods, trunk)
         if trunk.name == WORDS_ALONE:
+            if found.task != "classes":
+                todo = 'connect once, or pip install "jaxtl[text]"'
+                raise InputError("words alone learn classes only", where=f"--trunk={options.trunk}", todo=todo)
             nothing = np.zeros((len(found.train), 1), np.float32)
             return Begun(trunk, notice, found, nothing, Tokens(b"", 1, 1))
         return self._of_tokens(options, found, trunk, notice)
@@ -167,9 +169,28 @@ class Texts(Modality):
     def examples(self, part: Split) -> Any:
         return part["text"]
 
-    def wrong(self, part: Split, rows: np.ndarray, called: Sequence[str], labels: Labels) -> Section:
+    def wrong(self, heading: str, part: Split, rows: np.ndarray, called: Sequence[str], words: Words) -> Section:
         shown = [shortened(text) for text in part["text"][rows]]
-        return _section([f"{line}: “{text}”" for line, text in zip(_lines(called, labels), shown, strict=True)], [])
+        lines = [f"{line}: “{text}”" for line, text in zip(_lines(called, words), shown, strict=True)]
+        return Section(heading, (), lines)
+
+
+def _encoder(name: str, display: Any) -> tuple[Pretrained, str]:
+    """A trunk of texts, and a notice where there is none."""
+    if name == WORDS_ALONE:
+        return words_alone(), ""
+    if name == AUTO and not _has_tokenizers():
+        told = f'no library tokenizers (pip install "jaxtl[text]"), so no pretrained trunk: {ALONE}'
+        return words_alone(), told
+    return trunk_of(name, display, TEXTS_BY, words_alone, ALONE)
+
+
+def _has_tokenizers() -> bool:
+    try:
+        import tokenizers  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def shortened(text: str, most: int = LETTERS) -> str:
@@ -187,12 +208,8 @@ def shortened(text: str, most: int = LETTERS) -> str:
     return f"{words[: most - tail - 1]}…{end[-tail:]}"
 
 
-def _lines(called: Sequence[str], labels: Labels) -> list[str]:
-    return [f"{name}: is {own}, said to be {said}" for name, (own, said) in zip(called, labels, strict=True)]
-
-
-def _section(lines: list[str], plots: list[Plot]) -> Section:
-    return Section("The most confidently wrong, which may be wrong labels", (), lines, plots)
+def _lines(called: Sequence[str], words: Words) -> list[str]:
+    return [f"{name}: {own}, {said}" for name, (own, said) in zip(called, words, strict=True)]
 
 
 PICTURES, TEXTS = Pictures(), Texts()

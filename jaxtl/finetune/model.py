@@ -1,4 +1,4 @@
-"""What a fine-tuning leaves: a classifier with its classes, its inputs and its temperature, in a few files."""
+"""What a fine-tuning leaves: a model with its classes, what it is given and what its outputs mean, in a few files."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from jaxtl.data import normalise
 from jaxtl.errors import InputError
 from jaxtl.finetune.export import written
 from jaxtl.finetune.inputs import Preparation, recorded
+from jaxtl.finetune.kinds import KINDS, Kind
+from jaxtl.finetune.readings import Reading
 from jaxtl.finetune.trunks import module_of
 from jaxtl.models import Classifier, as_forward
 from jaxtl.problems.folder import HEAD
@@ -31,59 +33,82 @@ WEIGHTS, RECORD = "model.safetensors", "model.json"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Finetuned:
-    """A classifier of pictures or texts.
+    """A model of pictures or texts: it says a class, several labels, or a number.
 
     Attributes:
         trunk: name of its trunk.
         weights: all of it.
-        classes: names, in the order of its outputs.
+        kind: what it says.
+        classes: names, in the order of its outputs; () where it says a number.
         inputs: what it is given, and how that is made of a picture or a text.
-        temperature: that its logits are divided by.
+        reading: what its outputs mean.
         card: what else is known of it, in words and figures.
         workdir: where it lies, and its report; None in memory only.
     """
 
     trunk: str
     weights: Weights
+    kind: Kind
     classes: tuple[str, ...]
     inputs: Preparation
-    temperature: float
+    reading: Reading
     card: dict[str, Any]
     workdir: Path | None = None
 
     @functools.cached_property
     def module(self) -> Classifier:
         """Trunk and head."""
-        return Classifier(self.inputs.module(module_of(self.trunk)), ((HEAD, len(self.classes)),))
+        return Classifier(self.inputs.module(module_of(self.trunk)), ((HEAD, len(self.kind.outputs(self.classes))),))
 
-    def probabilities_of(self, weights: Weights, prepared: jax.Array) -> jax.Array:
-        """[B, ...] as `inputs` has prepared it, such as pixels 0 to 255 -> [B, C], a pure function."""
+    def outputs_of(self, weights: Weights, prepared: jax.Array) -> jax.Array:
+        """[B, ...] as `inputs` prepares it, such as pixels 0 to 255 -> outputs of the head [B, C], a pure function."""
         batch = {"image": normalise(prepared, self.inputs.mean, self.inputs.std)}
-        logits = as_forward(self.module)(weights.params, weights.model_state, batch, EVALUATE)[0][HEAD]
-        return jax.nn.softmax(logits / self.temperature, axis=-1)
+        return as_forward(self.module)(weights.params, weights.model_state, batch, EVALUATE)[0][HEAD]
+
+    def said_of(self, weights: Weights, prepared: jax.Array) -> jax.Array:
+        """[B, ...] as `inputs` prepares it -> what is said of each [B, S], a pure function; see `said`."""
+        return self.kind.said(self.outputs_of(weights, prepared), self.reading)
 
     @functools.cached_property
     def _compiled(self) -> Any:
-        return jax.jit(self.probabilities_of)
+        return jax.jit(self.outputs_of)
 
-    def probabilities(self, examples: Any) -> np.ndarray:
-        """The calibrated probability of every class.
+    def outputs(self, examples: Any) -> np.ndarray:
+        """[N, C] float32 of the head, before they mean anything.
 
         Args:
             examples: pictures uint8 [N, H, W, C] of any size, also `Stored`; or texts.
-
-        Returns:
-            [N, C] float32.
         """
-        found = np.empty((len(examples), len(self.classes)), np.float32)
+        found = np.empty((len(examples), len(self.kind.outputs(self.classes))), np.float32)
         for start in range(0, len(examples), self.inputs.chunk):
             array = self.inputs.prepared(examples[start : start + self.inputs.chunk])
             for rows, block in self.inputs.blocks(array):
                 found[start + rows] = np.asarray(self._compiled(self.weights, jnp.asarray(block)))[: len(rows)]
         return found
 
+    def said(self, examples: Any) -> np.ndarray:
+        """What is said of examples: a calibrated probability for every class or label, or a number and its interval.
+
+        Args:
+            examples: pictures uint8 [N, H, W, C] of any size, also `Stored`; or texts.
+
+        Returns:
+            [N, C] float32, probabilities; of numbers [N, 3]: value, low, high.
+        """
+        return np.asarray(self.kind.said(jnp.asarray(self.outputs(examples)), self.reading))
+
+    def probabilities(self, examples: Any) -> np.ndarray:
+        """`said` of a model of classes or labels.
+
+        Raises:
+            InputError: it says numbers.
+        """
+        if not self.classes:
+            raise InputError("says numbers and no probabilities", where="probabilities", todo="use said")
+        return self.said(examples)
+
     def predict(self, sources: Sequence[Any]) -> Iterator[tuple[Any, np.ndarray | InputError]]:
-        """(source, its probabilities [C] or why it cannot be read) of each, a chunk at a time.
+        """(source, what is `said` of it or why it cannot be read) of each, a chunk at a time.
 
         Args:
             sources: files of pictures of any size and format; or texts.
@@ -91,8 +116,7 @@ class Finetuned:
         for start in range(0, len(sources), self.inputs.chunk):
             chunk = sources[start : start + self.inputs.chunk]
             read = [self.inputs.read(source) for source in chunk]
-            good = [example for example in read if not isinstance(example, InputError)]
-            said = iter(self.probabilities(good))
+            said = iter(self.said([example for example in read if not isinstance(example, InputError)]))
             for source, example in zip(chunk, read, strict=True):
                 yield source, example if isinstance(example, InputError) else next(said)
 
@@ -114,11 +138,12 @@ class Finetuned:
     def record(self) -> dict[str, Any]:
         """All but the weights, as JSON has it."""
         return {
-            "kind": f"a classifier of {self.inputs.many}, by jaxtl",
+            "kind": f"a model of {self.inputs.many}, by jaxtl",
             "trunk": self.trunk,
+            "labels": self.kind.name,
             "classes": list(self.classes),
             **self.inputs.record(),
-            "temperature": self.temperature,
+            "reading": self.reading._asdict(),
             "card": self.card,
         }
 
@@ -142,14 +167,16 @@ def load_finetuned(run: str | Path) -> Finetuned:
     tree = checkpoints.load_weights(directory / WEIGHTS)
     try:
         said = json.loads(files.content(directory / RECORD, 2**26))
-        classes, temperature = tuple(map(str, said["classes"])), float(said["temperature"])
+        kind, classes = KINDS[said["labels"]], tuple(map(str, said["classes"]))
+        reading = Reading(**{name: float(value) for name, value in said["reading"].items()})
         trunk, card, inputs = str(said["trunk"]), dict(said["card"]), recorded(said, directory)
-        if not (temperature > 0 and len(classes) > 1):
+        named = not classes if kind.name == "number" else len(classes) > 1
+        if not (reading.temperature > 0 and reading.spread > 0 and named):
             raise ValueError("numbers")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise InputError(f"{RECORD} is not what a run writes", where=directory, todo="run it again") from None
     weights = weights_of(jax.tree.map(jnp.asarray, tree))
-    found = Finetuned(trunk, weights, classes, inputs, temperature, card, directory)
+    found = Finetuned(trunk, weights, kind, classes, inputs, reading, card, directory)
     _check(found, directory)
     return found
 

@@ -24,12 +24,14 @@ from jaxtl.data.dataset import DataSet
 from jaxtl.data.labelled import Labelled
 from jaxtl.errors import InputError
 from jaxtl.finetune import plan as planning
-from jaxtl.finetune.checks import UNEQUAL, check_groups, names_of
-from jaxtl.finetune.choosing import Bench, Fitted, Outcome, calibrated, compared
+from jaxtl.finetune.checks import UNEQUAL, check_groups, check_kind, names_of
+from jaxtl.finetune.choosing import Bench, Fitted, Outcome, compared
 from jaxtl.finetune.inputs import Preparation, Words
+from jaxtl.finetune.kinds import KINDS, Kind
 from jaxtl.finetune.modalities import Begun, Modality, modality_of
 from jaxtl.finetune.model import Finetuned
-from jaxtl.finetune.options import Options, seconds_of
+from jaxtl.finetune.options import AUTO, Options, seconds_of
+from jaxtl.finetune.readings import Reading
 from jaxtl.finetune.trunks import Polled, Quiet, depths, passed, words_alone
 from jaxtl.loop import raise_if_stopped
 from jaxtl.methods.finetuning import pulled
@@ -38,7 +40,7 @@ from jaxtl.models.pretrained import Pretrained
 from jaxtl.problems.folder import HEAD, Examples, Folder, Inputs, Parts, parted
 from jaxtl.problems.images import Images
 from jaxtl.program import Weights
-from jaxtl.protocol import MEASURES, Budget, Measure
+from jaxtl.protocol import Budget, Measure
 from jaxtl.sweep import run_all
 from jaxtl.terminal import Terminal
 from jaxtl.version import __version__
@@ -72,7 +74,7 @@ class Found(NamedTuple):
     winner: str
     fitted: Fitted
     model: Finetuned
-    tested: np.ndarray | None  # logits of the test part, of its one look
+    tested: np.ndarray | None  # outputs for the test part, of its one look
     rate: float  # examples a second through the frozen trunk
     minutes: float
 
@@ -98,12 +100,13 @@ def finetuned(
         Interrupted: a stop was requested.
     """
     began, say = time.perf_counter(), (console or Terminal(quiet=True)).print
-    measure = MEASURES[options.measure]
     display = Quiet if console is None else Polled
     modality = modality_of(data)
     begun = modality.begin(options, data, workdir, display, say)
     trunk, found = begun.trunk, begun.data
-    _say_data(say, found, modality)
+    kind = KINDS[found.task]
+    check_kind(options, kind)
+    _say_data(say, found, kind, modality)
     check_groups(found)
     keep_to_data(workdir, found.origin, *modality.content(found))
     features, seconds = kept_outputs(workdir, trunk, begun.inputs, None, begun.prepared_by, display)
@@ -111,8 +114,10 @@ def finetuned(
     if rate:
         at = "x".join(map(str, begun.prepared_by.shape))
         say(f"features: {len(features):,} {modality.many} through {trunk.name} at {at}, {rate:.0f} a second")
-    work = Work(options, begun, features, workdir, modality, measure, display)
-    own_heads, tuned = names_of(options, trunk, found, features)
+    work = Work(options, begun, features, workdir, modality, kind, display)
+    own_heads, tuned, left_out = names_of(options, kind, trunk, found, features)
+    if left_out:
+        say(f"NOTE: {left_out}", style="bold yellow")
     planned = planning.kept(workdir, work.asked(), lambda: work.plan(tuned, work.seconds_left(began, own_heads), rate))
     for line in work.in_words(planned):
         say(line)
@@ -127,12 +132,10 @@ def finetuned(
     winner = outcome.verdict()[0]
     raise_if_stopped("before the last training")
     fitted = bench.fit(winner, bench.parts.whole)
-    rows, logits = outcome.once(winner)
-    scale = calibrated(logits, found.train.labels[rows])
-    model = work.model(fitted, winner, scale)
-    tested = None
-    if found.test is not None:
-        tested = np.log(np.maximum(model.probabilities(modality.examples(found.test)), 1e-30))
+    rows, outputs = outcome.once(winner)
+    reading = kind.reading(bench.parts.examples.labels[rows], outputs, found.train.labels)
+    model = work.model(fitted, winner, reading)
+    tested = None if found.test is None else model.outputs(modality.examples(found.test))
     minutes = (time.perf_counter() - began) / 60
     return Found(options, begun, modality, planned, outcome, winner, fitted, model, tested, rate, minutes)
 
@@ -145,7 +148,7 @@ class Work(NamedTuple):
     features: np.ndarray
     workdir: Path
     modality: Modality
-    measure: Measure
+    kind: Kind
     display: Any = Polled
 
     @property
@@ -158,30 +161,38 @@ class Work(NamedTuple):
         """What is learned from."""
         return self.begun.data
 
+    @property
+    def measure(self) -> Measure:
+        """What decides."""
+        asked = self.options.measure
+        return self.kind.measure(self.kind.measures[0] if asked == AUTO else asked, self.data.train.labels)
+
     def asked(self) -> dict[str, Any]:
         """All that decides what a run is, but its data."""
         found: dict[str, Any] = dict(vars(self.options))
         return found | {"methods": list(self.options.methods), "trunk": self.trunk.name}
 
     @property
-    def balanced(self) -> bool:
-        """Whether every class counts alike."""
-        counts = np.bincount(self.data.train.labels)
-        unequal = counts.max() > UNEQUAL * counts.min()
-        return self.options.balance == "on" or (
-            self.options.balance == "auto" and unequal and self.options.measure in ASKS_EVERY_CLASS
-        )
+    def weights(self) -> np.ndarray | None:
+        """[N] of each example, where every class counts alike; None where all examples do."""
+        if self.kind.name != "classes":
+            return None
+        labels, classes = self.data.train.labels, len(self.data.classes)
+        counts = np.bincount(labels, minlength=classes)
+        unequal = counts.max() > UNEQUAL * counts.min() and self.options.measure in ASKS_EVERY_CLASS
+        if self.options.balance == "on" or (self.options.balance == "auto" and unequal):
+            return (len(labels) / (classes * counts))[labels]
+        return None
 
     def parts(self, effort: planning.Effort) -> Parts:
         """Who learns from what; no more folds than groups."""
-        train, classes = self.data.train, self.data.classes
-        counts, weights = np.bincount(train.labels, minlength=len(classes)), None
-        if self.balanced:
-            weights = (len(train) / (len(classes) * counts))[train.labels]
-        folds = max(2, min(effort.folds, int(counts.max())))
+        train, kind = self.data.train, self.kind
+        folds = max(2, min(effort.folds, kind.most(train.labels)))
         if train.groups is not None:
             folds = min(folds, len(np.unique(train.groups)))
-        return Parts(Examples(train.labels, train.groups, classes, weights), folds, effort.repeats, self.options.seed)
+        learned, strata = kind.learned(train.labels, train.labels), kind.strata(train.labels)
+        examples = Examples(learned, train.groups, kind.outputs(self.data.classes), self.weights, strata)
+        return Parts(examples, folds, effort.repeats, self.options.seed)
 
     def seconds_left(self, began: float, own_heads: Sequence[str]) -> Callable[[], float]:
         """Of the budget, once the heads have been tried."""
@@ -236,24 +247,26 @@ class Work(NamedTuple):
 
     def problem(self, depth: int, effort: planning.Effort, array: np.ndarray | None = None) -> Folder:
         """Fine-tuning of what is above a cut, given examples or what the frozen part makes of them."""
-        _, above = parted(Classifier(self.trunk.model, ((HEAD, len(self.data.classes)),)), depth)
+        _, above = parted(Classifier(self.trunk.model, ((HEAD, len(self.kind.outputs(self.data.classes))),)), depth)
         if array is None:
             where = self.workdir, self.trunk, self.begun.inputs, depth, self.begun.prepared_by, self.display
             array = kept_outputs(*where)[0] if depth else np.asarray(self.begun.inputs)
         how = Images(self.shape(0), self.begun.prepared_by.mean, self.begun.prepared_by.std)
         inputs = Inputs.kept(array) if depth else Inputs(jnp.asarray(array), how, True)
         config = Tuning(steps=effort.steps, trials=effort.trials, seed=self.options.seed)
-        return Folder(config, self.trunk, above, inputs, jnp.asarray(self.features), self.parts(effort), self.measure)
+        features, parts = jnp.asarray(self.features), self.parts(effort)
+        return Folder(config, self.trunk, above, inputs, features, parts, self.measure, self.kind)
 
     def bench(self, planned: planning.Plan) -> Bench:
         """What methods are tried on."""
         problem = self.problem(planned.depth, planned.effort) if planned.methods else None
         effort = planned.effort
+        parts = self.parts(effort)
         texts = self.data.train.fields.get("text")
-        return Bench(self.features, self.parts(effort), self.measure, problem, effort.inner, effort.trials, texts)
+        return Bench(self.features, parts, self.measure, self.kind, problem, effort.inner, effort.trials, texts)
 
-    def model(self, fitted: Fitted, winner: str, scale: float) -> Finetuned:
-        """The whole classifier."""
+    def model(self, fitted: Fitted, winner: str, reading: Reading) -> Finetuned:
+        """The whole of it."""
         weights, under, how = fitted.weights, self.trunk, self.begun.prepared_by
         if fitted.words is not None:
             under, how = words_alone(), Words(fitted.words)
@@ -264,7 +277,7 @@ class Work(NamedTuple):
         card: dict[str, Any] = {"method": winner, "setting": fitted.setting, "jaxtl": __version__}
         card |= {"licence": under.licence, "origin": under.origin, "data": self.data.name}
         card["examples"] = f"{len(self.data.train)} labelled {self.modality.many}"
-        return Finetuned(under.name, whole, self.data.classes, how, scale, card, self.workdir)
+        return Finetuned(under.name, whole, self.kind, self.data.classes, how, reading, card, self.workdir)
 
     def in_words(self, planned: planning.Plan) -> list[str]:
         """What is going to be done."""
@@ -307,12 +320,10 @@ def _within(part: Any, whole: Any) -> Any:
     return {name: _within(part[name], tree) if name in part else tree for name, tree in whole.items()}
 
 
-def _say_data(say: Callable[..., None], found: Labelled, modality: Modality) -> None:
-    counts = np.bincount(found.train.labels, minlength=len(found.classes))
+def _say_data(say: Callable[..., None], found: Labelled, kind: Kind, modality: Modality) -> None:
     test = f", {len(found.test):,} for testing" if found.test is not None else ""
-    span = f"{counts.min()} to {counts.max()}" if counts.min() < counts.max() else f"{counts.min()}"
-    many = f"{len(found.train):,} {modality.many}"
-    say(f"data      {many} to learn from{test}; {len(found.classes)} classes of {span} each")
+    what = kind.described(found.train.labels, found.classes)
+    say(f"data      {len(found.train):,} {modality.many} to learn from{test}; {what}")
     for notice in found.notices:
         say(f"NOTE: {notice}", style="bold yellow")
     if found.skipped:

@@ -65,7 +65,7 @@ class SentenceEncoder(nn.Module):
     heads: int
     words: int
     places: int = 512
-    window: int = 256
+    window: int = 128
     dtype: str | None = None
     start: int = 0
     stop: int | None = None
@@ -128,11 +128,11 @@ def _direction(marked: jax.Array) -> jax.Array:
     return mean * jax.lax.rsqrt(jnp.maximum(jnp.sum(mean * mean, axis=-1, keepdims=True), EPSILON**2))
 
 
-def minilm_l6(window: int = 256, dtype: str | None = None) -> SentenceEncoder:
+def minilm_l6(window: int = 128, dtype: str | None = None) -> SentenceEncoder:
     """all-MiniLM-L6: six blocks of width 384 and 12 heads, 30,522 words.
 
     Args:
-        window: tokens that see each other; it was trained with 256 at most.
+        window: tokens that see each other; it was trained with 128, and takes 512 at most.
         dtype: to compute in, such as "bfloat16"; None is that of the parameters, float32.
 
     Example:

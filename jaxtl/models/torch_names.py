@@ -198,7 +198,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         lambda weights: minilm_l6(),
         _bert(),
         r"(?:bert\.)?(?:pooler\..*|embeddings\.position_ids)",
-        256,
+        128,
         (),
         (),
     ),

@@ -18,14 +18,15 @@ from jaxtl.cli import commands
 from jaxtl.errors import InputError
 from jaxtl.finetune import load_finetuned, plan, trunks
 from jaxtl.finetune.inputs import Tokens
+from jaxtl.finetune.kinds import KINDS
 from jaxtl.finetune.modalities import PICTURES, TEXTS, modality_of, shortened
 from jaxtl.finetune.options import Options
+from jaxtl.finetune.readings import Reading
 from jaxtl.finetune.work import Work, kept_outputs
 from jaxtl.models import Classifier, initialise
 from jaxtl.models.bert import SentenceEncoder
 from jaxtl.models.pretrained import Pretrained
 from jaxtl.models.torch_names import ARCHITECTURES
-from jaxtl.protocol import MEASURES
 
 TINY = SentenceEncoder(16, 2, 4, len(WORDS), places=32, window=16)
 WINDOW = "--size=16"
@@ -100,7 +101,7 @@ def test_a_table_of_texts_becomes_a_model_and_a_report(here, run):
     assert np.sum(summary["confusion"]) == 38
     assert "1 of 38 texts are empty" in summary["notice"]
     page, plain = (place / "report.html").read_text(), (place / "summary.md").read_text()
-    assert "38 labelled texts of 2 classes" in page
+    assert "38 labelled texts, 2 classes of" in page
     assert "judged by the texts left out" in page
     assert "picture" not in plain
     assert "<script" not in page
@@ -187,14 +188,14 @@ def work(room):
         options = Options(data="x", trunk="tiny")
         begun = TEXTS.begin(options, room / "reviews.csv", workdir, trunks.Quiet, print)
     features, _ = kept_outputs(workdir, begun.trunk, begun.inputs, None, begun.prepared_by, trunks.Quiet)
-    return Work(options, begun, features, workdir, TEXTS, MEASURES["accuracy"], trunks.Quiet)
+    return Work(options, begun, features, workdir, TEXTS, KINDS["classes"], trunks.Quiet)
 
 
 @pytest.mark.parametrize("depth", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_blocks_above_a_cut_are_fine_tuned_and_are_the_model_that_is_kept(work, depth):
     bench = work.bench(plan.Plan(plan.Effort(3, 1, 2, 1, 4), depth, ("l2_sp",), 1.0, ""))
     fitted = bench.fit("l2_sp", bench.parts.whole)
-    model = work.model(fitted, "l2_sp", 1.5)
+    model = work.model(fitted, "l2_sp", Reading(1.5))
     odds = np.exp(fitted.logits(np.arange(len(work.data.train))) / 1.5)
     said = model.probabilities(work.data.train["text"])
     np.testing.assert_allclose(said, odds / odds.sum(1, keepdims=True), atol=2e-5)
@@ -277,6 +278,20 @@ def test_a_damaged_model_of_texts_is_told(here, tmp_path):
     (tmp_path / "words" / "model.json").write_text(json.dumps(said | {"terms": said["terms"][1:]}))
     with pytest.raises(InputError, match="not what a run writes"):
         load_finetuned(tmp_path / "words")
+
+
+def test_numbers_and_several_labels_are_learned_from_texts_and_not_by_words_alone(tmp_path):
+    pytest.importorskip("tokenizers")
+    rows = [(text, str(3.5 + len(text) / 10)) for text, _ in texts(14)]
+    table(tmp_path / "stars.csv", rows)
+    model = tl.finetune(tmp_path / "stars.csv", workdir=tmp_path / "run", budget="30s", methods=("ridge",))
+    assert model.said(["good", "good " * 30]).shape == (2, 3)
+    table(
+        tmp_path / "tags.csv", [(text, f"{label};film" if k % 3 else label) for k, (text, label) in enumerate(texts(8))]
+    )
+    assert TEXTS.begin(Options(), tmp_path / "tags.csv", tmp_path / "x", trunks.Quiet, print).data.task == "several"
+    with pytest.raises(InputError, match="words alone learn classes only"):
+        tl.finetune(tmp_path / "stars.csv", workdir=tmp_path / "other", trunk="tfidf")
 
 
 @pytest.mark.parametrize(

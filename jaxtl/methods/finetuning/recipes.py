@@ -17,7 +17,7 @@ from jaxtl.losses import softmax_cross_entropy
 from jaxtl.models import Classifier, Mlp, as_forward
 from jaxtl.optimizers import Group
 from jaxtl.penalties import Term, l2
-from jaxtl.problems import CLASSIFY, FewShot
+from jaxtl.problems import CLASSIFY, FewShot, objective_of
 from jaxtl.problems.few_shot import SOURCE_HEAD
 from jaxtl.program import Program, Weights, make_program
 from jaxtl.protocol import Draw, Recipe
@@ -47,7 +47,7 @@ def pulled(problem: FewShot) -> Program:
     return make_program(
         as_forward(problem.model),
         problem.moved.labels,
-        {"task": CLASSIFY},
+        {"task": objective_of(problem)},
         **pulls(problem, TRANSFERRED, NEW, source=TOWARDS["source"]),
         given={"anchor": problem.moved.anchor},
         prepare=problem.images.batches(problem.config.batch_size),
@@ -61,7 +61,7 @@ def head(problem: FewShot) -> Program:
     return make_program(
         as_forward(Classifier(Mlp(widths=()), problem.model.heads)),
         {"head": problem.moved.labels["head"]},
-        {"task": CLASSIFY},
+        {"task": objective_of(problem)},
         **pulls(problem, NEW),
         prepare=image_batches(problem.config.batch_size, np.zeros(width), np.ones(width)),
         dense=True,

@@ -1,11 +1,11 @@
-"""A pretrained encoder or weighted words: which is better for few labelled texts, and does `jaxtl finetune` choose well?
+"""A pretrained encoder or weighted words for few labelled texts, and does `jaxtl finetune` choose well between them?
 
     python -m experiments.benchmarks.texts --config.data=reviews.npz
 
 Film reviews: single sentences (rt) and whole reviews (imdb). In every draw n of the texts are labelled, and all others
-judge: logistic regression on MiniLM-L6 with all windows of a text, or with the first 256 tokens alone; on weighted words
-(tfidf); and what the labels alone choose among ridge and logistic on all windows and tfidf, by 5 folds. Nothing is
-fine-tuned here. Draws overlap, so their intervals are rather too narrow.
+judge: logistic regression on MiniLM-L6 with all windows of a text, or with its first 256 tokens alone; on weighted
+words (tfidf); and what the labels alone choose among ridge and logistic on all windows and tfidf, by 5 folds. Nothing
+is fine-tuned here. Draws overlap, so their intervals are rather too narrow.
 
 The file has NAME_utf8 (uint8, all texts one after another), NAME_offsets (one more than texts) and NAME_labels.
 """
@@ -66,7 +66,7 @@ def measure(config: Config, console: Console, once: Once) -> Findings:
 
 def _measured(config: Config, name: str, key: str) -> dict[str, list[float]]:
     texts, labels = read(config, key)
-    trunk, found = load_trunk(config.trunk, progress=Progress), {}
+    trunk, found = load_trunk(config.trunk, progress=Progress), dict[str, list[float]]()
     bench = {way: _bench(trunk, texts, labels, way) for way in ("windows", "cut off")}
     for n in config.labelled:
         values = [_draw(bench, n, config.seed + k) for k in range(config.draws)]

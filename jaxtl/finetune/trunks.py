@@ -129,17 +129,18 @@ def passed(trunk: Pretrained, images: Any, depth: int | None, size: int, progres
     if depth is not None:
         part = cut(part, depth)[0]
     weights, how = Weights(trunk.params, trunk.model_state), normalisation(trunk, size)
-    blocks, began = [], 0.0
+    made, began = np.empty((0,), np.float32), 0.0
     with progress(len(images), "features of the frozen trunk") as display:
         for start in range(0, len(images), BLOCK):
             rows = np.minimum(np.arange(start, start + BLOCK), len(images) - 1)  # the last one filled up
             block = jnp.asarray(np.asarray(images[rows]))
-            out = np.asarray(_through(part, depth is None, weights, block, how.mean, how.std))
-            blocks.append(out[: len(images) - start])
-            began = began or time.perf_counter()  # the first block has compiled the program
-            display.advance(len(blocks[-1]))
+            out = np.asarray(_through(part, depth is None, weights, block, how.mean, how.std))[: len(images) - start]
+            if not start:  # the first block has compiled the program, and says how large one is
+                made, began = np.empty((len(images), *out.shape[1:]), np.float32), time.perf_counter()
+            made[start : start + len(out)] = out
+            display.advance(len(out))
     seconds = (time.perf_counter() - began) * len(images) / max(1, len(images) - BLOCK)
-    return Passed(np.concatenate(blocks), seconds if len(blocks) > 1 else 0.0)
+    return Passed(made, seconds if len(images) > BLOCK else 0.0)
 
 
 @functools.partial(jax.jit, static_argnames=("part", "whole"))

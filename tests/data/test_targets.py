@@ -192,6 +192,21 @@ def test_pictures_that_are_learned_from_and_tested_are_counted(tmp_path):
     assert labelled(apart, Resize(8)).notices == []
 
 
+def test_groups_that_share_a_copy_become_one(tmp_path):
+    room = table(tmp_path / "t", ["a", "b"] * 4)
+    (room / "7.png").write_bytes((room / "0.png").read_bytes())
+    rows = [f"{k}.png,{'ab'[k % 2]},patient {k // 2}" for k in range(8)]
+    (room / "labels.csv").write_text("\n".join(["file,label,group", *rows]))
+    data = labelled(room, Resize(16))
+    groups = data.train.groups
+    assert groups[0] == groups[1] == groups[6] == groups[7]
+    assert len(np.unique(groups)) == 3
+    assert (
+        "2 pictures are copies of each other, which are never parted; 1 of them are labelled differently"
+        in data.notices
+    )
+
+
 def test_very_many_groups_are_dealt_whole_and_classes_stay_in_proportion(monkeypatch):
     rng = np.random.default_rng(0)
     groups = np.concatenate([np.arange(2000), rng.integers(0, 2000, 300)])

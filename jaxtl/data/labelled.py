@@ -93,6 +93,11 @@ def labelled(
     return _of_listing(found, path.stem or path.resolve().name, how, memory)
 
 
+def _as_slice(rows: np.ndarray) -> np.ndarray | slice:
+    """Rows that follow each other as a slice, which copies nothing."""
+    return slice(rows[0], rows[-1] + 1) if len(rows) and rows[-1] - rows[0] == len(rows) - 1 else rows
+
+
 def _by_name(found: Listing, task: Task) -> Listing:
     """Folders whose names are what is asked for."""
     if task == "several":
@@ -117,14 +122,11 @@ def _of_listing(found: Listing, name: str, how: Resize, memory: int) -> Labelled
     marks = _marks(read.images)
     groups, copied = _copies_together(marks, kept.labels, groups)
     target: Target = "number" if kept.labels.dtype.kind == "f" else "class" if kept.labels.ndim == 1 else "labels"
-    train, test = (
-        checked_split(
-            read.images[part], kept.labels[part], target, None if groups is None else groups[part], where=name
-        )
-        if len(part)
-        else None
+    parts = (
+        (read.images[_as_slice(part)], kept.labels[part], target, None if groups is None else groups[part])
         for part in rows
     )
+    train, test = (checked_split(*part, where=name) if len(part[1]) else None for part in parts)
     assert train is not None  # `_check_sizes` has seen it
     names = [[str(kept.files[row].relative_to(kept.directory)) for row in part] for part in rows]
     notices = [*kept.remarks, *copied, *read.remarks, *_copies_across(marks[rows[0]], marks[rows[1]])]

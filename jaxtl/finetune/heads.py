@@ -13,13 +13,13 @@ import numpy as np
 from jaxtl import bounds
 from jaxtl.data import stratified_folds
 from jaxtl.selection import logistic_path, ridge_path
+from jaxtl.selection.logistic import COPIES
 
 RIDGE = np.logspace(-5, 2, 29)  # λ in units of the mean square of a feature
 COARSE = 4  # of many examples with many classes every so many of these: all of them would take minutes
 LOGISTIC = np.logspace(-4, 1, 11)
 FOLDS = 5
 MOST_WORK = 2e10  # numbers that one step of the logistic path may go through: minutes
-COPIES = 5  # of the logits, in float32, that a step holds
 SHARE = 0.25  # of the memory, for them
 SECONDS = 600.0  # of the budget that this is meant for
 MOST_FITS = 1e10  # numbers that all λ of a ridge path go through, from where on they are fewer

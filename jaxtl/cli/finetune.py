@@ -1,8 +1,11 @@
-"""A classifier from labelled pictures or texts, with an honest estimate of how good it is.
+"""A model from labelled pictures or texts, with an honest estimate of how good it is.
 
 DIR holds a folder of pictures for each class, perhaps below train and test (val, valid, ...); or it is, or holds, a CSV
 or JSON lines with columns file and label, and split and group if you like. Pictures may have any size and format.
 Texts are a column text instead of file, or folders of .txt files in UTF-8, of any length.
+
+A label is a class; or a number, where all are and they are not few whole numbers (a regression, with an interval); or
+several names: red;round, or a JSON list. What was taken for what is said, and --task decides it.
 
 A frozen pretrained trunk gives features once; linear heads on them are the bar to beat. While the budget lasts,
 fine-tuning is tried beside them: every method chooses its settings within what it learns from, and is judged by the

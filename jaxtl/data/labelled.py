@@ -93,6 +93,11 @@ def labelled(
     return _of_listing(found, path.stem or path.resolve().name, how, memory)
 
 
+def _as_slice(rows: np.ndarray) -> np.ndarray | slice:
+    """Rows that follow each other as a slice, which copies nothing."""
+    return slice(rows[0], rows[-1] + 1) if len(rows) and rows[-1] - rows[0] == len(rows) - 1 else rows
+
+
 def _by_name(found: Listing, task: Task) -> Listing:
     """Folders whose names are what is asked for."""
     if task == "several":
@@ -115,21 +120,16 @@ def _of_listing(found: Listing, name: str, how: Resize, memory: int) -> Labelled
     rows = [np.flatnonzero(~kept.tested), np.flatnonzero(kept.tested)]
     groups = None if kept.groups is None else np.unique(kept.groups, return_inverse=True)[1].astype(np.int32)
     marks = _marks(read.images)
-    if groups is None:
-        groups, copied = copies_together(marks, kept.labels)
-        kept = kept._replace(remarks=[*kept.remarks, *copied])
+    groups, copied = copies_together(marks, kept.labels, groups)
     target: Target = "number" if kept.labels.dtype.kind == "f" else "class" if kept.labels.ndim == 1 else "labels"
-    train, test = (
-        checked_split(
-            read.images[part], kept.labels[part], target, None if groups is None else groups[part], where=name
-        )
-        if len(part)
-        else None
+    parts = (
+        (read.images[_as_slice(part)], kept.labels[part], target, None if groups is None else groups[part])
         for part in rows
     )
+    train, test = (checked_split(*part, where=name) if len(part[1]) else None for part in parts)
     assert train is not None  # `check_sizes` has seen it
     names = [[str(kept.files[row].relative_to(kept.directory)) for row in part] for part in rows]
-    notices = [*kept.remarks, *read.remarks, *copies_across(marks[rows[0]], marks[rows[1]])]
+    notices = [*kept.remarks, *copied, *read.remarks, *copies_across(marks[rows[0]], marks[rows[1]])]
     origin = kept.origin
     return Labelled(
         name, train, test, tuple(kept.classes), origin, notices, names[0], names[1], read.skipped, read.white
@@ -179,21 +179,27 @@ def _marks(images: Any) -> np.ndarray:
 
 
 def copies_together(
-    marks: np.ndarray, labels: np.ndarray, noun: str = "pictures"
+    marks: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, noun: str = "pictures"
 ) -> tuple[np.ndarray | None, list[str]]:
-    """(a group for each example that copies share, None where there are none; a notice of them).
+    """(groups [N] that no copies are divided by, None where there are neither; a notice of copies).
 
-    A copy in what is learned from would answer for the one that is left out.
+    A copy in what is learned from would answer for the one that is left out. Groups that share copies become one.
     """
-    names, group, counts = np.unique(marks, return_inverse=True, return_counts=True)
+    names, copy, counts = np.unique(marks, return_inverse=True, return_counts=True)
     if len(names) == len(marks):
-        return None, []
+        return groups, []
     different = np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1)
-    pairs = np.unique(np.stack([group, different]), axis=1)
+    pairs = np.unique(np.stack([copy, different]), axis=1)
     torn = int((np.bincount(pairs[0]) > 1).sum())
-    said = f"{int(counts[counts > 1].sum())} {noun} are copies of each other, which are never parted"
-    said += f"; {torn} of them are labelled differently" if torn else ""
-    return group.astype(np.int32), [said]
+    said = f"{int(counts[counts > 1].sum()):,} {noun} are copies of each other, which are never parted"
+    said += f"; {torn:,} of them are labelled differently" if torn else ""
+    if groups is not None:
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        edges = coo_array((np.ones(len(copy)), (copy, len(names) + groups)), (len(names) + groups.max() + 1,) * 2)
+        copy = connected_components(edges, directed=False)[1][copy]
+    return copy.astype(np.int32), [said]
 
 
 def copies_across(

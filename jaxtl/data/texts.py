@@ -205,9 +205,8 @@ def _labelled(
     notices += [f"{empty:,} of {len(texts):,} texts are empty"] if empty else []
     groups = np.unique(grouped, return_inverse=True)[1].astype(np.int32) if grouped else None
     marks = np.array([mark_of(text) for text in texts], "S32")
-    if groups is None:
-        groups, told = copies_together(marks, labels, NOUN)
-        notices += told
+    groups, told = copies_together(marks, labels, groups, NOUN)
+    notices += told
     notices += copies_across(marks[~tested], marks[tested], NOUN, "")
     array = np.empty(len(texts), object)
     array[:] = texts

@@ -10,14 +10,17 @@ from collections.abc import Callable
 
 import numpy as np
 
+from jaxtl import bounds
 from jaxtl.data import stratified_folds
 from jaxtl.selection import logistic_path, ridge_path
+from jaxtl.selection.logistic import COPIES
 
 RIDGE = np.logspace(-5, 2, 29)  # λ in units of the mean square of a feature
 COARSE = 4  # of many examples with many classes every so many of these: all of them would take minutes
 LOGISTIC = np.logspace(-4, 1, 11)
 FOLDS = 5
 MOST_WORK = 2e10  # numbers that one step of the logistic path may go through: minutes
+SHARE = 0.25  # of the memory, for them
 SECONDS = 600.0  # of the budget that this is meant for
 MOST_FITS = 1e10  # numbers that all λ of a ridge path go through, from where on they are fewer
 
@@ -139,9 +142,10 @@ def logistic_several(
 
 
 def too_much_for_logistic(examples: int, features: int, *, classes: int, seconds: float = SECONDS) -> bool:
-    """Whether all steps of all folds would take a good part of a budget of so many seconds."""
-    work = float(examples) * min(examples, features) * classes * (FOLDS + 1)
-    return work > MOST_WORK * seconds / SECONDS
+    """Whether all steps of all folds would take a good part of a budget of so many seconds, or of the memory."""
+    numbers = float(examples) * classes * (FOLDS + 1)  # of the logits of all folds
+    work = numbers * min(examples, features)
+    return work > MOST_WORK * seconds / SECONDS or 4 * COPIES * numbers > SHARE * bounds.memory()
 
 
 def logits(head: Head, x: np.ndarray) -> np.ndarray:

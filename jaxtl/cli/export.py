@@ -5,7 +5,10 @@ usage: jaxtl export RUN --to=model.onnx          for ONNX runtimes; needs pip in
        jaxtl export RUN --to=model.safetensors   weights, with a card beside them
 
 RUN is the directory of a finished `jaxtl finetune`. The first two are functions of pixels, float32
-[batch, size, size, 3] from 0 to 255 with any batch, and give calibrated probabilities [batch, classes].
+[batch, size, size, 3] from 0 to 255, or of tokens, int32 [batch, tokens] by the tokenizer.json that is written beside
+them, with any batch, and give calibrated probabilities [batch, classes], of several labels one each; or, of numbers,
+value, low and high [batch, 3]. A model of weighted words is no network: it goes to .safetensors, with the words in a
+.json.
 """
 
 from __future__ import annotations

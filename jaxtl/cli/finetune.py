@@ -1,11 +1,15 @@
-"""A classifier from labelled pictures, with an honest estimate of how good it is.
+"""A model from labelled pictures or texts, with an honest estimate of how good it is.
 
 DIR holds a folder of pictures for each class, perhaps below train and test (val, valid, ...); or it is, or holds, a CSV
 or JSON lines with columns file and label, and split and group if you like. Pictures may have any size and format.
+Texts are a column text instead of file, or folders of .txt files in UTF-8, of any length.
+
+A label is a class; or a number, where all are and they are not few whole numbers (a regression, with an interval); or
+several names: red;round, or a JSON list. What was taken for what is said, and --task decides it.
 
 A frozen pretrained trunk gives features once; linear heads on them are the bar to beat. While the budget lasts,
 fine-tuning is tried beside them: every method chooses its settings within what it learns from, and is judged by the
-pictures left out. The best is trained on all of them and kept, with its temperature, in runs/NAME: model.safetensors,
+examples left out. The best is trained on all of them and kept, with its temperature, in runs/NAME: model.safetensors,
 model.json, report.html, summary.md. The same command goes on where an interrupted one was.
 """
 
@@ -62,7 +66,7 @@ def translated(arguments: Sequence[str]) -> list[str]:
             equals, value = "=", rest.pop(0)
         found.append(f"--{name if name in OWN else f'config.{name}'}{equals}{value}")
     if len(data) != 1:
-        what = f"takes one folder or table of labelled pictures, not {len(data)}"
+        what = f"takes one folder or table of labelled examples, not {len(data)}"
         raise InputError(what, where="jaxtl finetune", todo="jaxtl finetune --help says the rest")
     found.insert(0, f"--config.data={data[0]}")
     named = any(word.partition("=")[0] == "--workdir" for word in found)

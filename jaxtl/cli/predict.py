@@ -1,9 +1,14 @@
-"""What a model says of pictures: the class of each, and the probability of every class.
+"""What a model says of pictures or texts: a class, several labels or a number, and how sure it is.
 
-RUN is the directory of a finished `jaxtl finetune`. DIR is a folder of pictures, at any depth, or one picture. Files
-that are no pictures are listed, and the others predicted.
+RUN is the directory of a finished `jaxtl finetune`. DIR is a folder of pictures, at any depth, or one picture; of a
+model of texts a CSV or JSON lines with a column text, a folder of .txt files, or one. Files that cannot be read are
+listed, and the others predicted.
 
-usage: jaxtl predict RUN DIR [--csv=out.csv]     columns file, class, and p(NAME) for each class, calibrated
+usage: jaxtl predict RUN DIR [--csv=out.csv]
+
+columns of the file: classes          file, class, and p(NAME) for each class, calibrated
+                     several labels   file, labels (those from 50 % on, red;round), and p(NAME) for each, calibrated
+                     numbers          file, value, and low and high, between which 90 % are to lie
 """
 
 from __future__ import annotations
@@ -14,12 +19,12 @@ import inspect
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jaxtl import bounds, files
 from jaxtl.cli.commands import words
-from jaxtl.data.labelled import unlabelled
 from jaxtl.errors import InputError
 from jaxtl.finetune import load_finetuned
 from jaxtl.finetune.model import Finetuned
@@ -36,56 +41,58 @@ def main(arguments: Sequence[str]) -> None:
     if out and (refusal := bounds.PATH.refusal(out)):
         raise InputError(refusal.what, where="--csv", todo=refusal.todo)
     model = load_finetuned(run)
-    directory, pictures = unlabelled(where)
+    called, sources = model.inputs.sources(where)
     console, bad, counts = Terminal(soft_wrap=True), list[tuple[str, str]](), collections.Counter[str]()
-    rows = _rows(model, directory, pictures, bad, counts)
+    rows = _rows(model, called, sources, bad, counts)
     if out:
-        _write(files.expanded(out).absolute(), model.classes, rows)
+        _write(files.expanded(out).absolute(), model, rows)
     else:
-        for number, (file, name, said) in enumerate(rows):
+        for number, (file, said) in enumerate(rows):
             if number < SHOWN:
-                console.print(f"{file}  {name}  {100 * said.max():.0f} %")
+                console.print(f"{file}  {model.kind.in_words(model.classes, said)}")
     for file, why in bad[:SHOWN]:
         console.print(f"not read: {file}: {why}", style="bold yellow")
     if len(bad) > SHOWN:
         console.print(f"not read: {len(bad) - SHOWN} more", style="bold yellow")
     if not counts:
         raise InputError(
-            f"none of {len(pictures)} files is a picture that can be read", where=where, todo="give others"
+            f"none of {len(sources)} files is a {model.inputs.one} that can be read", where=where, todo="give others"
         )
-    told = ", ".join(f"{count} {name}" for name, count in counts.most_common(10))
-    console.print(f"{counts.total():,} pictures: {told}{', …' if len(counts) > 10 else ''}; {len(bad)} files not read")
+    told = ", ".join(f"{count} {name}" for name, count in counts.most_common(10) if name)
+    told = f": {told}{', …' if len(counts) > 10 else ''}" if told else ""
+    console.print(f"{counts.total():,} {model.inputs.many}{told}; {len(bad)} files not read")
     if out:
         console.print(f"wrote {out}")
 
 
 def _rows(
     model: Finetuned,
-    directory: Path,
-    pictures: Sequence[Path],
+    called: Sequence[str],
+    sources: Sequence[Any],
     bad: list[tuple[str, str]],
     counts: collections.Counter[str],
-) -> Iterator[tuple[str, str, np.ndarray]]:
-    """(file, class, probabilities) of those that can be read; the others are noted."""
-    with Progress(len(pictures), "predicting") as progress:
-        for file, said in model.predict(pictures):
-            name = str(file.relative_to(directory))
+) -> Iterator[tuple[str, np.ndarray]]:
+    """(file, what is said) of those that can be read; the others are noted."""
+    with Progress(len(sources), "predicting") as progress:
+        for name, (_, said) in zip(called, model.predict(sources), strict=True):
             name = f"./{name}" if name.startswith(FORMULA) else name  # the same file, and no command of a spreadsheet
             progress.advance(1)
             if isinstance(said, InputError):
                 bad.append((name, said.what))
                 continue
-            counts[model.classes[int(said.argmax())]] += 1
-            yield name, model.classes[int(said.argmax())], said
+            counts[model.kind.answer(model.classes, said)] += 1
+            yield name, said
 
 
-def _write(path: Path, classes: Sequence[str], rows: Iterator[tuple[str, str, np.ndarray]]) -> None:
+def _write(path: Path, model: Finetuned, rows: Iterator[tuple[str, np.ndarray]]) -> None:
     """A CSV, row by row; it is there when it is whole."""
+    kind, classes = model.kind, model.classes
     files.make_room(path)
     with files.whole(path) as partial, files.Lines(partial) as lines:
-        lines.write(_line(["file", "class", *(f"p({name})" for name in classes)]))
-        for file, name, said in rows:
-            lines.write(_line([file, name, *(f"{value:.6g}" for value in said)]))
+        lines.write(_line(["file", *kind.columns(classes)]))
+        for file, said in rows:
+            answer = [kind.answer(classes, said)] if kind.answer_column else []
+            lines.write(_line([file, *answer, *(f"{value:.6g}" for value in said)]))
 
 
 def _line(cells: Sequence[str]) -> bytes:

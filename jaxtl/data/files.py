@@ -60,6 +60,20 @@ def reported(path: object, *errors: type[Exception], todo: str = AGAIN) -> Itera
         raise InputError(f"cannot be read ({said[0]})", where=path, todo=todo) from error
 
 
+def decoded(content: bytes, where: object) -> str:
+    """A text in UTF-8, perhaps with the mark that some programs put in front.
+
+    Raises:
+        InputError: it is in another encoding.
+    """
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        what = f"is not in UTF-8: line {line} holds the byte 0x{content[error.start]:02x}"
+        raise InputError(what, where=where, todo="save it again, with UTF-8 as its encoding") from None
+
+
 def listed(names: Iterable[str], most: int = 6) -> str:
     """Some names that somebody else chose, for a message: the first few, and of long ones the beginning.
 

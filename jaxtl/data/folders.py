@@ -75,12 +75,14 @@ def list_folders(directory: Path, every: bool = False) -> Listing:
         remarks.append(f"{' and '.join(part.name for part in trains)} are learned from together")
     remarks += _beside(list(dict.fromkeys([directory, *trains, *tests])))
     classes = [folder.name for folder in _folders(trains[0])]
-    for part in (*trains, *tests):
-        _check_part(part, trains[0], classes, every)
+    by_part = {part: _labelled(part, every) for part in (*trains, *tests)}
+    for part, own in by_part.items():
+        _check_part(part, trains[0], classes, own)
     _check_classes(trains[0], classes)
-    found = [(file, name, part in tests) for part in (*trains, *tests) for file, name in _labelled(part, every)]
-    files, names, tested = zip(*found, strict=True)
-    labels = np.array([classes.index(name) for name in names])
+    place = {name: number for number, name in enumerate(classes)}
+    found = [(file, place[name], part in tests) for part, own in by_part.items() for file, name in own]
+    files, numbers, tested = zip(*found, strict=True)
+    labels = np.array(numbers)
     return Listing(directory, list(files), labels, np.array(tested), None, classes, origin, remarks)
 
 
@@ -88,12 +90,13 @@ def _labelled(part: Path, every: bool) -> list[tuple[Path, str]]:
     return [(file, folder.name) for folder in _folders(part) for file in _files(folder, every)]
 
 
-def _check_part(part: Path, first: Path, classes: list[str], every: bool) -> None:
-    strangers = [folder.name for folder in _folders(part) if folder.name not in classes]
+def _check_part(part: Path, first: Path, classes: list[str], labelled: list[tuple[Path, str]]) -> None:
+    known = set(classes)
+    strangers = [folder.name for folder in _folders(part) if folder.name not in known]
     if strangers:
         todo = f"the classes of {first.name} are {listed(classes)}"
         raise InputError(f"has a class {strangers[0]}", where=part, todo=todo)
-    if not _labelled(part, every):
+    if not labelled:
         what = "holds images and no folders of them" if any(map(is_image, _files(part))) else "holds no images"
         raise InputError(what, where=part, todo="put them into one folder for each class")
 
@@ -138,7 +141,7 @@ def _check_classes(directory: Path, classes: list[str]) -> None:
     """One class is nothing to learn, and folders of images beside a table of labels are not read as classes."""
     tables = [file.name for file in _files(directory) if file.suffix.lower() in TABLES and file.is_file()]
     beside = f"; {tables[0]} beside it is not read" if tables else ""
-    todo = "make one folder for each class, named like it, and put its images into it"
+    todo = "make one folder for each class, named like it, and put its files into it"
     if len(classes) == 1:
         what = f"holds one folder, {classes[0]}, and one class is nothing to learn{beside}"
         raise InputError(what, where=directory, todo=todo)
@@ -161,5 +164,8 @@ def _files(folder: Path, every: bool = False) -> list[Path]:
     with reported(folder):
         if not every:
             return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    below = [file for inner in _folders(folder) for file in _files(inner, every)]
-    return sorted([*below, *(path for path in _files(folder) if not path.is_dir())])
+    with reported(folder), os.scandir(folder) as entries:  # which say what they are without being asked one by one
+        plain = [Path(entry.path) for entry in entries if not entry.name.startswith(".") and not entry.is_dir()]
+        inside = len(os.listdir(folder)) > len(plain)
+    below = [file for inner in _folders(folder) for file in _files(inner, every)] if inside else []
+    return sorted([*below, *plain])

@@ -9,6 +9,8 @@ import numpy as np
 
 from jaxtl.errors import InputError
 
+MOST_COUNTS = 1_000_000  # groups × classes: of more, looking for the best fold of each takes minutes
+
 
 def group_folds(
     labels: np.ndarray, folds: int, seed: int, groups: np.ndarray
@@ -20,10 +22,27 @@ def group_folds(
     if count < folds:
         what = f"{count} groups for {folds} folds"
         raise InputError(what, where="groups", todo="use fewer folds or give more groups")
-    generator(seed)
+    rng = generator(seed)
+    if count * len(np.unique(labels)) > MOST_COUNTS:
+        yield from _dealt_whole(labels, folds, rng, groups)
+        return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of classes with fewer examples than folds
         yield from StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(labels, labels, groups)
+
+
+def _dealt_whole(
+    labels: np.ndarray, folds: int, rng: np.random.Generator, groups: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """So many groups, of few examples each, are dealt like cards, those of one class after those of another."""
+    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    lots = rng.permutation(len(first))
+    order = np.lexsort((lots, labels[first]))
+    fold_of_group = np.empty(len(first), np.int64)
+    fold_of_group[order] = np.arange(len(first)) % folds
+    fold_of = fold_of_group[group]
+    for fold in range(folds):
+        yield np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
 
 
 def with_every_class(

@@ -20,10 +20,10 @@ class Listing(NamedTuple):
     Attributes:
         directory: above all files.
         files: [N].
-        labels: [N] places in `classes`.
+        labels: as `targets.Targets` has them: [N] places in `classes`, 0 and 1 [N, C], or numbers [N].
         tested: [N] whether an example is of the part for testing; nowhere where there is none.
         groups: [N] words for what must not be divided, None where nothing is said of it.
-        classes: the names, in alphabetical order.
+        classes: the names, in alphabetical order; [] of numbers.
         origin: where it lies, in words.
         remarks: on what was left out.
     """

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtl.data.dataset import DataSet
-from jaxtl.data.files import listed, reported
+from jaxtl.data.files import decoded, listed, reported
 from jaxtl.data.folders import TESTS, TRAINS
 from jaxtl.data.listing import Listing, data_set
 from jaxtl.data.resized import Resize
+from jaxtl.data.targets import Task, read_targets
 from jaxtl.errors import InputError, kind_of
 from jaxtl.files import open_regular
 
@@ -24,6 +25,7 @@ LARGEST = 64 * 2**20  # bytes of a table: a million rows
 COLUMNS = {  # what each may be called, in any capitalisation
     "file": ("file", "filename", "file_name", "path", "image", "image_path"),
     "label": ("label", "class", "target", "category"),
+    "text": ("text", "sentence", "review"),
     "group": ("group",),
     "part": ("split", "part"),
 }
@@ -32,6 +34,7 @@ COLUMNS = {  # what each may be called, in any capitalisation
 class Row(NamedTuple):
     """Of a table: where its image is, and what is said of it; "" for what there is no column for."""
 
+    number: int
     file: Path
     label: str
     group: str
@@ -63,24 +66,21 @@ def read_table(directory: Path, name: str, memory: float, resize: Resize | None 
     return data_set(list_table(directory), name, memory, resize)
 
 
-def list_table(path: Path, every: bool = False) -> Listing:
+def list_table(path: Path, every: bool = False, task: Task = "classes") -> Listing:
     """The files that a table names with what is said of them, before any is opened.
 
     Args:
         path: of the table, or of the directory that holds one.
         every: the words for validation mean training where there are rows for test, and no row for testing is needed.
+        task: what the labels are, see `read_targets`.
 
     Raises:
-        InputError: see `read_table`.
+        InputError: see `read_table` and `read_targets`.
     """
     table, columns = (path, _columns_of(path)) if path.is_file() else _the_table(path)
     directory = table.parent
-    rows = _rows(directory, table, columns)
-    classes = sorted({row.label for row in rows})
-    if len(classes) < 2:
-        raise InputError(f"has one label, {classes[0]}", where=table, todo="one class is nothing to learn: give more")
-    number = {name: place for place, name in enumerate(classes)}
-    labels = np.array([number[row.label] for row in rows])
+    rows = _rows(directory, table, columns, lists=task in ("auto", "several"))
+    found = read_targets([row.label for row in rows], task, lambda k: f"{table}, row {rows[k].number}", table)
     groups = np.array([row.group for row in rows]) if "group" in columns else None
     parts = [row.part for row in rows]
     held = {part for part in parts if part in TESTS}
@@ -92,7 +92,8 @@ def list_table(path: Path, every: bool = False) -> Listing:
             raise InputError(f"no row is for {what}", where=table, todo=f"write {what} into the column of parts")
     origin = str(table) if split or every else f"{table} (test part split off here)"
     files = [row.file for row in rows]
-    return Listing(directory, files, labels, tested, groups, classes, origin, [])
+    remarks = [found.remark] if found.remark else []
+    return Listing(directory, files, found.labels, tested, groups, found.classes, origin, remarks)
 
 
 def _the_table(directory: Path) -> tuple[Path, dict[str, int]]:
@@ -107,14 +108,14 @@ def _tables(directory: Path) -> dict[Path, dict[str, int]]:
     """CSV and JSON lines with columns for file and label, and which columns these are."""
     with reported(directory):
         files = sorted(path for path in directory.iterdir() if path.suffix.lower() in FORMATS and path.is_file())
-    found = {file: _columns(_header(file)) for file in files if not file.name.startswith(".")}
+    found = {file: columns_of(header_of(file)) for file in files if not file.name.startswith(".")}
     return {file: columns for file, columns in found.items() if {"file", "label"} <= columns.keys()}
 
 
-def _header(file: Path) -> list[str]:
-    """Its first row; of what only ends like JSON lines none, since it may be anything that lies beside folders."""
+def header_of(file: Path, largest: int = LARGEST) -> list[str]:
+    """The first row of a table; of what only ends like JSON lines none: anything may lie beside folders."""
     try:
-        return next(iter(_read(file, 1)), [])
+        return next(iter(cells_of(file, 1, largest=largest)), [])
     except InputError:
         if file.suffix.lower() == ".csv":
             raise
@@ -122,33 +123,48 @@ def _header(file: Path) -> list[str]:
 
 
 def _columns_of(table: Path) -> dict[str, int]:
-    columns = _columns(next(iter(_read(table, 1)), []))
+    columns = columns_of(next(iter(cells_of(table, 1)), []))
     if missing := {"file", "label"} - columns.keys():
         todo = f"call one of {', '.join(COLUMNS[min(missing)])}"
+        todo += ", or the texts text" if "file" in missing else ""
         raise InputError(f"has no column for the {min(missing)}", where=table, todo=todo)
     return columns
 
 
-def _columns(header: list[str]) -> dict[str, int]:
+def columns_of(header: list[str]) -> dict[str, int]:
     """By meaning, the first column that is called so."""
     called = [cell.strip().lower() for cell in header]
     places = {what: [called.index(name) for name in names if name in called] for what, names in COLUMNS.items()}
     return {what: found[0] for what, found in places.items() if found}
 
 
-def _read(file: Path, most: int | None = None) -> list[list[str]]:
-    """The rows of a table, the header too, or the first of them."""
-    with reported(file, csv.Error, UnicodeDecodeError), open_regular(file) as content:
-        start = content.read(LARGEST + 1)
-        if len(start) > LARGEST:
-            what = f"is larger than {LARGEST // 2**20} MB"
-            raise InputError(what, where=file, todo="one row for each image is all that is read: leave the rest out")
-        text = io.StringIO(start.decode("utf-8-sig"), newline="")
-        rows = csv.reader(text) if file.suffix.lower() == ".csv" else _objects(text, file)
-        return [row for _, row in zip(range(most), rows, strict=False)] if most else list(rows)
+def cells_of(file: Path, most: int | None = None, lists: bool = False, largest: int = LARGEST) -> list[list[str]]:
+    """The rows of a table, the header too, or the first of them.
+
+    Args:
+        file: the table.
+        most: how many.
+        lists: a label may be a list of names.
+        largest: bytes that it may have.
+
+    Raises:
+        InputError: it is larger, or no table in UTF-8.
+    """
+    limit = csv.field_size_limit(largest)
+    try:
+        with reported(file, csv.Error), open_regular(file) as content:
+            start = content.read(largest + 1)
+            if len(start) > largest:
+                what = f"is larger than {largest // 2**20} MB"
+                raise InputError(what, where=file, todo="one row for each example is all that is read: leave the rest")
+            text = io.StringIO(decoded(start, file), newline="")
+            rows = csv.reader(text) if file.suffix.lower() == ".csv" else _objects(text, file, lists)
+            return [row for _, row in zip(range(most), rows, strict=False)] if most else list(rows)
+    finally:
+        csv.field_size_limit(limit)  # which is one for all of the process
 
 
-def _objects(lines: Iterable[str], file: Path) -> Iterator[list[str]]:
+def _objects(lines: Iterable[str], file: Path, lists: bool) -> Iterator[list[str]]:
     """JSON lines as the rows of a table: the names of the first object in front, "" for what an object lacks."""
     names: list[str] = []
     for number, line in enumerate(lines, start=1):
@@ -160,19 +176,25 @@ def _objects(lines: Iterable[str], file: Path) -> Iterator[list[str]]:
         if not names:
             names = list(entry)
             yield names
-        yield [_cell(entry.get(name, ""), file, number) for name in names]
+        yield [
+            _cell(entry.get(name, ""), file, number, lists and name.strip().lower() in COLUMNS["label"])
+            for name in names
+        ]
 
 
-def _cell(value: Any, file: Path, line: int) -> str:
+def _cell(value: Any, file: Path, line: int, lists: bool) -> str:
     if isinstance(value, str | int | float):  # true and false too
         return str(value)
-    where, todo = f"{file}, line {line}", "give each image one label, and text or a number for the others"
+    if lists and isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False)
+    where, todo = f"{file}, line {line}", "give each example one label, and text or a number for the others"
     raise InputError(f"holds {kind_of(value)}", where=where, todo=todo)
 
 
-def _rows(directory: Path, table: Path, columns: dict[str, int]) -> list[Row]:
+def _rows(directory: Path, table: Path, columns: dict[str, int], lists: bool) -> list[Row]:
     rows, seen, home = [], dict[Path, int](), directory.resolve()
-    for number, cells in enumerate(_read(table)[1:], start=2):
+    first = 2 if table.suffix.lower() == ".csv" else 1  # JSON lines have no header
+    for number, cells in enumerate(cells_of(table, lists=lists)[1:], start=first):
         if not any(cells):
             continue
         where = f"{table}, row {number}"
@@ -180,7 +202,8 @@ def _rows(directory: Path, table: Path, columns: dict[str, int]) -> list[Row]:
             raise InputError(f"has {len(cells)} cells", where=where, todo="give one for each column of the header")
         said = {what: cells[place].strip() for what, place in columns.items()}
         if not said["label"]:
-            raise InputError("has no label", where=where, todo="name its class, or leave the row out")
+            todo = "name its class, or leave the row out" + ("; [] says that no label is true" if lists else "")
+            raise InputError("has no label", where=where, todo=todo)
         file = directory / said["file"]
         if not said["file"] or "\0" in said["file"] or not file.resolve().is_relative_to(home):
             raise InputError(f"'{said['file']}' is no file in {directory}", where=where, todo="name files below it")
@@ -196,7 +219,7 @@ def _rows(directory: Path, table: Path, columns: dict[str, int]) -> list[Row]:
             what = f"'{said['part']}' is no part"
             raise InputError(what, where=where, todo=f"write one of {', '.join((*TRAINS, *TESTS))}")
         seen[file] = number
-        rows.append(Row(file, said["label"], said.get("group", ""), part))
+        rows.append(Row(number, file, said["label"], said.get("group", ""), part))
     if not rows:
         raise InputError("has no rows", where=table, todo="give one for each image")
     return rows

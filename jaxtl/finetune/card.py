@@ -11,19 +11,17 @@ from jaxtl.text import markdown
 
 def card_lines(model: Any) -> list[str]:
     """What somebody who gets the model has to know, by line."""
-    card = model.card
+    card, many = model.card, model.inputs.many
     lines = [
-        f"Answers with one of {len(model.classes)} classes, whatever it is shown: {', '.join(model.classes[:20])}"
-        + (", …" if len(model.classes) > 20 else ""),
+        model.kind.sentence(model.classes),
         f"Trunk: {model.trunk} ({card['origin']}; licence {card['licence']})",
-        "Learned from {pictures} labelled pictures of {data} by {method}".format_map(card),
-        f"Pictures: upright, transparency on white, shorter edge to {model.size} pixels, the middle cut out, RGB 0 to "
-        f"255, then (x − mean) / std with mean {_short(model.mean)} and std {_short(model.std)}",
-        f"Probabilities: softmax(logits / {model.temperature:.3g}), the temperature from pictures left out",
-        "Knows nothing of pictures of another kind than those it learned from",
+        "Learned from {examples} of {data} by {method}".format_map(card),
+        model.inputs.in_words(),
+        model.kind.meaning(model.reading),
+        f"Knows nothing of {many} of another kind than those it learned from",
     ]
     if "unseen" in card:
-        lines.insert(3, f"Left-out pictures: {card['unseen']}")
+        lines.insert(3, f"{many.capitalize()} left out: {card['unseen']}")
     return lines
 
 
@@ -34,4 +32,4 @@ def _short(values: np.ndarray) -> str:
 def card(model: Any) -> str:
     """The model card, as Markdown."""
     lines = "\n".join(f"- {markdown(line)}" for line in card_lines(model))
-    return f"# A classifier of {markdown(str(model.card['data']))}\n\n{lines}\n"
+    return f"# A model of {markdown(str(model.card['data']))}\n\n{lines}\n"

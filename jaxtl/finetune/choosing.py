@@ -14,8 +14,10 @@ import numpy as np
 
 from jaxtl.data import keep_to_data
 from jaxtl.errors import NotFinite
+from jaxtl.finetune.kinds import Kind
 from jaxtl.finetune.options import HEADS
 from jaxtl.finetune.recipes import RECIPES
+from jaxtl.finetune.tfidf import TFIDF, Vocabulary
 from jaxtl.loop import raise_if_stopped
 from jaxtl.problems.folder import HEAD, Folder, Parts
 from jaxtl.program import Weights
@@ -34,8 +36,7 @@ from jaxtl.protocol import (
     trial_settings,
 )
 from jaxtl.protocol.recipes import range_of
-from jaxtl.selection import heads, temperature
-from jaxtl.selection.validation import log_likelihoods
+from jaxtl.selection import heads
 from jaxtl.writers import Progress
 
 
@@ -47,12 +48,14 @@ class Fitted(NamedTuple):
         setting: what it chose.
         validation: of that setting, within the examples.
         logits: rows -> [n, C].
+        words: of a head on weighted words, which they are.
     """
 
     weights: Weights
     setting: Setting
     validation: float
     logits: Callable[[np.ndarray], np.ndarray]
+    words: Vocabulary | None = None
 
 
 class Bench(NamedTuple):
@@ -62,16 +65,20 @@ class Bench(NamedTuple):
         features: [N, D] of the frozen trunk.
         parts: who learns from what.
         measure: what decides.
+        kind: what a label is.
         problem: for fine-tuning; None where none is tried.
         inner, trials: folds and settings by which fine-tuning chooses.
+        texts: [N] where the examples are texts.
     """
 
     features: np.ndarray
     parts: Parts
     measure: Measure
+    kind: Kind
     problem: Folder | None
     inner: int
     trials: int
+    texts: Any = None
 
     def fit(self, name: str, draw: Draw) -> Fitted:
         """What a method makes of a draw: it chooses its setting within what it learns from, then learns from all of it.
@@ -84,11 +91,17 @@ class Bench(NamedTuple):
     def _head(self, name: str, draw: Draw) -> Fitted:
         examples, (rows, _) = self.parts.examples, self.parts.of(draw)
         groups = None if examples.groups is None else examples.groups[rows]
-        how = heads.ridge if name == "ridge" else functools.partial(heads.logistic, adjusted=name != "logistic")
-        own = self.features[rows], examples.labels[rows], len(examples.classes), groups, self.parts.seed
-        head, lam = how(*own)
+        features: Any = self.features
+        words = None
+        if name == TFIDF:  # which words there are is learned too
+            assert self.texts is not None
+            words = Vocabulary.of(self.texts[rows])
+            features = words.vectors(self.texts)
+        own = features[rows], examples.labels[rows], len(examples.classes), groups, self.parts.seed
+        head, lam = self.kind.heads[name](*own)
         score = self.measure.better(self.measure.score(own[1], heads.logits(head, own[0])))
-        return Fitted(Weights({HEAD: head}), {"λ": lam}, score, lambda rows: heads.logits(head, self.features[rows]))
+        logits: Callable = lambda rows: heads.logits(head, features[rows])  # noqa: E731
+        return Fitted(Weights({HEAD: head}), {"λ": lam}, score, logits, words)
 
     def _tuned(self, name: str, draw: Draw) -> Fitted:
         problem, trainer, recipe = self.problem, _trainer(self.problem), RECIPES[name]
@@ -118,7 +131,7 @@ class Bench(NamedTuple):
             if one is not None:
                 logits = self.problem.logits(one.weights, rows)
                 value = np.nan_to_num(self.measure.better(self.measure.score(labels, logits)), nan=-np.inf)
-                likelihood = float(log_likelihoods(logits, labels).mean())
+                likelihood = self.kind.likelihood(labels, logits)
             found.append((float(value), likelihood))
         return found
 
@@ -142,7 +155,7 @@ def compared(
         display: (total, description) -> a display.
     """
     parts, labels = bench.parts, bench.parts.examples.labels
-    keep_to_data(workdir, "labelled pictures", *content)
+    keep_to_data(workdir, "labelled examples", *content)
     store = RunStore(workdir, of=of)
 
     def test(fitted: Fitted, draw: Draw) -> tuple[dict[str, float], dict[str, np.ndarray]]:
@@ -177,23 +190,6 @@ def compared(
     return Outcome(found, store.arrays, bench.measure, parts)
 
 
-def calibrated(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature that says how sure to be, of examples left out and of one more that is wrong.
-
-    Where few are judged and all are right, the likeliest temperature calls every answer certain. One further example of
-    the median margin, which belongs to the second class, keeps it from that: what Laplace's rule of succession adds.
-
-    Args:
-        logits: [N, C] of examples left out.
-        labels: [N] integers.
-    """
-    ranked = np.argsort(logits, axis=1)
-    margins = np.take_along_axis(logits, ranked[:, -1:], 1) - np.take_along_axis(logits, ranked[:, -2:-1], 1)
-    middle = int(np.argsort(margins[:, 0], kind="stable")[len(margins) // 2])
-    more = np.concatenate([logits, logits[middle : middle + 1]])
-    return temperature(more, np.append(labels, ranked[middle, -2]))
-
-
 class Outcome(NamedTuple):
     """What came out, with what each method said of every example it had not seen."""
 
@@ -216,8 +212,9 @@ class Outcome(NamedTuple):
         return np.array([run.metrics["test"] for run in self.runs(name)])
 
     def mean(self, name: str) -> float:
-        """Over the draws, larger being better."""
-        return self.measure.better(float(self.values(name).mean()))
+        """Over the draws, larger being better; a draw on which the measure says nothing does not count."""
+        known = self.values(name)[np.isfinite(self.values(name))]
+        return self.measure.better(float(known.mean())) if len(known) else -np.inf
 
     def best(self, names: Sequence[str]) -> str:
         """Of equals the first."""

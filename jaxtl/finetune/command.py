@@ -13,7 +13,8 @@ from jaxtl.data.dataset import DataSet
 from jaxtl.errors import InputError, suggest
 from jaxtl.finetune.model import Finetuned
 from jaxtl.finetune.options import Options
-from jaxtl.finetune.page import interval, report, told
+from jaxtl.finetune.page import report
+from jaxtl.finetune.sections import told, unseen
 from jaxtl.finetune.work import Found, finetuned
 from jaxtl.terminal import Terminal
 
@@ -27,18 +28,19 @@ def finetune(
     console: Terminal | None = None,
     **options: Any,
 ) -> Finetuned:
-    """A classifier from labelled pictures: heads on a frozen trunk, fine-tuning while the budget lasts, the best kept.
+    """A model from labelled pictures or texts: heads on a frozen trunk, fine-tuning while the budget lasts.
 
     Args:
-        data: a folder of pictures per class, a CSV or JSON lines of file and label, a `DataSet`, or a name of one.
+        data: a folder of pictures or .txt files per class, a CSV or JSON lines of file or text and label (a class,
+            several, or a number), a `DataSet` of pictures, or a name of one.
         trunk: the pretrained network, see `finetune.trunks.trunk_of`.
         budget: of time, such as "90s", "10min".
         workdir: of the run, by default runs/NAME; the same call goes on where an interrupted one was.
         console: where to say how it goes; None says nothing.
-        options: the other fields of `Options`: methods, measure, balance, size, skip_bad, seed.
+        options: the other fields of `Options`: task, methods, measure, balance, size, skip_bad, seed.
 
     Returns:
-        The model, with `predict`, `probabilities`, `export` and the path of its `report`.
+        The model, with `predict`, `said`, `probabilities`, `export` and the path of its `report`.
 
     Raises:
         InputError: data that cannot be learned from, an unknown option, a value outside its bounds.
@@ -72,10 +74,8 @@ def finetune(
 def carried_out(options: Options, workdir: Path, data: Any, command: str, console: Terminal | None = None) -> Found:
     """Work, model and report of a run in its directory."""
     found = finetuned(options, workdir, data, console)
-    rows, logits = found.outcome.once(found.winner)
-    labels, measure = found.data.train.labels[rows], found.outcome.measure
-    value = float(found.outcome.values(found.winner).mean())
-    card = found.model.card | {"unseen": f"{measure.name} {told(measure, value, interval(measure, labels, logits))}"}
+    measure = found.outcome.measure
+    card = found.model.card | {"unseen": f"{measure.name} {told(measure, *unseen(found))}"}
     found = found._replace(model=dataclasses.replace(found.model, card=card))
     found.model.save(workdir)
     report(found, workdir, command, console)

@@ -27,8 +27,8 @@ ONNX, STABLEHLO, SAFETENSORS = ".onnx", ".stablehlo", ".safetensors"
 ENDINGS = (ONNX, STABLEHLO, SAFETENSORS)
 PLATFORMS = ("cpu", "cuda", "tpu")
 NOISY = ("jax2onnx", "onnx_ir")  # loggers that tell of every shape that is left out
-CLOSE = 1e-4  # of a probability, between what was written and the model
-TRIED = 2  # pictures of noise that are asked
+CLOSE = 1e-4  # of a probability or of the spread of numbers, between what was written and the model
+TRIED = 2  # examples of noise that are asked
 
 
 def check_ending(path: str | Path) -> str:
@@ -61,18 +61,22 @@ def written(model: Any, path: Path) -> list[Path]:
     if ending == SAFETENSORS:
         files.make_room(path)
         weights = checkpoints.export(weights_tree(model.weights), path)
-        return [weights, files.write(path.with_suffix(".md"), card(model))]
-    return [files.write(path, (_onnx if ending == ONNX else _stablehlo)(model))]
+        record = json.dumps(model.record(), ensure_ascii=False, indent=1) + "\n"
+        return [weights, files.write(path.with_suffix(".md"), card(model)), *_beside(model, path, record)]
+    return [files.write(path, (_onnx if ending == ONNX else _stablehlo)(model)), *_beside(model, path)]
 
 
-def pixels_to_probabilities(model: Any) -> Callable[[jax.Array], jax.Array]:
-    """float32 [B, size, size, 3] from 0 to 255 -> [B, C], the weights within."""
+def _beside(model: Any, path: Path, record: str = "") -> list[Path]:
+    """What else belongs to a model of texts: its tokenizer, and beside weights of words the words."""
+    found = [files.write(path.with_name(f"{path.stem}.{name}"), text) for name, text in model.inputs.beside().items()]
+    words = record and "terms" in model.inputs.record()
+    return [*found, *([files.write(path.with_suffix(".json"), record)] if words else [])]
+
+
+def prepared_to_said(model: Any) -> Callable[[jax.Array], jax.Array]:
+    """What `inputs` prepares, float32 [B, size, size, 3] or int32 [B, T] -> what the model says [B, S]."""
     weights = jax.tree.map(jnp.asarray, model.weights)
-    return lambda pixels: model.probabilities_of(weights, pixels)
-
-
-def _shape(model: Any) -> tuple[int, int, int]:
-    return model.size, model.size, 3
+    return lambda prepared: model.said_of(weights, prepared)
 
 
 def _stablehlo(model: Any) -> bytes:
@@ -83,12 +87,12 @@ def _stablehlo(model: Any) -> bytes:
     except ImportError:
         raise InputError("needs flatbuffers", where=STABLEHLO, todo='pip install "jaxtl[onnx]"') from None
     (batch,) = export.symbolic_shape("batch")
-    pixels = jax.ShapeDtypeStruct((batch, *_shape(model)), jnp.float32)
+    prepared = jax.ShapeDtypeStruct((batch, *model.inputs.shape), model.inputs.dtype)
     with by_the_library():
-        made = export.export(jax.jit(pixels_to_probabilities(model)), platforms=PLATFORMS)(pixels)
+        made = export.export(jax.jit(prepared_to_said(model)), platforms=PLATFORMS)(prepared)
     content = bytes(made.serialize())
     read = export.deserialize(bytearray(content))
-    _hold_against(model, lambda pixels: np.asarray(read.call(pixels)), STABLEHLO)
+    _hold_against(model, lambda prepared: np.asarray(read.call(prepared)), STABLEHLO)
     return content
 
 
@@ -98,9 +102,9 @@ def _onnx(model: Any) -> bytes:
             from jax2onnx import to_onnx
     except ImportError:
         raise InputError("needs jax2onnx", where=ONNX, todo='pip install "jaxtl[onnx]"') from None
-    pixels = jax.ShapeDtypeStruct(("batch", *_shape(model)), jnp.float32)
+    prepared = jax.ShapeDtypeStruct(("batch", *model.inputs.shape), model.inputs.dtype)
     with by_the_library(), _quiet():
-        made = to_onnx(pixels_to_probabilities(model), inputs=[pixels], model_name="jaxtl")
+        made = to_onnx(prepared_to_said(model), inputs=[prepared], model_name="jaxtl")
     for name, value in _metadata(model).items():
         entry = made.metadata_props.add()
         entry.key, entry.value = name, value
@@ -114,11 +118,13 @@ def _onnx_reader(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return lambda pixels: session.run(None, {name: pixels})[0]
+    return lambda prepared: session.run(None, {name: prepared})[0]
 
 
 def _metadata(model: Any) -> dict[str, str]:
-    return {"classes": json.dumps(model.classes), "card": json.dumps(model.record(), ensure_ascii=False)}
+    kind, classes = model.kind, model.classes
+    said = {"classes": classes, "columns": kind.columns(classes)[len(kind.answer_column) :], "card": model.record()}
+    return {name: json.dumps(value, ensure_ascii=False) for name, value in said.items()}
 
 
 @contextlib.contextmanager
@@ -139,9 +145,9 @@ def _quiet() -> Iterator[None]:
 
 def _hold_against(model: Any, read: Callable[[np.ndarray], Any], where: str) -> None:
     """What was written has to say what the model says."""
-    pixels = np.random.default_rng(0).integers(0, 256, (TRIED, *_shape(model))).astype(np.float32)
-    ours = np.asarray(pixels_to_probabilities(model)(jnp.asarray(pixels)))
-    gap = float(np.abs(np.asarray(read(pixels)) - ours).max())
-    if not gap <= CLOSE:
-        what = f"what was written differs from the model by {gap:.2g} in a probability, so it was not kept"
+    prepared = model.inputs.noise(TRIED)
+    ours = np.asarray(prepared_to_said(model)(jnp.asarray(prepared)))
+    gap = float(np.abs(np.asarray(read(prepared)) - ours).max())
+    if not gap <= CLOSE * model.reading.spread + 4 * float(np.spacing(np.float32(abs(model.reading.mean)))):
+        what = f"what was written differs from the model by {gap:.2g}, so it was not kept"
         raise InputError(what, where=where, todo="use another format, and report this")

@@ -1,4 +1,4 @@
-"""What a fine-tuning leaves: a classifier with its classes, its statistics and its temperature, in two files."""
+"""What a fine-tuning leaves: a model with its classes, what it is given and what its outputs mean, in a few files."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import numpy as np
 
 from jaxtl import checkpoints, files
 from jaxtl.data import normalise
-from jaxtl.data.decode import white_levels
-from jaxtl.data.one_size import header_of, top_of
-from jaxtl.data.resized import read_picture, resized
 from jaxtl.errors import InputError
 from jaxtl.finetune.export import written
+from jaxtl.finetune.inputs import Preparation, recorded
+from jaxtl.finetune.kinds import KINDS, Kind
+from jaxtl.finetune.readings import Reading
 from jaxtl.finetune.trunks import module_of
 from jaxtl.models import Classifier, as_forward
-from jaxtl.problems.folder import BLOCK, HEAD
+from jaxtl.problems.folder import HEAD
 from jaxtl.problems.source import weights_of, weights_tree
 from jaxtl.program import Weights
 from jaxtl.step import EVALUATE
@@ -33,84 +33,92 @@ WEIGHTS, RECORD = "model.safetensors", "model.json"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Finetuned:
-    """A classifier of pictures.
+    """A model of pictures or texts: it says a class, several labels, or a number.
 
     Attributes:
         trunk: name of its trunk.
         weights: all of it.
-        classes: names, in the order of its outputs.
-        size: of the square that pictures are brought to, in pixels.
-        mean, std: [3] of pixels 0 to 255.
-        temperature: that its logits are divided by.
-        white: of pictures of more than 8 bits.
+        kind: what it says.
+        classes: names, in the order of its outputs; () where it says a number.
+        inputs: what it is given, and how that is made of a picture or a text.
+        reading: what its outputs mean.
         card: what else is known of it, in words and figures.
         workdir: where it lies, and its report; None in memory only.
     """
 
     trunk: str
     weights: Weights
+    kind: Kind
     classes: tuple[str, ...]
-    size: int
-    mean: np.ndarray
-    std: np.ndarray
-    temperature: float
-    white: dict[str, float]
+    inputs: Preparation
+    reading: Reading
     card: dict[str, Any]
     workdir: Path | None = None
 
     @functools.cached_property
     def module(self) -> Classifier:
         """Trunk and head."""
-        return Classifier(module_of(self.trunk), ((HEAD, len(self.classes)),))
+        return Classifier(self.inputs.module(module_of(self.trunk)), ((HEAD, len(self.kind.outputs(self.classes))),))
 
-    def probabilities_of(self, weights: Weights, images: jax.Array) -> jax.Array:
-        """[B, size, size, 3] pixels 0 to 255 -> [B, C], a pure function."""
-        batch = {"image": normalise(images, self.mean, self.std)}
-        logits = as_forward(self.module)(weights.params, weights.model_state, batch, EVALUATE)[0][HEAD]
-        return jax.nn.softmax(logits / self.temperature, axis=-1)
+    def outputs_of(self, weights: Weights, prepared: jax.Array) -> jax.Array:
+        """[B, ...] as `inputs` prepares it, such as pixels 0 to 255 -> outputs of the head [B, C], a pure function."""
+        batch = {"image": normalise(prepared, self.inputs.mean, self.inputs.std)}
+        return as_forward(self.module)(weights.params, weights.model_state, batch, EVALUATE)[0][HEAD]
+
+    def said_of(self, weights: Weights, prepared: jax.Array) -> jax.Array:
+        """[B, ...] as `inputs` prepares it -> what is said of each [B, S], a pure function; see `said`."""
+        return self.kind.said(self.outputs_of(weights, prepared), self.reading)
 
     @functools.cached_property
     def _compiled(self) -> Any:
-        return jax.jit(self.probabilities_of)
+        return jax.jit(self.outputs_of)
 
-    def probabilities(self, images: Any) -> np.ndarray:
-        """The calibrated probability of every class.
+    def outputs(self, examples: Any) -> np.ndarray:
+        """[N, C] float32 of the head, before they mean anything.
 
         Args:
-            images: uint8 [N, H, W, C] of any size, also `Stored`.
+            examples: pictures uint8 [N, H, W, C] of any size, also `Stored`; or texts.
+        """
+        found = np.empty((len(examples), len(self.kind.outputs(self.classes))), np.float32)
+        for start in range(0, len(examples), self.inputs.chunk):
+            array = self.inputs.prepared(examples[start : start + self.inputs.chunk])
+            for rows, block in self.inputs.blocks(array):
+                found[start + rows] = np.asarray(self._compiled(self.weights, jnp.asarray(block)))[: len(rows)]
+        return found
+
+    def said(self, examples: Any) -> np.ndarray:
+        """What is said of examples: a calibrated probability for every class or label, or a number and its interval.
+
+        Args:
+            examples: pictures uint8 [N, H, W, C] of any size, also `Stored`; or texts.
 
         Returns:
-            [N, C] float32.
+            [N, C] float32, probabilities; of numbers [N, 3]: value, low, high.
         """
-        found = []
-        for start in range(0, len(images), BLOCK):
-            rows = np.minimum(np.arange(start, start + BLOCK), len(images) - 1)  # the last block filled up
-            block = np.stack([resized(image, self.size) for image in np.asarray(images[rows])])
-            found.append(np.asarray(self._compiled(self.weights, jnp.asarray(block)))[: len(images) - start])
-        return np.concatenate(found) if found else np.empty((0, len(self.classes)), np.float32)
+        return np.asarray(self.kind.said(jnp.asarray(self.outputs(examples)), self.reading))
 
-    def predict(self, pictures: Sequence[str | Path]) -> Iterator[tuple[Path, np.ndarray | InputError]]:
-        """(file, its probabilities [C] or why it cannot be read) of each, a block at a time.
+    def probabilities(self, examples: Any) -> np.ndarray:
+        """`said` of a model of classes or labels.
+
+        Raises:
+            InputError: it says numbers.
+        """
+        if not self.classes:
+            raise InputError("says numbers and no probabilities", where="probabilities", todo="use said")
+        return self.said(examples)
+
+    def predict(self, sources: Sequence[Any]) -> Iterator[tuple[Any, np.ndarray | InputError]]:
+        """(source, what is `said` of it or why it cannot be read) of each, a chunk at a time.
 
         Args:
-            pictures: files of any size and format.
+            sources: files of pictures of any size and format; or texts.
         """
-        for start in range(0, len(pictures), BLOCK):
-            block = [Path(file) for file in pictures[start : start + BLOCK]]
-            read = [self._read(file) for file in block]
-            good = [image for image in read if not isinstance(image, InputError)]
-            said = iter(self.probabilities(np.stack(good)) if good else ())
-            for file, image in zip(block, read, strict=True):
-                yield file, image if isinstance(image, InputError) else next(said)
-
-    def _read(self, file: Path) -> np.ndarray | InputError:
-        try:
-            white = self.white
-            if header_of(file).deep:  # a depth that training has not seen is white by itself
-                white = white_levels([top_of(file)]) | white
-            return read_picture(file, self.size, white)
-        except InputError as error:
-            return error
+        for start in range(0, len(sources), self.inputs.chunk):
+            chunk = sources[start : start + self.inputs.chunk]
+            read = [self.inputs.read(source) for source in chunk]
+            said = iter(self.said([example for example in read if not isinstance(example, InputError)]))
+            for source, example in zip(chunk, read, strict=True):
+                yield source, example if isinstance(example, InputError) else next(said)
 
     def export(self, path: str | Path) -> list[Path]:
         """Write it for others: .onnx, .stablehlo or .safetensors; see `finetune.export.written`."""
@@ -122,21 +130,20 @@ class Finetuned:
         return None if self.workdir is None else self.workdir / "report.html"
 
     def save(self, directory: Path) -> list[Path]:
-        """Write both files; the record last."""
+        """Write its files; the record last."""
         paths = [checkpoints.export(weights_tree(self.weights), directory / WEIGHTS)]
+        paths += [files.write(directory / name, content) for name, content in self.inputs.beside().items()]
         return [*paths, files.write(directory / RECORD, json.dumps(self.record(), indent=1, ensure_ascii=False) + "\n")]
 
     def record(self) -> dict[str, Any]:
         """All but the weights, as JSON has it."""
         return {
-            "kind": "a classifier of pictures, by jaxtl",
+            "kind": f"a model of {self.inputs.many}, by jaxtl",
             "trunk": self.trunk,
+            "labels": self.kind.name,
             "classes": list(self.classes),
-            "size": self.size,
-            "mean": np.asarray(self.mean, float).tolist(),
-            "std": np.asarray(self.std, float).tolist(),
-            "temperature": self.temperature,
-            "white": self.white,
+            **self.inputs.record(),
+            "reading": self.reading._asdict(),
             "card": self.card,
         }
 
@@ -160,23 +167,23 @@ def load_finetuned(run: str | Path) -> Finetuned:
     tree = checkpoints.load_weights(directory / WEIGHTS)
     try:
         said = json.loads(files.content(directory / RECORD, 2**26))
-        mean, std = (np.array(said[name], np.float32).reshape(3) for name in ("mean", "std"))
-        classes, size, temperature = tuple(map(str, said["classes"])), int(said["size"]), float(said["temperature"])
-        white = {str(name): float(level) for name, level in said["white"].items()}
-        trunk, card = str(said["trunk"]), dict(said["card"])
-        if not (temperature > 0 and 0 < size <= 1024 and len(classes) > 1 and (std > 0).all()):
+        kind, classes = KINDS[said["labels"]], tuple(map(str, said["classes"]))
+        reading = Reading(**{name: float(value) for name, value in said["reading"].items()})
+        trunk, card, inputs = str(said["trunk"]), dict(said["card"]), recorded(said, directory)
+        named = not classes if kind.name == "number" else len(classes) > 1
+        if not (reading.temperature > 0 and reading.spread > 0 and named):
             raise ValueError("numbers")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise InputError(f"{RECORD} is not what a run writes", where=directory, todo="run it again") from None
     weights = weights_of(jax.tree.map(jnp.asarray, tree))
-    found = Finetuned(trunk, weights, classes, size, mean, std, temperature, white, card, directory)
+    found = Finetuned(trunk, weights, kind, classes, inputs, reading, card, directory)
     _check(found, directory)
     return found
 
 
 def _check(found: Finetuned, directory: Path) -> None:
     """Whether these are weights of that model."""
-    shape = jax.ShapeDtypeStruct((1, found.size, found.size, 3), np.float32)
+    shape = jax.ShapeDtypeStruct((1, *found.inputs.shape), np.float32)
     like = jax.eval_shape(lambda x: found.module.init(jax.random.key(0), x, train=False), shape)
     state = {name: tree for name, tree in like.items() if name != "params"}
     todo = f"{WEIGHTS} and {RECORD} belong together: run it again"

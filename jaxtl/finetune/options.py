@@ -8,13 +8,17 @@ from typing import Annotated, ClassVar, Literal
 
 from jaxtl import bounds
 from jaxtl.bounds import Refusal, shortened
+from jaxtl.data.targets import Task
 from jaxtl.finetune.recipes import RECIPES
-from jaxtl.problems import MeasureName
+from jaxtl.finetune.tfidf import TFIDF
+from jaxtl.protocol import MEASURES
 
+AUTO = "auto"
 HEADS = {
-    "ridge": "ridge regression to one-hot labels on features of the frozen trunk; λ by leave-one-out",
-    "logistic": "logistic regression on features of the frozen trunk; λ by cross-validation within",
+    "ridge": "ridge regression to one-hot labels, or to numbers, on features of the frozen trunk; λ by leave-one-out",
+    "logistic": "logistic regression on features of the frozen trunk, one for each of several labels; λ by folds",
     "logistic_adjusted": "logistic, its logits less the logarithm of how frequent each class is",
+    TFIDF: "of texts: logistic regression on words weighted by how rare they are, without a network; λ by folds within",
 }
 NAMES = {**HEADS, **{name: recipe.means for name, recipe in RECIPES.items()}}
 UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
@@ -51,16 +55,22 @@ def seconds_of(duration: str) -> float:
 class Options:
     """What is asked for; every default is visible."""
 
-    data: bounds.Place = ""  # a folder of pictures per class, CSV or JSON lines of file and label, or a set's name
-    trunk: bounds.Place = "auto"  # the pretrained network; auto: efficientnet_lite0 where it can be had
+    # a folder of pictures or .txt files per class; CSV or JSON lines of file or text and label; or a set's name
+    data: bounds.Place = ""
+    # what labels are: classes, a number, several labels (red;round, or a JSON list); auto: what they look like, said
+    task: Task = "auto"
+    # the pretrained network; auto: efficientnet_lite0, of texts minilm_l6, where it can be had; tfidf: none
+    trunk: bounds.Place = "auto"
     budget: Annotated[str, Duration()] = "10min"  # of time for all of it, about
-    # some of those below; by default both heads and, as the budget allows, logistic_l2_sp, l2_sp, lr_ratio
+    # some of those below; by default the heads and, as the budget allows, logistic_l2_sp, l2_sp, lr_ratio
     methods: Annotated[tuple[Annotated[str, bounds.OneOf("method", NAMES)], ...], bounds.Items(0, distinct=True)] = ()
-    measure: MeasureName = "accuracy"  # what decides
+    # what decides; auto: accuracy of classes, average_precision of several labels, r2 of numbers
+    measure: Annotated[str, bounds.OneOf("measure", [AUTO, *MEASURES])] = AUTO
     # auto: where classes differ in size and the measure asks for each of them, weights and adjusted logits
     balance: Literal["auto", "on", "off"] = "auto"
-    size: Annotated[int, bounds.Within(0, 1024)] = 0  # pixels of the edge that pictures are brought to; 0: the trunk's
-    skip_bad: bool = False  # leave files out that are no pictures or damaged, and say which
+    # pixels of the edge that pictures are brought to, tokens of a text that see each other; 0: the trunk's
+    size: Annotated[int, bounds.Within(0, 1024)] = 0
+    skip_bad: bool = False  # leave files out that cannot be read, and say which
     seed: bounds.Seed = 0
 
     may_change: ClassVar[tuple[str, ...]] = ("budget",)

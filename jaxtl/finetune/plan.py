@@ -48,6 +48,25 @@ EFFORTS = (  # from the most to the least
 )
 LAST = 2  # efforts, that a method alone is given: rather fewer methods than many that are hardly tried
 HEADS_ALONE = Effort(5, 2, 3, 1, 1)
+MANY = 20_000  # examples, of which folds are dealt once: another deal says nothing new
+
+
+def of_heads(examples: int, seconds: float, left: float) -> Effort:
+    """How often heads are judged: by as many folds as fit, where there are so many examples that it matters.
+
+    Args:
+        examples: that are learned from.
+        seconds: that all heads take on all of them, once.
+        left: seconds.
+
+    Example:
+        >>> of_heads(100, 1e3, 1.0).folds, of_heads(100_000, 10.0, 600.0).folds, of_heads(100_000, 100.0, 350.0).folds
+        (5, 5, 2)
+    """
+    if examples <= MANY:
+        return HEADS_ALONE
+    fitting = [folds for folds in (5, 4, 3) if (folds + 1) * seconds <= left]
+    return HEADS_ALONE._replace(folds=fitting[0] if fitting else 2, repeats=1)
 
 
 class Plan(NamedTuple):
@@ -80,7 +99,11 @@ class Cost(NamedTuple):
 
 
 def made(
-    methods: Sequence[str], depths: Sequence[int], left: Callable[[], float], cost: Callable[[int], Cost | None]
+    methods: Sequence[str],
+    depths: Sequence[int],
+    left: Callable[[], float],
+    cost: Callable[[int], Cost | None],
+    alone: Effort = HEADS_ALONE,
 ) -> Plan:
     """The most that fits: at the depth that leaves most free to move, with all methods, then with fewer.
 
@@ -89,6 +112,7 @@ def made(
         depths: to be tried, the cheapest first.
         left: -> seconds, fewer after each measurement.
         cost: depth -> what it costs; None where it cannot fit anyway.
+        alone: how often heads are judged, as often as which fine-tuning is at most.
 
     Returns:
         A plan; without any method where none fits.
@@ -111,9 +135,12 @@ def made(
             best = Plan(effort, depth, count, seconds, "")
     if best is None:
         said = f"fine-tuning does not fit into the {max(0.0, left()):.0f} s that are left" if methods else ""
-        return Plan(HEADS_ALONE, 0, (), 0.0, said)
+        return Plan(alone, 0, (), 0.0, said)
     given_up = [name for name in methods if name not in best.methods]
-    return best._replace(why=f"no time for {', '.join(given_up)}" if given_up else "")
+    effort = best.effort._replace(
+        folds=min(best.effort.folds, alone.folds), repeats=min(best.effort.repeats, alone.repeats)
+    )
+    return best._replace(effort=effort, why=f"no time for {', '.join(given_up)}" if given_up else "")
 
 
 def _fitting(methods: Sequence[str], cost: Cost, left: float) -> tuple[tuple[str, ...], Effort, float] | None:

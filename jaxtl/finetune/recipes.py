@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,27 +13,33 @@ from jaxtl.methods.finetuning import pulled
 from jaxtl.problems.folder import HEAD, Folder
 from jaxtl.program import Weights
 from jaxtl.protocol import Draw, Recipe
-from jaxtl.selection import heads
 
 OF_FEW_SHOT = ("features", "fine_tune", "l2", "l2_sp", "lr_ratio", "lp_ft", "lp_l2_sp", "scratch")
-DEFAULT = ("logistic_l2_sp", "l2_sp", "lr_ratio")  # in the order in which a budget gives them up from behind
 
 
-def from_logistic(problem: Folder, draw: Draw) -> Weights:
-    """The trunk under the head of logistic regression on what the draw learns from: nothing is worse at the start."""
+def from_head(name: str, problem: Folder, draw: Draw) -> Weights:
+    """The trunk under a head of what the draw learns from: nothing is worse at the start.
+
+    Args:
+        name: of the head, "ridge" or "logistic".
+        problem: its kind of label says how the head is fitted.
+        draw: which examples are learned from.
+    """
     start, (rows, _), examples = problem.start(draw), problem.parts.of(draw), problem.examples
     x = np.asarray(problem.features)[rows]
     groups = None if examples.groups is None else examples.groups[rows]
-    head, _ = heads.logistic(x, examples.labels[rows], len(examples.classes), groups, problem.parts.seed)
+    fit = problem.kind.heads[name]
+    head, _ = fit(x, examples.labels[rows], len(examples.classes), groups, problem.parts.seed)
     return start._replace(params={**start.params, HEAD: jax.tree.map(jnp.asarray, head)})
 
 
+def _from(name: str) -> Recipe:
+    means = f"fine-tuning from the head of {name} on; transferred parameters are pulled towards the trunk's own"
+    return Recipe(pulled, ("learning_rate", "pull/source"), means, start=functools.partial(from_head, name))
+
+
 RECIPES = {
-    "logistic_l2_sp": Recipe(
-        pulled,
-        ("learning_rate", "pull/source"),
-        "fine-tuning from the head of logistic on; transferred parameters are pulled towards the trunk's own",
-        start=from_logistic,
-    ),
+    "logistic_l2_sp": _from("logistic"),
+    "ridge_l2_sp": _from("ridge"),
     **{name: ALL[name] for name in OF_FEW_SHOT},
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,17 +14,18 @@ import numpy as np
 from jaxtl.clients import Silent
 from jaxtl.data import normalise
 from jaxtl.errors import InputError
+from jaxtl.finetune.inputs import Preparation
+from jaxtl.finetune.tfidf import TFIDF
 from jaxtl.loop import raise_if_stopped
-from jaxtl.models import Classifier, Cnn, as_forward, cut, initialise
+from jaxtl.models import Classifier, Cnn, Mlp, as_forward, cut, initialise
 from jaxtl.models.pretrained import TRUNKS, Pretrained, load_trunk
 from jaxtl.models.torch_names import ARCHITECTURES
-from jaxtl.problems.folder import BLOCK
-from jaxtl.problems.images import Images
 from jaxtl.program import Weights
 from jaxtl.step import EVALUATE
 from jaxtl.writers import Progress
 
 AUTO, BEST, SMALL = "auto", "efficientnet_lite0", "small_cnn"
+TEXTS_BY, WORDS_ALONE = "minilm_l6", TFIDF
 
 
 def untrained() -> Pretrained:
@@ -38,6 +39,12 @@ def untrained() -> Pretrained:
 def small_module() -> Cnn:
     """Of `untrained`."""
     return Cnn((16, 32, 64))
+
+
+def words_alone() -> Pretrained:
+    """No network: texts are their weighted words, see `tfidf`."""
+    origin = "no network: weighted words of the texts themselves"
+    return Pretrained(WORDS_ALONE, Mlp(widths=()), {}, {}, 1, (), (), "Apache-2.0", origin, 1, ())
 
 
 class Polled(Progress):
@@ -64,12 +71,20 @@ class Quiet(Silent):
         """What comes next, untold."""
 
 
-def trunk_of(name: str, progress: Any = Polled) -> tuple[Pretrained, str]:
+def trunk_of(
+    name: str,
+    progress: Any = Polled,
+    best: str = BEST,
+    instead: Callable[[], Pretrained] = untrained,
+    told: str = "a small network learns from nothing",
+) -> tuple[Pretrained, str]:
     """The trunk that is asked for, and a notice where another one takes its place.
 
     Args:
         name: "auto", "small_cnn", or what `models.pretrained.load_trunk` takes.
         progress: (total, description) -> a display of what is fetched.
+        best: what "auto" means.
+        instead: -> what takes its place where it cannot be had, `told` in a few words.
 
     Raises:
         InputError: a trunk that was asked for by name and cannot be had.
@@ -77,11 +92,11 @@ def trunk_of(name: str, progress: Any = Polled) -> tuple[Pretrained, str]:
     if name == SMALL:
         return untrained(), ""
     try:
-        return _pretrained(BEST if name == AUTO else name, progress), ""
+        return _pretrained(best if name == AUTO else name, progress), ""
     except InputError as error:
         if name != AUTO:
             raise
-        return untrained(), f"no pretrained trunk is at hand ({error.what}): a small network learns from nothing"
+        return instead(), f"no pretrained trunk is at hand ({error.what}): {told}"
 
 
 def _pretrained(name: str, progress: Any) -> Pretrained:
@@ -96,6 +111,8 @@ def module_of(name: str) -> Any:
     """
     if name == SMALL:
         return small_module()
+    if name == WORDS_ALONE:
+        return words_alone().model
     architecture = TRUNKS[name].architecture if name in TRUNKS else name
     if architecture not in ARCHITECTURES:
         todo = "use the version of jaxtl that the model was made with"
@@ -103,43 +120,44 @@ def module_of(name: str) -> Any:
     return ARCHITECTURES[architecture].make({})
 
 
-def normalisation(trunk: Pretrained, size: int) -> Images:
-    """How raw pictures reach a trunk."""
-    return Images((size, size, 3), np.asarray(trunk.mean, np.float32), np.asarray(trunk.std, np.float32))
-
-
 class Passed(NamedTuple):
-    """What a frozen network made of pictures, and how fast."""
+    """What a frozen network made of examples, and how fast."""
 
     array: np.ndarray
     seconds: float
 
 
-def passed(trunk: Pretrained, images: Any, depth: int | None, size: int, progress: Any = Polled) -> Passed:
-    """What a frozen trunk makes of every picture: its features, or what it hands on after some of its stages.
+def passed(
+    trunk: Pretrained, inputs: Any, depth: int | None, prepared_by: Preparation, progress: Any = Polled
+) -> Passed:
+    """What a frozen trunk makes of every example: its features, or what it hands on after some of its stages.
 
     Args:
         trunk: all of it.
-        images: uint8 [N, H, W, 3], also `Stored`.
+        inputs: [N, ...] as prepared, also `Stored`.
         depth: stages; None: all of them.
-        size: of the pictures.
+        prepared_by: has the blocks in which they go through it; what a shorter one leaves free is 0.
         progress: (total, description) -> a display.
     """
     part: Any = Classifier(trunk.model, ())
     if depth is not None:
         part = cut(part, depth)[0]
-    weights, how = Weights(trunk.params, trunk.model_state), normalisation(trunk, size)
-    blocks, began = [], 0.0
-    with progress(len(images), "features of the frozen trunk") as display:
-        for start in range(0, len(images), BLOCK):
-            rows = np.minimum(np.arange(start, start + BLOCK), len(images) - 1)  # the last one filled up
-            block = jnp.asarray(np.asarray(images[rows]))
-            out = np.asarray(_through(part, depth is None, weights, block, how.mean, how.std))
-            blocks.append(out[: len(images) - start])
-            began = began or time.perf_counter()  # the first block has compiled the program
-            display.advance(len(blocks[-1]))
-    seconds = (time.perf_counter() - began) * len(images) / max(1, len(images) - BLOCK)
-    return Passed(np.concatenate(blocks), seconds if len(blocks) > 1 else 0.0)
+    weights, how, count = Weights(trunk.params, trunk.model_state), (prepared_by.mean, prepared_by.std), len(inputs)
+    through = functools.partial(_through, part, depth is None, weights)
+    like = jax.ShapeDtypeStruct((1, *inputs.shape[1:]), jnp.float32)
+    array = np.zeros((count, *jax.eval_shape(through, like, *how).shape[1:]), np.float32)
+    shapes, seconds, measured = set[tuple[int, ...]](), 0.0, 0
+    with progress(count, "features of the frozen trunk") as display:
+        for rows, block in prepared_by.blocks(inputs):
+            began = time.perf_counter()
+            out = np.asarray(through(jnp.asarray(block), *how))
+            if block.shape in shapes:  # the first of a shape has compiled its program
+                seconds, measured = seconds + time.perf_counter() - began, measured + len(rows)
+            shapes.add(block.shape)
+            there: Any = (rows, *map(slice, out.shape[1:]))
+            array[there] = out[: len(rows)]
+            display.advance(len(rows))
+    return Passed(array, seconds * count / measured if measured else 0.0)
 
 
 @functools.partial(jax.jit, static_argnames=("part", "whole"))

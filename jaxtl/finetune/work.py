@@ -1,4 +1,4 @@
-"""From labelled pictures to a model: features once, heads as the bar, fine-tuning as the budget allows, one winner."""
+"""From labelled examples to a model: features once, heads as the bar, fine-tuning as the budget allows, one winner."""
 
 from __future__ import annotations
 
@@ -21,27 +21,32 @@ import numpy as np
 from jaxtl import bounds, files
 from jaxtl.data import keep_to_data
 from jaxtl.data.dataset import DataSet
-from jaxtl.data.labelled import Labelled, labelled
-from jaxtl.data.resized import Resize
+from jaxtl.data.labelled import Labelled
 from jaxtl.errors import InputError
 from jaxtl.finetune import plan as planning
-from jaxtl.finetune.checks import UNEQUAL, check_apart, check_groups, check_methods, names_of
-from jaxtl.finetune.choosing import Bench, Fitted, Outcome, calibrated, compared
+from jaxtl.finetune.checks import UNEQUAL, check_groups, check_kind, names_of
+from jaxtl.finetune.choosing import Bench, Fitted, Outcome, compared
+from jaxtl.finetune.inputs import Preparation, Words
+from jaxtl.finetune.kinds import KINDS, Kind
+from jaxtl.finetune.modalities import Begun, Modality, modality_of
 from jaxtl.finetune.model import Finetuned
-from jaxtl.finetune.options import Options, seconds_of
-from jaxtl.finetune.trunks import Polled, Quiet, depths, normalisation, passed, trunk_of
+from jaxtl.finetune.options import AUTO, Options, seconds_of
+from jaxtl.finetune.readings import Reading
+from jaxtl.finetune.trunks import Polled, Quiet, depths, passed, words_alone
 from jaxtl.loop import raise_if_stopped
 from jaxtl.methods.finetuning import pulled
 from jaxtl.models import Classifier, cut
 from jaxtl.models.pretrained import Pretrained
 from jaxtl.problems.folder import HEAD, Examples, Folder, Inputs, Parts, parted
+from jaxtl.problems.images import Images
 from jaxtl.program import Weights
-from jaxtl.protocol import MEASURES, Budget, Measure
+from jaxtl.protocol import Budget, Measure
 from jaxtl.sweep import run_all
 from jaxtl.terminal import Terminal
 from jaxtl.version import __version__
 
 ASKS_EVERY_CLASS = ("balanced_accuracy", "macro_f1")
+PART = 1024  # pictures whose outputs are written at a time
 PROBE = 20  # steps, to see what one costs
 SHARE = 0.2  # of the memory, for what fine-tuning is given
 LONG = 10.0  # seconds, beside which compiling does not matter
@@ -63,17 +68,21 @@ class Found(NamedTuple):
     """All that came out, for the report."""
 
     options: Options
-    data: Labelled
-    trunk: Pretrained
-    notice: str
+    begun: Begun
+    modality: Modality
     plan: planning.Plan
     outcome: Outcome
     winner: str
     fitted: Fitted
     model: Finetuned
-    tested: np.ndarray | None  # logits of the test part, of its one look
-    rate: float  # pictures a second through the frozen trunk
+    tested: np.ndarray | None  # outputs for the test part, of its one look
+    rate: float  # examples a second through the frozen trunk
     minutes: float
+
+    @property
+    def data(self) -> Labelled:
+        """What was learned from."""
+        return self.begun.data
 
 
 def finetuned(
@@ -92,25 +101,25 @@ def finetuned(
         Interrupted: a stop was requested.
     """
     began, say = time.perf_counter(), (console or Terminal(quiet=True)).print
-    measure = MEASURES[options.measure]
     display = Quiet if console is None else Polled
-    trunk, notice = trunk_of(options.trunk, display)
-    if notice:
-        say(f"NOTE: {notice}", style="bold yellow")
-    size = options.size or trunk.size
-    check_methods(options.methods, trunk)
-    check_apart(data, workdir)
-    found = labelled(data, Resize(size, options.skip_bad, files.default_directory(), display))
-    _say_data(say, found)
+    modality = modality_of(data)
+    begun = modality.begin(options, data, workdir, display, say)
+    trunk, found = begun.trunk, begun.data
+    kind = KINDS[found.task]
+    check_kind(options, kind)
+    _say_data(say, found, kind, modality)
     check_groups(found)
-    keep_to_data(workdir, found.origin, *found.train.fields.values())
-    features, seconds = kept_outputs(workdir, trunk, found.train.images, None, size, display)
+    keep_to_data(workdir, found.origin, *modality.content(found))
+    features, seconds = kept_outputs(workdir, trunk, begun.inputs, None, begun.prepared_by, display)
     rate = len(features) / seconds if seconds else 0.0
     if rate:
-        say(f"features: {len(features):,} pictures through {trunk.name} at {size}x{size}, {rate:.0f} a second")
-    work = Work(options, trunk, found, features, workdir, size, measure, display)
-    own_heads, tuned = names_of(options, trunk, found, features)
-    planned = planning.kept(workdir, work.asked(), lambda: work.plan(tuned, work.seconds_left(began, own_heads), rate))
+        at = "x".join(map(str, begun.prepared_by.shape))
+        say(f"features: {len(features):,} {modality.many} through {trunk.name} at {at}, {rate:.0f} a second")
+    work = Work(options, begun, features, workdir, modality, kind, display)
+    own_heads, tuned, left_out = names_of(options, kind, trunk, found, features)
+    if left_out:
+        say(f"NOTE: {left_out}", style="bold yellow")
+    planned = planning.kept(workdir, work.asked(), lambda: work.plan(tuned, *work.heads_tried(began, own_heads), rate))
     for line in work.in_words(planned):
         say(line)
     names = [*own_heads, *planned.methods]
@@ -124,25 +133,40 @@ def finetuned(
     winner = outcome.verdict()[0]
     raise_if_stopped("before the last training")
     fitted = bench.fit(winner, bench.parts.whole)
-    rows, logits = outcome.once(winner)
-    scale = calibrated(logits, found.train.labels[rows])
-    model = work.model(fitted, winner, scale)
-    tested = None if found.test is None else np.log(np.maximum(model.probabilities(found.test.images), 1e-30))
+    rows, outputs = outcome.once(winner)
+    reading = kind.reading(bench.parts.examples.labels[rows], outputs, found.train.labels)
+    model = work.model(fitted, winner, reading)
+    tested = None if found.test is None else model.outputs(modality.examples(found.test))
     minutes = (time.perf_counter() - began) / 60
-    return Found(options, found, trunk, notice, planned, outcome, winner, fitted, model, tested, rate, minutes)
+    return Found(options, begun, modality, planned, outcome, winner, fitted, model, tested, rate, minutes)
 
 
 class Work(NamedTuple):
     """What the steps of a fine-tuning share."""
 
     options: Options
-    trunk: Pretrained
-    data: Labelled
+    begun: Begun
     features: np.ndarray
     workdir: Path
-    size: int
-    measure: Measure
+    modality: Modality
+    kind: Kind
     display: Any = Polled
+
+    @property
+    def trunk(self) -> Pretrained:
+        """The pretrained network."""
+        return self.begun.trunk
+
+    @property
+    def data(self) -> Labelled:
+        """What is learned from."""
+        return self.begun.data
+
+    @property
+    def measure(self) -> Measure:
+        """What decides."""
+        asked = self.options.measure
+        return self.kind.measure(self.kind.measures[0] if asked == AUTO else asked, self.data.train.labels)
 
     def asked(self) -> dict[str, Any]:
         """All that decides what a run is, but its data."""
@@ -150,27 +174,29 @@ class Work(NamedTuple):
         return found | {"methods": list(self.options.methods), "trunk": self.trunk.name}
 
     @property
-    def balanced(self) -> bool:
-        """Whether every class counts alike."""
-        counts = np.bincount(self.data.train.labels)
-        unequal = counts.max() > UNEQUAL * counts.min()
-        return self.options.balance == "on" or (
-            self.options.balance == "auto" and unequal and self.options.measure in ASKS_EVERY_CLASS
-        )
+    def weights(self) -> np.ndarray | None:
+        """[N] of each example, where every class counts alike; None where all examples do."""
+        if self.kind.name != "classes":
+            return None
+        labels, classes = self.data.train.labels, len(self.data.classes)
+        counts = np.bincount(labels, minlength=classes)
+        unequal = counts.max() > UNEQUAL * counts.min() and self.options.measure in ASKS_EVERY_CLASS
+        if self.options.balance == "on" or (self.options.balance == "auto" and unequal):
+            return (len(labels) / (classes * counts))[labels]
+        return None
 
     def parts(self, effort: planning.Effort) -> Parts:
         """Who learns from what; no more folds than groups."""
-        train, classes = self.data.train, self.data.classes
-        counts, weights = np.bincount(train.labels, minlength=len(classes)), None
-        if self.balanced:
-            weights = (len(train) / (len(classes) * counts))[train.labels]
-        folds = max(2, min(effort.folds, int(counts.max())))
+        train, kind = self.data.train, self.kind
+        folds = max(2, min(effort.folds, kind.most(train.labels)))
         if train.groups is not None:
             folds = min(folds, len(np.unique(train.groups)))
-        return Parts(Examples(train.labels, train.groups, classes, weights), folds, effort.repeats, self.options.seed)
+        learned, strata = kind.learned(train.labels, train.labels), kind.strata(train.labels)
+        examples = Examples(learned, train.groups, kind.outputs(self.data.classes), self.weights, strata)
+        return Parts(examples, folds, effort.repeats, self.options.seed)
 
-    def seconds_left(self, began: float, own_heads: Sequence[str]) -> Callable[[], float]:
-        """Of the budget, once the heads have been tried."""
+    def heads_tried(self, began: float, own_heads: Sequence[str]) -> tuple[planning.Effort, Callable[[], float]]:
+        """(how often heads are judged, seconds that are left of the budget once they have been)."""
         bench = self.bench(planning.Plan(planning.HEADS_ALONE, 0, (), 0.0, ""))
         once = 0.0
         for _ in range(2):  # the first time compiles
@@ -179,34 +205,41 @@ class Work(NamedTuple):
                 for name in own_heads:
                     bench.fit(name, bench.parts.whole)
                 once = time.perf_counter() - started
-        end = began + seconds_of(self.options.budget) - once * len(bench.parts.draws)
-        return lambda: end - time.perf_counter()
+        end = began + seconds_of(self.options.budget)
+        effort = planning.of_heads(len(self.data.train), once, end - time.perf_counter())
+        end -= once * effort.folds * effort.repeats
+        return effort, lambda: end - time.perf_counter()
 
-    def plan(self, tuned: Sequence[str], left: Callable[[], float], rate: float) -> planning.Plan:
+    def plan(
+        self, tuned: Sequence[str], alone: planning.Effort, left: Callable[[], float], rate: float
+    ) -> planning.Plan:
         """What fits."""
 
         def cost(depth: int) -> planning.Cost | None:
             least = planning.EFFORTS[-1]
             behind = BEHIND * planning.BATCH / rate if rate and depth == 0 else 0.0  # of all of a pretrained trunk
-            size = len(self.data.train) * math.prod(self.shape(depth)) * (4 if depth else 1)  # bytes
+            each = 4 if depth else self.begun.inputs.dtype.itemsize
+            size = len(self.data.train) * math.prod(self.shape(depth)) * each  # bytes
             if least.trainings * least.steps * behind > left() or size > SHARE * bounds.memory():
                 return None
             return self.cost(depth)
 
-        return planning.made(tuned, [0] if "scratch" in tuned else depths(self.trunk), left, cost)
+        return planning.made(tuned, [0] if "scratch" in tuned else depths(self.trunk), left, cost, alone)
 
     def shape(self, depth: int) -> tuple[int, ...]:
-        """Of what one picture is at a depth."""
+        """Of what one example is at a depth."""
+        raw = self.begun.inputs.shape[1:]
         if not depth:
-            return self.size, self.size, 3
+            return raw
         below, trunk = cut(Classifier(self.trunk.model, ()), depth)[0], self.trunk
-        image = jax.ShapeDtypeStruct((1, self.size, self.size, 3), jnp.float32)
-        out = jax.eval_shape(lambda x: below.apply({"params": trunk.params, **trunk.model_state}, x, False)[0], image)
+        given = jax.ShapeDtypeStruct((1, *raw), jnp.float32)
+        out = jax.eval_shape(lambda x: below.apply({"params": trunk.params, **trunk.model_state}, x, False)[0], given)
         return out.shape[1:]
 
     def cost(self, depth: int) -> planning.Cost:
         """What a training costs at a depth, measured; on zeros, which take as long as what they stand for."""
-        inputs = np.zeros((len(self.data.train), *self.shape(depth)), np.float32 if depth else np.uint8)
+        dtype = np.dtype(np.float32) if depth else self.begun.inputs.dtype
+        inputs = np.zeros((len(self.data.train), *self.shape(depth)), dtype)
         problem = self.problem(depth, planning.HEADS_ALONE._replace(steps=PROBE), inputs)
         program, draw = pulled(cast(Any, problem)), problem.parts.whole
         start = problem.start(draw)
@@ -218,41 +251,38 @@ class Work(NamedTuple):
         return planning.Cost(seconds[0] - seconds[1], seconds[1] / PROBE)
 
     def problem(self, depth: int, effort: planning.Effort, array: np.ndarray | None = None) -> Folder:
-        """Fine-tuning of what is above a cut, given pictures or what the frozen part makes of them."""
-        _, above = parted(Classifier(self.trunk.model, ((HEAD, len(self.data.classes)),)), depth)
+        """Fine-tuning of what is above a cut, given examples or what the frozen part makes of them."""
+        _, above = parted(Classifier(self.trunk.model, ((HEAD, len(self.kind.outputs(self.data.classes))),)), depth)
         if array is None:
-            images = self.data.train.images
-            where = self.workdir, self.trunk, images, depth, self.size, self.display
-            array = kept_outputs(*where)[0] if depth else np.asarray(images)
-        how = normalisation(self.trunk, self.size)
+            where = self.workdir, self.trunk, self.begun.inputs, depth, self.begun.prepared_by, self.display
+            array = kept_outputs(*where)[0] if depth else np.asarray(self.begun.inputs)
+        how = Images(self.shape(0), self.begun.prepared_by.mean, self.begun.prepared_by.std)
         inputs = Inputs.kept(array) if depth else Inputs(jnp.asarray(array), how, True)
         config = Tuning(steps=effort.steps, trials=effort.trials, seed=self.options.seed)
-        return Folder(config, self.trunk, above, inputs, jnp.asarray(self.features), self.parts(effort), self.measure)
+        features, parts = jnp.asarray(self.features), self.parts(effort)
+        return Folder(config, self.trunk, above, inputs, features, parts, self.measure, self.kind)
 
     def bench(self, planned: planning.Plan) -> Bench:
         """What methods are tried on."""
         problem = self.problem(planned.depth, planned.effort) if planned.methods else None
         effort = planned.effort
-        return Bench(self.features, self.parts(effort), self.measure, problem, effort.inner, effort.trials)
+        parts = self.parts(effort)
+        texts = self.data.train.fields.get("text")
+        return Bench(self.features, parts, self.measure, self.kind, problem, effort.inner, effort.trials, texts)
 
-    def model(self, fitted: Fitted, winner: str, scale: float) -> Finetuned:
-        """The whole classifier."""
-        weights = fitted.weights
-        trunk = _within(weights.params.get("trunk", {}), self.trunk.params)
-        state = {name: {"trunk": tree} for name, tree in self.trunk.model_state.items()}
-        whole = jax.tree.map(np.asarray, Weights({"trunk": trunk, HEAD: weights.params[HEAD]}, state))
-        how = normalisation(self.trunk, self.size)
-        classes, white = self.data.classes, self.data.white
-        card: dict[str, Any] = {
-            "method": winner,
-            "setting": fitted.setting,
-            "jaxtl": __version__,
-            "licence": self.trunk.licence,
-        }
-        card |= {"origin": self.trunk.origin, "pictures": len(self.data.train), "data": self.data.name}
-        return Finetuned(
-            self.trunk.name, whole, classes, self.size, how.mean, how.std, scale, white, card, self.workdir
-        )
+    def model(self, fitted: Fitted, winner: str, reading: Reading) -> Finetuned:
+        """The whole of it."""
+        weights, under, how = fitted.weights, self.trunk, self.begun.prepared_by
+        if fitted.words is not None:
+            under, how = words_alone(), Words(fitted.words)
+        trunk = _within(weights.params.get("trunk", {}), under.params)
+        state = {name: {"trunk": tree} for name, tree in under.model_state.items()}
+        params = {**({"trunk": trunk} if trunk else {}), HEAD: weights.params[HEAD]}
+        whole = jax.tree.map(np.asarray, Weights(params, state))
+        card: dict[str, Any] = {"method": winner, "setting": fitted.setting, "jaxtl": __version__}
+        card |= {"licence": under.licence, "origin": under.origin, "data": self.data.name}
+        card["examples"] = f"{len(self.data.train)} labelled {self.modality.many}"
+        return Finetuned(under.name, whole, self.kind, self.data.classes, how, reading, card, self.workdir)
 
     def in_words(self, planned: planning.Plan) -> list[str]:
         """What is going to be done."""
@@ -264,27 +294,34 @@ class Work(NamedTuple):
                 f"fine-tuning: {of}, {effort.trials} settings × {effort.inner} folds × {effort.folds * effort.repeats}"
             )
             lines.append(f"{line} draws × {effort.steps} steps for {', '.join(planned.methods)}")
+        if effort.folds < planning.HEADS_ALONE.folds and len(self.data.train) > planning.MANY:
+            lines.append(f"judged by {effort.folds} folds: more do not fit into {self.options.budget}")
         return lines + ([planned.why] if planned.why else [])
 
 
 def kept_outputs(
-    workdir: Path, trunk: Pretrained, images: Any, depth: int | None, size: int, display: Any = Polled
+    workdir: Path, trunk: Pretrained, inputs: Any, depth: int | None, how: Preparation, display: Any = Polled
 ) -> tuple[np.ndarray, float]:
-    """(what the frozen trunk makes of every picture, the seconds that took; 0 where it was kept)."""
-    part = "features" if depth is None else f"behind_{depth}"
+    """(what the frozen trunk makes of every example, the seconds that took; 0 where it was kept)."""
+    part, size = "features" if depth is None else f"behind_{depth}", "x".join(map(str, how.shape))
     path = workdir / "frozen" / f"{re.sub(r'[^A-Za-z0-9_]', '_', trunk.name)}-{size}-{part}.npy"
-    if (content := files.read(path)) is not None:
+    if path.exists():
         try:
-            array = np.load(io.BytesIO(content), allow_pickle=False)
-            if len(array) == len(images) and array.dtype == np.float32:
+            with files.open_regular(path) as content:
+                array = np.lib.format.read_array(content, allow_pickle=False)
+            if len(array) == len(inputs) and array.dtype == np.float32:
                 return array, 0.0
         except (ValueError, EOFError, OSError):
             pass  # damaged: made again
     raise_if_stopped("before the features")
-    made = passed(trunk, images, depth, size, display)
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, made.array.astype(np.float32), allow_pickle=False)
-    files.write(path, buffer.getvalue())
+    made = passed(trunk, inputs, depth, how, display)
+    files.make_room(path)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(made.array))
+    with files.whole(path) as partial, files.Lines(partial) as out:  # by parts: a copy of all would be gigabytes
+        out.write(header.getvalue())
+        for start in range(0, len(made.array), PART):
+            out.write(made.array[start : start + PART].tobytes())
     return made.array, made.seconds
 
 
@@ -295,11 +332,10 @@ def _within(part: Any, whole: Any) -> Any:
     return {name: _within(part[name], tree) if name in part else tree for name, tree in whole.items()}
 
 
-def _say_data(say: Callable[..., None], found: Labelled) -> None:
-    counts = np.bincount(found.train.labels, minlength=len(found.classes))
+def _say_data(say: Callable[..., None], found: Labelled, kind: Kind, modality: Modality) -> None:
     test = f", {len(found.test):,} for testing" if found.test is not None else ""
-    span = f"{counts.min()} to {counts.max()}" if counts.min() < counts.max() else f"{counts.min()}"
-    say(f"data      {len(found.train):,} pictures to learn from{test}; {len(found.classes)} classes of {span} each")
+    what = kind.described(found.train.labels, found.classes)
+    say(f"data      {len(found.train):,} {modality.many} to learn from{test}; {what}")
     for notice in found.notices:
         say(f"NOTE: {notice}", style="bold yellow")
     if found.skipped:

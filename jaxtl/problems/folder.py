@@ -17,6 +17,7 @@ from jaxtl.data import Split, image_batches, on_device, stratified_folds
 from jaxtl.models import Classifier, cut, initial_model_state, initialise
 from jaxtl.models.still import Still
 from jaxtl.optimizers import pull_per_rate
+from jaxtl.penalties import Term
 from jaxtl.problems.images import Images, outputs
 from jaxtl.program import Program, Weights
 from jaxtl.protocol import Draw, Measure, Setting, Trained, draw_key, rates_of
@@ -32,16 +33,23 @@ class Examples(NamedTuple):
     """What is labelled.
 
     Attributes:
-        labels: [N] integers.
+        labels: [N] integers; of several labels 0 and 1 [N, C], of numbers [N, 1], both float32.
         groups: [N] of what must not be divided, or None.
-        classes: names.
+        classes: a name for each output of the head.
         weights: [N] of each example in the loss; None: all alike.
+        strata: [N] integers that folds have equal shares of; None: the labels.
     """
 
     labels: np.ndarray
     groups: np.ndarray | None
     classes: tuple[str, ...]
     weights: np.ndarray | None = None
+    strata: np.ndarray | None = None
+
+    @property
+    def dealt_by(self) -> np.ndarray:
+        """[N] integers that folds have equal shares of."""
+        return self.labels if self.strata is None else self.strata
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,7 +99,8 @@ class Parts:
     def _deal(self, rows: np.ndarray, folds: int, number: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """Stratified, groups together, a class of few examples in as many folds as it has, and nothing in more."""
         groups = None if self.examples.groups is None else self.examples.groups[rows]
-        labels, classes = self.examples.labels[rows], self.examples.classes
+        labels = self.examples.dealt_by[rows]
+        classes = self.examples.classes if self.examples.strata is None else ()
         seed, nothing = 100_000 * self.seed + number, np.arange(0)
         able = min(folds, int(np.bincount(labels).max()), *(() if groups is None else (len(np.unique(groups)),)))
         parts = stratified_folds(labels, able, seed, classes=classes, groups=groups, rare=True) if able > 1 else []
@@ -155,8 +164,10 @@ class Folder:
         features: [N, D] what the whole frozen trunk makes of the pictures, for heads that are trained alone.
         parts: who learns from what.
         measure: what is asked.
+        kind: what a label is, see `finetune.kinds.Kind`: its objective and its heads are read.
 
     Attributes:
+        objective: what an answer pays.
         moved: the trunk under a fresh head: labels and anchor, the same for every draw.
         schedule: step -> factor on every learning rate.
     """
@@ -172,9 +183,11 @@ class Folder:
         features: jax.Array,
         parts: Parts,
         measure: Measure,
+        kind: Any,
     ):
         self.config, self.model, self.images, self.parts, self.measure = config, model, inputs, parts, measure
-        self.features, self.examples = features, parts.examples
+        self.features, self.examples, self.kind = features, parts.examples, kind
+        self.objective: Term = kind.objective(len(self.examples.classes))
         self.title, self.origin = f"{len(self.examples.labels)} labelled pictures", "one's own"
         self.content = (features, self.examples.labels)
         self.schedule = optax.cosine_decay_schedule(1.0, config.steps)

@@ -32,6 +32,11 @@ CLASSIFY = Term(1.0, mean_of(softmax_cross_entropy))
 STATE = "model_state"  # in a file of weights, beside the parameters
 
 
+def objective_of(problem: Any) -> Term:
+    """What an answer of the head pays: the problem's own `objective`, `CLASSIFY` when left out."""
+    return getattr(problem, "objective", CLASSIFY)
+
+
 @dataclasses.dataclass(frozen=True)
 class SourceConfig:
     """The model and its training: fields of an experiment's Config."""

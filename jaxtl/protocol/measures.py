@@ -207,8 +207,30 @@ def _balanced(labels: np.ndarray, logits: np.ndarray) -> float:
     return balanced_accuracy(confusion_matrix(labels, np.argmax(logits, axis=-1), logits.shape[-1]))
 
 
+def f1_by_label(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """2 TP / (2 TP + FP + FN) of every one of several labels, said to be true where its logit is > 0.
+
+    Args:
+        labels: [N, C], 0 or 1.
+        logits: [N, C].
+
+    Returns:
+        [C]; NaN of a label that is neither true nor said to be.
+
+    Example:
+        >>> f1_by_label(np.array([[1, 0], [1, 0]]), np.array([[2.0, -1.0], [-2.0, -1.0]])).round(3).tolist()
+        [0.667, nan]
+    """
+    said, true = np.asarray(logits) > 0, np.asarray(labels) > 0
+    total = said.sum(axis=0) + true.sum(axis=0)
+    return np.divide(2 * (said & true).sum(axis=0), total, out=np.full(len(total), np.nan), where=total > 0)
+
+
 def _macro_f1(labels: np.ndarray, logits: np.ndarray) -> float:
-    """Over the classes that occur, as labels or as answers."""
+    """Over the classes or labels that occur, as labels or as answers."""
+    if np.ndim(labels) == 2:
+        found = f1_by_label(labels, logits)
+        return _mean(found[np.isfinite(found)].tolist())
     counts = confusion_matrix(labels, np.argmax(logits, axis=-1), logits.shape[-1])
     total = counts.sum(axis=0) + counts.sum(axis=1)
     return float(np.mean(2 * counts.diagonal()[total > 0] / total[total > 0]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -61,13 +63,41 @@ def checked_anchor(anchor: ArrayLike | None, features: int, targets: int, where:
     return values
 
 
-def checked_targets(
-    y: ArrayLike, n: int, classes: int | None, fit_intercept: bool, where: str
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Targets [n, C] in float64, and the same again as one-hot codes in classification."""
+class Targets(NamedTuple):
+    """Targets in float64, one-hot codes of classes made when they are asked for: all of many classes are gigabytes.
+
+    Attributes:
+        values: [n, C] numbers, or [n] labels.
+        classes: C of labels; None of numbers.
+    """
+
+    values: np.ndarray
+    classes: int | None
+
+    @property
+    def width(self) -> int:
+        """C."""
+        return self.values.shape[1] if self.classes is None else self.classes
+
+    def rows(self, part: slice) -> np.ndarray:
+        """[B, C] float64 of some examples."""
+        return self.values[part] if self.classes is None else np.eye(self.classes)[self.values[part]]
+
+    def mean(self) -> np.ndarray:
+        """[C] over the examples."""
+        if self.classes is None:
+            return self.values.mean(axis=0)
+        return np.bincount(self.values, minlength=self.classes) / len(self.values)
+
+    def less(self, predicted: np.ndarray) -> Targets:
+        """What is left of them as numbers."""
+        return Targets(self.rows(slice(None)) - predicted, None)
+
+
+def checked_targets(y: ArrayLike, n: int, classes: int | None, fit_intercept: bool, where: str) -> Targets:
+    """Targets that are finite, with some variation; or labels of all classes."""
     if classes is not None:
-        codes = np.eye(classes)[checked_labels(y, n, classes, where)]
-        return codes, codes
+        return Targets(checked_labels(y, n, classes, where), classes)
     targets = np.asarray(y)
     if targets.ndim not in (1, 2) or len(targets) != n or not targets.size or targets.dtype.kind not in "fiu":
         what = f"targets {targets.dtype} {list(targets.shape)} for {n} examples"
@@ -79,7 +109,7 @@ def checked_targets(
     if same.any():
         what = f"target {int(same.argmax())} is {targets[0, same.argmax()]} for every example"
         raise InputError(what, where=where, todo="leave it out: there is nothing to explain")
-    return targets, None
+    return Targets(targets, None)
 
 
 def checked_weights(weights: ArrayLike | None, features: int, where: str) -> np.ndarray:

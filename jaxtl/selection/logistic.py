@@ -25,6 +25,7 @@ import numpy as np
 from jax import lax
 from numpy.typing import ArrayLike
 
+from jaxtl import bounds
 from jaxtl.data.splits import stratified_folds
 from jaxtl.errors import InputError
 from jaxtl.selection.inputs import checked_anchor, checked_features, checked_labels, checked_rates
@@ -34,6 +35,7 @@ TOLERANCE = 5e-6  # stop where no more than this of the objective is left to gai
 RELATIVE_TOLERANCE = 1e-3  # nor more than this part of the mean probability of a mistake
 MOST_STEPS = 10_000
 FARTHEST = 1e25  # beyond that, and below its inverse, λ over a variance changes no fit, but float32 could not hold it
+COPIES = 5  # of the logits of all fits, in float32, that a step holds
 LARGEST_HESSIAN = 8192  # rows: half a gigabyte
 
 
@@ -105,7 +107,7 @@ def logistic_path(
 
     Raises:
         InputError: shapes that do not fit, values that are not finite, λ <= 0, labels that skip a class, more folds
-            than a class has examples.
+            than a class has examples, logits of all fits that no memory holds.
 
     Example:
         >>> x = np.concatenate([np.eye(3) + shift for shift in (0.0, 0.1, 0.2, 0.3)])
@@ -115,10 +117,11 @@ def logistic_path(
     """
     features, rates = checked_features(x, "logistic_path"), checked_rates(lams, "logistic_path")
     classes = checked_labels(labels, len(features), None, "logistic_path")
-    codes = np.eye(classes.max() + 1)[classes]
-    start = checked_anchor(anchor, features.shape[1], codes.shape[1], "logistic_path")
+    start = checked_anchor(anchor, features.shape[1], int(classes.max()) + 1, "logistic_path")
     if not isinstance(folds, int):
         raise InputError(f"{folds!r}", where="logistic_path, folds", todo="give an integer >= 2")
+    _refuse_too_many(len(features), int(classes.max()) + 1, folds)
+    codes = np.eye(classes.max() + 1)[classes]
     held_out = np.zeros((len(classes), max(folds, 0)), bool)
     for fold, (_, validation) in enumerate(stratified_folds(classes, folds, seed, groups=groups, rare=rare)):
         held_out[validation, fold] = True
@@ -136,6 +139,12 @@ def logistic_path(
     weights, loss, fold_loss, fold_accuracy, steps, converged = results
     moved = (directions / np.sqrt(variances)) @ weights[:, 1:].astype(np.float64)
     return LogisticPath(moved + start, weights[:, 0] - mean @ moved, loss, fold_loss, fold_accuracy, steps, converged)
+
+
+def _refuse_too_many(examples: int, classes: int, folds: int) -> None:
+    what = f"logits of {examples:,} examples and {classes:,} classes under {folds + 1} fits, {COPIES} times,"
+    todo = "use ridge, which goes through the examples by parts, or fewer folds or examples"
+    bounds.refuse_beyond_memory(4.0 * COPIES * examples * classes * (folds + 1), what, where="logistic_path", todo=todo)
 
 
 def _whitened(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

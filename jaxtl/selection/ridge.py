@@ -30,7 +30,15 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxtl.selection.inputs import checked_anchor, checked_features, checked_rates, checked_targets, checked_weights
+from jaxtl.selection.bases import left_singular, reflect, squares, without_rounding
+from jaxtl.selection.inputs import (
+    Targets,
+    checked_anchor,
+    checked_features,
+    checked_rates,
+    checked_targets,
+    checked_weights,
+)
 
 GRAM_RESOLUTION = 1e-10  # the smallest n·λ, as a part of the largest eigenvalue, that a Gram matrix is trusted with
 LARGEST_BASIS = 1024  # examples, of which a full basis is made where λ is smaller than that
@@ -98,31 +106,32 @@ def ridge_path(
         ([0.625, 1.125], [1.25], [0.94898])
     """
     features, rates = checked_features(x, "ridge_path"), checked_rates(lams, "ridge_path")
-    targets, codes = checked_targets(y, len(features), classes, fit_intercept, "ridge_path")
-    start = checked_anchor(anchor, features.shape[1], targets.shape[1], "ridge_path")
+    targets = checked_targets(y, len(features), classes, fit_intercept, "ridge_path")
+    start = checked_anchor(anchor, features.shape[1], targets.width, "ridge_path")
     scale = checked_weights(penalty_weights, features.shape[1], "ridge_path") ** -0.5
     mean = features.mean(axis=0, dtype=np.float64) if fit_intercept else np.zeros(features.shape[1])
-    wanted = targets - features @ start
-    centre = wanted.mean(axis=0) if fit_intercept else np.zeros(targets.shape[1])
-    problem = _Problem(features, mean, scale, wanted - centre, codes, rates * len(features), fit_intercept)
+    wanted = targets if anchor is None else targets.less(features @ start)
+    centre = wanted.mean() if fit_intercept else np.zeros(targets.width)
+    problem = _Problem(features, mean, scale, wanted, centre, targets, rates * len(features), fit_intercept)
     with jax.enable_x64(True):
         factors = _dual(problem) if problem.rank_of_rows <= features.shape[1] else _primal(problem)
         loo, rss, right = _row_sums(problem, factors)
     coef = _combine(factors.directions, factors.projected, factors.shrink)
     criteria = _criteria(problem, factors, rss, np.square(coef).sum(axis=1))
     coef = coef * scale[:, None]
-    accuracy = None if codes is None else right / len(features)
+    accuracy = None if classes is None else right / len(features)
     return RidgePath(coef + start, centre - mean @ coef, loo=loo / len(features), loo_accuracy=accuracy, **criteria)
 
 
 class _Problem(NamedTuple):
-    """Features as given, and how to centre and scale them; targets centred and less what the anchor predicts."""
+    """Features as given, and how to centre and scale them; targets less what the anchor predicts, and their centre."""
 
     x: np.ndarray
     mean: np.ndarray
     scale: np.ndarray
-    y: np.ndarray
-    codes: np.ndarray | None
+    wanted: Targets
+    centre: np.ndarray
+    targets: Targets
     alphas: np.ndarray
     fit_intercept: bool
 
@@ -134,8 +143,14 @@ class _Problem(NamedTuple):
     def features(self) -> np.ndarray:
         return (self.x - self.mean) * self.scale
 
+    def y(self, part: slice) -> np.ndarray:
+        return self.wanted.rows(part) - self.centre
+
+    def codes(self, part: slice) -> np.ndarray | None:
+        return None if self.targets.classes is None else self.targets.rows(part)
+
     def chunks(self) -> Iterator[slice]:
-        width = max(self.x.shape[1], self.y.shape[1] * len(self.alphas))
+        width = max(self.x.shape[1], self.wanted.width * len(self.alphas))
         size = max(1, CHUNK // width)
         return (slice(start, start + size) for start in range(0, len(self.x), size))
 
@@ -167,7 +182,7 @@ def _primal(problem: _Problem) -> _Factors:
     """More examples than features: A = X V/√(s + α₀) with the smallest α₀, so that gains (s + α₀)/(s + α) <= 1."""
     gram, cross = 0.0, 0.0
     for part in problem.chunks():
-        products = _products(problem.x[part], problem.mean, problem.scale, problem.y[part])
+        products = _products(problem.x[part], problem.mean, problem.scale, problem.y(part))
         gram, cross = gram + products[0], cross + products[1]
     smallest = problem.alphas.min()
     s, v = np.linalg.eigh(np.asarray(gram))
@@ -175,7 +190,7 @@ def _primal(problem: _Problem) -> _Factors:
         if len(problem.x) <= LARGEST_BASIS:
             return _dual(problem)
         _, singular, transposed = np.linalg.svd(np.linalg.qr(problem.features(), mode="r"))
-        s, v = _squares(singular, len(problem.x)), transposed.T
+        s, v = squares(singular, len(problem.x)), transposed.T
     s = np.maximum(s, 0.0)  # rounding leaves some just below
     directions = np.where(s > 0, v / np.sqrt(s + smallest), 0.0)
     gains = (s + smallest)[:, None] / (s[:, None] + problem.alphas)
@@ -190,58 +205,21 @@ def _primal(problem: _Problem) -> _Factors:
 def _dual(problem: _Problem) -> _Factors:
     """No more examples than features, or few: A = U, a basis of everything but the constant, with gains α/(s + α)."""
     x = problem.features()
-    reduced = _reflect(x)[1:] if problem.fit_intercept else x
+    reduced = reflect(x)[1:] if problem.fit_intercept else x
     s, u = np.linalg.eigh(np.asarray(_gram(reduced)))
     exact = problem.alphas.min() < GRAM_RESOLUTION * s[-1]
     if exact:
-        u, s = _left_singular(reduced)
+        u, s = left_singular(reduced)
     s = np.maximum(s, 0.0)
     if problem.fit_intercept:
-        u = _reflect(np.concatenate([np.zeros((1, len(s))), u]))
+        u = reflect(np.concatenate([np.zeros((1, len(s))), u]))
     if exact:
-        u = _without_rounding(u, s)
+        u = without_rounding(u, s)
     least = s.min() + problem.alphas
     shrink = 1 / (s[:, None] + problem.alphas)
-    directions, projected = np.where(s > 0, x.T @ u, 0.0), u.T @ problem.y
+    directions, projected = np.where(s > 0, x.T @ u, 0.0), u.T @ problem.y(slice(None))
     unit = problem.alphas / least
     return _Factors(s, lambda part: jnp.asarray(u[part]), projected, least * shrink, directions, shrink, unit, True)
-
-
-def _without_rounding(u: np.ndarray, s: np.ndarray) -> np.ndarray:
-    """An example that no other resembles has no part in the directions without features: what it has is rounding.
-
-    It would hide the example's 1 − leverage, which is λ/s or so.
-    """
-    kept = s[s > 0]
-    if len(kept) in (0, len(s)):
-        return u
-    rounding = min(len(u) * np.finfo(float).eps * np.sqrt(kept.max() / kept.min()), 1e-8)
-    alone = np.linalg.norm(u[:, s == 0], axis=1) <= rounding
-    return np.where(alone[:, None] & (s == 0), 0.0, u)
-
-
-def _left_singular(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A whole basis [n, n] of left singular vectors, and s [n] with 0 where there is no feature."""
-    n, features = x.shape
-    if n <= features:
-        u, singular, _ = np.linalg.svd(np.asarray(np.linalg.qr(x.T, mode="r")).T)
-        return u, _squares(singular, features)
-    u, r = np.linalg.qr(x, mode="complete")
-    inner, singular, _ = np.linalg.svd(r[:features])
-    u[:, :features] = u[:, :features] @ inner
-    return u, np.concatenate([_squares(singular, n), np.zeros(n - features)])
-
-
-def _squares(singular: np.ndarray, longer: int) -> np.ndarray:
-    """s of descending singular values; those that rounding alone may have made, by the longer side, are 0."""
-    return np.where(singular > longer * np.finfo(float).eps * singular[0], singular, 0.0) ** 2
-
-
-def _reflect(a: np.ndarray) -> np.ndarray:
-    """The Householder reflection that takes the direction of equal entries to the first axis (with a minus sign)."""
-    v = np.full(len(a), len(a) ** -0.5)
-    v[0] += 1.0
-    return a - np.outer(v, v @ a) / v[0]
 
 
 def _combine(directions: np.ndarray, projected: np.ndarray, shrink: np.ndarray) -> np.ndarray:
@@ -263,8 +241,8 @@ def _row_sums(problem: _Problem, factors: _Factors) -> tuple[np.ndarray, np.ndar
     parts = [
         _chunk_sums(
             factors.rows(part),
-            problem.y[part],
-            None if problem.codes is None else problem.codes[part],
+            problem.y(part),
+            problem.codes(part),
             *fixed,
             complement=factors.complement,
         )

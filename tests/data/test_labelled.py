@@ -282,7 +282,7 @@ def test_what_is_wrong_with_a_table(tmp_path, content, said):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('{"file": "a.png", "label": ["cat", "dog"]}', "line 1: holds a list"),
+        ('{"file": "a.png", "label": "cat", "group": ["ann"]}', "line 1: holds a list"),
         ("[1]", "line 1: is no object"),
         ("{", "cannot be read"),
         ('{"file": "a.png", "label": null}', "holds None"),

@@ -14,9 +14,13 @@ from jaxtl.data.labelled import labelled
 from jaxtl.data.resized import Resize
 from jaxtl.errors import InputError
 from jaxtl.finetune import plan, trunks
-from jaxtl.finetune.choosing import Outcome, calibrated
+from jaxtl.finetune.choosing import Outcome
+from jaxtl.finetune.inputs import Pixels
+from jaxtl.finetune.kinds import KINDS
+from jaxtl.finetune.modalities import PICTURES, Begun
 from jaxtl.finetune.options import Options
-from jaxtl.finetune.page import interval
+from jaxtl.finetune.readings import Reading, calibrated
+from jaxtl.finetune.sections import interval
 from jaxtl.finetune.work import Work, kept_outputs
 from jaxtl.models import Classifier, Cnn, initial_model_state, initialise
 from jaxtl.models.pretrained import Pretrained
@@ -213,7 +217,7 @@ def test_whether_fine_tuning_pays(ahead, kept, said):
 
 
 def test_an_interval_over_pictures_covers(monkeypatch):
-    monkeypatch.setattr(sys.modules["jaxtl.finetune.page"], "RESAMPLES", 200)
+    monkeypatch.setattr(sys.modules["jaxtl.finetune.sections"], "RESAMPLES", 200)
     rng, measure, inside = np.random.default_rng(0), MEASURES["accuracy"], 0
     for _ in range(60):
         labels = rng.integers(0, 2, 100)
@@ -254,8 +258,9 @@ def work(tmp_path_factory):
     images = rng.integers(0, 256, (45, 16, 16, 3)).astype(np.uint8)
     data = labelled(from_arrays(images, np.arange(45) % 3, classes=["a", "b", "c"]), Resize(16))
     room = tmp_path_factory.mktemp("run")
-    features, _ = kept_outputs(room, trunk, data.train.images, None, 16)
-    return Work(Options(data="x"), trunk, data, features, room, 16, MEASURES["accuracy"])
+    begun = Begun(trunk, "", data, data.train.images, Pixels(16, level, level))
+    features, _ = kept_outputs(room, trunk, begun.inputs, None, begun.prepared_by)
+    return Work(Options(data="x"), begun, features, room, PICTURES, KINDS["classes"])
 
 
 @pytest.mark.parametrize("depth", [2, pytest.param(0, marks=pytest.mark.slow)])
@@ -263,7 +268,7 @@ def test_what_is_trained_above_a_cut_is_the_model_that_is_kept(work, depth):
     effort = plan.Effort(3, 1, 2, 1 if depth else 2, 4)
     bench = work.bench(plan.Plan(effort, depth, ("l2_sp",), 1.0, ""))
     fitted = bench.fit("l2_sp", bench.parts.whole)
-    model = work.model(fitted, "l2_sp", 1.5)
+    model = work.model(fitted, "l2_sp", Reading(1.5))
     object.__setattr__(model, "module", Classifier(work.trunk.model, (("head", 3),)))
     logits = fitted.logits(np.arange(len(work.data.train)))
     odds = np.exp(logits / 1.5)
@@ -285,7 +290,7 @@ def test_what_is_trained_above_a_cut_is_the_model_that_is_kept(work, depth):
 def test_a_head_on_features_is_the_model_that_is_kept(work):
     bench = work.bench(plan.Plan(plan.HEADS_ALONE, 0, (), 0.0, ""))
     fitted = bench.fit("ridge", bench.parts.whole)
-    model = work.model(fitted, "ridge", 0.5)
+    model = work.model(fitted, "ridge", Reading(0.5))
     object.__setattr__(model, "module", Classifier(work.trunk.model, (("head", 3),)))
     odds = np.exp(fitted.logits(np.arange(len(work.data.train))) / 0.5)
     np.testing.assert_allclose(
@@ -295,7 +300,7 @@ def test_a_head_on_features_is_the_model_that_is_kept(work):
 
 def test_outputs_that_were_kept_are_not_made_again(work, monkeypatch):
     monkeypatch.setattr(sys.modules["jaxtl.finetune.work"], "passed", lambda *_: pytest.fail("made again"))
-    again, seconds = kept_outputs(work.workdir, work.trunk, work.data.train.images, None, 16)
+    again, seconds = kept_outputs(work.workdir, work.trunk, work.begun.inputs, None, work.begun.prepared_by)
     assert seconds == 0
     assert (again == work.features).all()
 
@@ -306,7 +311,7 @@ def test_every_class_weighs_alike_where_it_is_asked_for(work):
     data = work.data._replace(train=rare, classes=("a", "b"))
 
     def weights(**options):
-        own = work._replace(options=Options(data="x", **options), data=data)
+        own = work._replace(options=Options(data="x", **options), begun=work.begun._replace(data=data))
         return own.parts(plan.HEADS_ALONE).examples.weights
 
     assert weights() is None

@@ -267,3 +267,11 @@ def test_criteria_refuse_what_does_not_belong_to_the_path(small, monkeypatch):
     monkeypatch.setattr(logistic, "LARGEST_HESSIAN", 81)
     with pytest.raises(InputError, match="82 rows"):
         logistic_criteria(x, labels, LAMS, path)
+
+
+def test_logits_that_no_memory_holds_are_refused_in_two_lines(monkeypatch):
+    x, labels = np.zeros((40, 2)) + np.arange(40)[:, None], np.arange(40) % 4
+    monkeypatch.setattr("jaxtl.bounds.memory", lambda: 4 * 5 * 40 * 4 * 6 - 1.0)
+    with pytest.raises(InputError, match="40 examples and 4 classes under 6 fits, 5 times, take"):
+        logistic_path(x, labels, [1.0])
+    logistic_path(x, labels, [1.0], folds=4)

@@ -19,7 +19,7 @@ from jaxtl.losses import softmax_cross_entropy
 from jaxtl.models import Classifier, Mlp, as_forward
 from jaxtl.optimizers import Group
 from jaxtl.penalties import Term, l2
-from jaxtl.problems import CLASSIFY, FewShot
+from jaxtl.problems import CLASSIFY, FewShot, objective_of
 from jaxtl.problems.few_shot import SOURCE_HEAD
 from jaxtl.program import Program, Weights, make_program
 from jaxtl.protocol import Draw, Recipe
@@ -44,19 +44,19 @@ def pulls(problem: FewShot, *labels: str, owner: str = TRANSFERRED, **elsewhere:
     return {"groups": groups, "penalties": penalties}
 
 
-def pulled(problem: FewShot, task: Term = CLASSIFY, mixing: Callable | None = None) -> Program:
+def pulled(problem: FewShot, task: Term | None = None, mixing: Callable | None = None) -> Program:
     """Transferred parameters are pulled towards zero, towards the source, or not at all; new ones towards zero.
 
     Args:
         problem: the question.
-        task: another loss.
+        task: another loss than the problem's.
         mixing: number of classes -> a transform of batches that are prepared.
     """
     prepare = problem.images.batches(problem.config.batch_size)
     return make_program(
         as_forward(problem.model),
         problem.moved.labels,
-        {"task": task},
+        {"task": task or objective_of(problem)},
         **pulls(problem, TRANSFERRED, NEW, source=TOWARDS["source"]),
         given={"anchor": problem.moved.anchor},
         prepare=prepare if mixing is None else then(prepare, mixing(dict(problem.model.heads)["head"])),
@@ -70,7 +70,7 @@ def head(problem: FewShot) -> Program:
     return make_program(
         as_forward(Classifier(Mlp(widths=()), problem.model.heads)),
         {"head": problem.moved.labels["head"]},
-        {"task": CLASSIFY},
+        {"task": objective_of(problem)},
         **pulls(problem, NEW),
         prepare=image_batches(problem.config.batch_size, np.zeros(width), np.ones(width)),
         dense=True,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 BINS = 10
 ACROSS = 6  # pictures in a row
+MOST_POINTS = 3000  # of a scatter: more hide each other
 LONGEST = 22  # characters of a name under a picture
 
 
@@ -27,7 +28,7 @@ def tried(values: Mapping[str, np.ndarray], measure: Measure, kept: str) -> Figu
         measure: what it is.
         kept: the method that was chosen.
     """
-    figure = new_figure(7.4, 1.2 + 0.34 * len(values), f"What was tried: {measure.name} on pictures left out")
+    figure = new_figure(7.4, 1.2 + 0.34 * len(values), f"What was tried: {measure.name} on examples left out")
     axis = figure.subplots()
     name_rows(axis, list(values))
     for y, (name, own) in enumerate(values.items()):
@@ -38,7 +39,7 @@ def tried(values: Mapping[str, np.ndarray], measure: Measure, kept: str) -> Figu
         beside(axis, y, f"{measure.shown(float(own.mean()))}{'  kept' if name == kept else ''}")
     axis.set_xlim(within(measure.told_bounds, axis.get_xlim()))
     axis.set_xlabel(measure.heading)
-    explain(axis, "a point per draw, the same pictures left out in every row; mean with 95 % interval")
+    explain(axis, "a point per draw, the same examples left out in every row; mean with 95 % interval")
     return figure
 
 
@@ -75,7 +76,27 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray) -> Figure:
     axis.set_ylim(-2, 102)
     axis.set_xlabel("probability of the answer, %")
     axis.set_ylabel("of such answers right, %")
-    explain(axis, "pictures left out; size: how many; 95 % interval")
+    explain(axis, "examples left out; size: how many; 95 % interval")
+    return figure
+
+
+def predicted(truth: np.ndarray, value: np.ndarray, half: float) -> Figure:
+    """A point per example: what is predicted against what is true, with the band that is to hold nine of ten.
+
+    Args:
+        truth, value: [N].
+        half: of the interval around a prediction.
+    """
+    figure = new_figure(5.2, 4.8, "Predicted against true")
+    axis = figure.subplots()
+    ends = np.array([min(truth.min(), value.min()), max(truth.max(), value.max())])
+    axis.fill_between(ends, ends - half, ends + half, color=BLUE, alpha=0.12, linewidth=0)
+    axis.plot(ends, ends, color=FAINT, linewidth=0.9, linestyle="--")
+    some = np.linspace(0, len(truth) - 1, min(len(truth), MOST_POINTS)).astype(int)
+    axis.scatter(truth[some], value[some], s=12, color=BLUE, alpha=0.5, linewidths=0, zorder=3)
+    axis.set_xlabel("true")
+    axis.set_ylabel("predicted")
+    explain(axis, "pictures that the model has not seen; band: the interval of a prediction")
     return figure
 
 
@@ -87,7 +108,7 @@ def surely_wrong(images: np.ndarray, captions: Sequence[tuple[str, str]]) -> Fig
         captions: two lines for each.
     """
     rows = -(-len(images) // ACROSS)
-    figure = new_figure(9.0, 0.5 + 2.0 * rows, "The most confidently wrong")
+    figure = new_figure(9.0, 0.5 + 2.0 * rows, "The most wrong")
     panels = figure.subplots(rows, ACROSS, squeeze=False).flatten()
     for axis in panels:
         axis.set_axis_off()

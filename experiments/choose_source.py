@@ -6,7 +6,7 @@ transferability see those labelled examples only and rank the sources beforehand
 
     python -m experiments.choose_source             # CIFAR-10 where it is found, otherwise digits
     python -m experiments.choose_source --smoke     # digits, a few steps
-    python -m experiments.choose_source --config.data=cifar10,PATH.npz#mnist --config.source_only=PATH.npz#usps,digits
+    python -m experiments.choose_source --config.data=cifar10,mnist --config.source_only=cifar100,digits
 
 Its figures are on the page `choose_source.md`.
 """
@@ -51,12 +51,14 @@ class Config(SourceConfig, LabelledConfig, Draws, Training):
     targets: Annotated[int, cli.Within(1, 1000)] = 2  # on half the classes, for each set of `data`
     n_per_class: cli.Count = 20  # labelled target examples
     model: Literal["cnn", "wide_resnet", "resnet18"] = "cnn"
-    input_size: cli.Count = 14
-    source_steps: cli.Steps = 1000
+    input_size: cli.Count = 8
+    source_steps: cli.Steps = 500
+    steps: cli.Steps = 100
     tuning_draws: cli.Draws = 1
     report_draws: cli.Draws = 4
     learning_rates: cli.Rates = (0.02, 0.1)  # of fine-tuning; each source chooses one on each target
 
+    may_change: ClassVar = ("report_draws",)
     glossary: ClassVar = {name: score.means for name, score in SCORES.items()} | {
         "any source": "one at random: what a score is to be better than",
         RANDOM: "a source that was not trained: fine-tuned, it is training from scratch",

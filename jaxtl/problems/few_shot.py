@@ -210,17 +210,18 @@ class FewShot:
         """The source's trunk under a fresh head."""
         return Weights(self.transferred(draw).params, self.source_of(draw).weights.model_state)
 
-    def transferred(self, draw: Draw) -> Transfer:
-        """What `start` copies, with labels, anchor and report."""
+    def transferred(self, draw: Draw, another: Source | None = None) -> Transfer:
+        """What `start` copies, or would copy from another source, with labels, anchor and report."""
         adapt: list[tuple[str, Adaptation]] = []
-        theirs, ours = self.source.images.shape[-1], self.images.shape[-1]
+        of = another or self.source_of(draw)
+        theirs, ours = of.images.shape[-1], self.images.shape[-1]
         if theirs != ours:
             rule = sum_channels if theirs > ours else repeat_channels
             adapt.append(("trunk/(conv_0|stem|dense_0)/kernel", rule))
-        source, target = self.source_of(draw).weights.params, self.fresh(draw).params
+        source, target = of.weights.params, self.fresh(draw).params
         if self.config.head == "fresh":
             return transfer(source, target, reinit=["head/.*"], adapt=adapt)
-        adapt.append(("head/.*", matching_classes(self.source.task.classes, self.task.classes)))
+        adapt.append(("head/.*", matching_classes(of.task.classes, self.task.classes)))
         return transfer(source, target, adapt=adapt)
 
     @functools.cached_property

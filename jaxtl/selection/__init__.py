@@ -5,6 +5,7 @@ closed forms      ridge, logistic, inputs              all λ at once, with ever
                   linear                               the same by others, and what each choice is worth
 criteria          criteria, curvature, lanczos         df, AIC, BIC and evidence of any net
                   validation, choices                  held-out and k-fold validation; what choices are worth
+features, ranks   probes, ranking                      what a linear head makes of features; what a ranking is worth
 by gradient       learning, gradient, implicit, meta   rates and starts that are learned
 by search         label_search                         which blocks are frozen, transferred, new
 """
@@ -23,6 +24,8 @@ from jaxtl.selection.label_search import (
 from jaxtl.selection.learning import LearnedRates, learn_rates, resilient
 from jaxtl.selection.logistic import LogisticCriteria, LogisticPath, logistic_criteria, logistic_path
 from jaxtl.selection.meta import imaml, reptile
+from jaxtl.selection.probes import Probe, a_distance, ridge_probe
+from jaxtl.selection.ranking import Ranked, kendall, rank_and_choose, resampled_interval
 from jaxtl.selection.ridge import RidgePath, ridge_path
 from jaxtl.selection.validation import (
     ValidationCriteria,
@@ -40,9 +43,12 @@ __all__ = [
     "LogisticCriteria",
     "LogisticPath",
     "NetCriteria",
+    "Probe",
+    "Ranked",
     "RidgePath",
     "Slope",
     "ValidationCriteria",
+    "a_distance",
     "assignment_grid",
     "assignment_start",
     "assignments",
@@ -51,15 +57,19 @@ __all__ = [
     "imaml",
     "implicit_gradient",
     "judge_choices",
+    "kendall",
     "learn_rates",
     "linearised",
     "logistic_criteria",
     "logistic_path",
     "net_criteria",
+    "rank_and_choose",
     "regret",
     "reptile",
+    "resampled_interval",
     "resilient",
     "ridge_path",
+    "ridge_probe",
     "sweep",
     "temperature",
     "validation_criteria",

@@ -27,7 +27,7 @@ def learn(file: str, rival: str, budget: float, seed: int) -> dict[str, Any]:
 
     Args:
         file: see above.
-        rival: jaxtl, logistic or logistic_cv.
+        rival: jaxtl, logistic, logistic_cv or logistic_raw.
         budget: seconds, which jaxtl alone keeps to.
         seed: of folds, heads and order.
     """
@@ -57,7 +57,7 @@ def settings(chosen: Any) -> str:
 
 
 def frozen(given: Any, rival: str, budget: float, seed: int) -> tuple[Any, str]:
-    """Logistic regression of scikit-learn on standardised features of the frozen trunk, by its own defaults."""
+    """Logistic regression of scikit-learn on features of the frozen trunk, by its own defaults."""
     from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
     from sklearn.model_selection import StratifiedKFold
     from sklearn.pipeline import make_pipeline
@@ -68,15 +68,14 @@ def frozen(given: Any, rival: str, budget: float, seed: int) -> tuple[Any, str]:
     def features(images: np.ndarray) -> np.ndarray:
         return passed(trunk, images, None, size, Quiet).array
 
-    labels = given["labels"]
-    folds = StratifiedKFold(min(FOLDS, int(np.bincount(labels).min())), shuffle=True, random_state=seed)
-    if rival == "logistic":
-        head = LogisticRegression(max_iter=1000)
-    else:
+    labels, head = given["labels"], LogisticRegression(max_iter=1000)
+    if rival == "logistic_cv":
+        folds = StratifiedKFold(min(FOLDS, int(np.bincount(labels).min())), shuffle=True, random_state=seed)
         rest = {"scoring": "accuracy", "use_legacy_attributes": False}  # what is default now, without its warnings
         head = LogisticRegressionCV(Cs=10, l1_ratios=(0,), cv=folds, max_iter=1000, **rest)
-    model = make_pipeline(StandardScaler(), head).fit(features(given["train"]), labels)
-    return lambda images: model.predict(features(images)), f"C = {head.C_ if rival == 'logistic_cv' else head.C:.2g}"
+    scaled = [] if rival == "logistic_raw" else [StandardScaler()]
+    model = make_pipeline(*scaled, head).fit(features(given["train"]), labels)
+    return lambda images: model.predict(features(images)), f"C = {getattr(head, 'C_', 1.0):.2g}"
 
 
 if __name__ == "__main__":

@@ -21,10 +21,11 @@ WORDS = {
     OURS: "jaxtl finetune",
     "logistic": "LogisticRegression",
     "logistic_cv": "LogisticRegressionCV",
+    "logistic_raw": "LogisticRegression, not standardised",
     "timm": "timm's recipe",
     "keras": "Keras' guide",
 }
-FROZEN = ("logistic", "logistic_cv")  # heads on frozen features, which take what they take
+FROZEN = ("logistic", "logistic_cv", "logistic_raw")  # heads on frozen features, which take what they take
 
 
 class Estimate(NamedTuple):
@@ -165,7 +166,7 @@ def section(budget: float, found: Sequence[Judged]) -> Section:
     heading, figure = f"{minutes(budget)}, one core", f"jaxtl − rival within {minutes(budget)}"
     plots = [Plot(f"{budget:g}s", figure, partial(picture, figure, found))] if judged_ones else []
     tables = [
-        Table(["set", *WORDS.values(), "verdict"], short, words=(0, 6)),
+        Table(["set", *WORDS.values(), "verdict"], short, words=(0, len(WORDS) + 1)),
         Table(columns, rows, words=(0, 1, 6)),
     ]
     return Section(heading, tables, lines, plots)

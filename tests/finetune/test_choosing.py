@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from jaxtl.data import from_arrays
 from jaxtl.data.labelled import labelled
 from jaxtl.data.resized import Resize
 from jaxtl.errors import InputError
-from jaxtl.finetune import heads, plan, trunks
+from jaxtl.finetune import checks, heads, plan, trunks
 from jaxtl.finetune.choosing import Outcome, calibrated
 from jaxtl.finetune.options import Options
 from jaxtl.finetune.page import interval
@@ -169,6 +170,23 @@ def test_groups_choose_a_stronger_penalty_where_leaving_one_out_is_fooled():
     x = (marks + 0.3 * labels[:, None] + rng.normal(0, 0.05, (60, 30))).astype(np.float32)
     fooled, honest = (heads.ridge(x, labels, 2, groups, 0)[1] for groups in (None, patient))
     assert honest >= fooled
+
+
+@pytest.mark.parametrize(
+    ("classes", "n", "budget", "own", "tuned"),
+    [
+        (5, 50, "2min", ["ridge", "logistic"], ["logistic_l2_sp", "l2_sp", "lr_ratio"]),
+        (100, 10, "2min", ["ridge"], ["l2_sp", "lr_ratio"]),  # a fit takes a minute, and there are a dozen
+        (100, 10, "40min", ["ridge", "logistic"], ["l2_sp", "lr_ratio"]),  # and more than twice as many to start from
+        (100, 10, "3h", ["ridge", "logistic"], ["logistic_l2_sp", "l2_sp", "lr_ratio"]),
+    ],
+)
+def test_logistic_is_tried_where_its_fits_leave_half_of_the_budget(classes, n, budget, own, tuned, monkeypatch):
+    monkeypatch.setattr(checks, "_cores", lambda: 1)
+    labels = np.repeat(np.arange(classes), n)
+    data = SimpleNamespace(train=SimpleNamespace(labels=labels), classes=range(classes))
+    trunk, features = SimpleNamespace(name="efficientnet_lite0"), np.empty((len(labels), 1280), np.float32)
+    assert checks.names_of(Options(budget=budget), trunk, data, features) == (own, tuned)
 
 
 def test_logistic_takes_classes_of_two():

@@ -199,7 +199,13 @@ def within(monkeypatch):
 
 def test_a_run_that_is_stopped_goes_on_and_every_rival_is_scored(within, tmp_path, capsys):
     rivals = ("jaxtl", "logistic", "logistic_cv", "timm")
-    rest = {"sets": ("digits", "usps_10"), "data_dir": str(tmp_path), "trunk": "small_cnn", "tested": 40}
+    rest = {
+        "sets": ("digits", "usps_10"),
+        "longer": ("digits",),
+        "data_dir": str(tmp_path),
+        "trunk": "small_cnn",
+        "tested": 40,
+    }
     config = practice.Config(rivals=rivals, budgets=(2, 3), size=16, **rest)
     with pytest.raises(Interrupted):
         practice.main(config, tmp_path / "run")
@@ -214,6 +220,16 @@ def test_a_run_that_is_stopped_goes_on_and_every_rival_is_scored(within, tmp_pat
     assert f"Left out, since not in {tmp_path}: USPS, n = 10 (digits.npz)" in text
     assert "PyTorch is not installed here" in text
     assert (tmp_path / "run" / "plots" / "3s.png").exists()
+
+
+def test_sets_get_longer_budgets_where_they_are_to():
+    config = practice.Config(sets=("digits", "usps_10"), budgets=(2, 5), longer=("usps_10",))
+    asked = list(practice.asked_of(config, ["digits", "usps_10"], ["jaxtl", "logistic"]))
+    assert [(name, budget) for name, _, budget, rival in asked if rival == "jaxtl"] == [
+        *(("digits", 2), ("usps_10", 2)),
+        ("usps_10", 5),
+    ]
+    assert {budget for *_, budget, rival in asked if rival == "logistic"} == {2}
 
 
 def test_none_of_the_sets_is_told_before_anything_is_measured(tmp_path, capsys, monkeypatch):

@@ -36,7 +36,7 @@ def bright_or_dark(count=24, edge=32):
 
 @pytest.fixture
 def handed(tmp_path):
-    hand_over(bright_or_dark(), BRIGHT, 32, "small_cnn", "", (127.0, 128.0), tmp_path / "handed.npz")
+    hand_over(bright_or_dark(), BRIGHT, 32, "small_cnn", {}, (127.0, 128.0), tmp_path / "handed.npz")
     return tmp_path / "handed.npz"
 
 
@@ -126,7 +126,7 @@ def test_all_are_handed_the_same_pictures_and_no_label_of_a_test_picture(handed)
     np.testing.assert_array_equal(given["train"], task.train)
     np.testing.assert_array_equal(given["test"], task.test)
     np.testing.assert_array_equal(given["labels"], task.labels)
-    known = {"train", "labels", "test", "classes", "trunk", "weights", "measure", "mirrored", "mean", "std"}
+    known = {"train", "labels", "test", "classes", "trunk", "measure", "mirrored", "mean", "std"}
     assert set(given) == known
 
 
@@ -269,18 +269,16 @@ def small(torch):
     return nn.Sequential(*layers, nn.Linear(8, 2))
 
 
-def test_pytorch_s_network_computes_the_features_of_its_weights(recipes, tmp_path):
+def test_pytorch_s_network_computes_the_features_of_its_weights(recipes):
     torch, stored = recipes.torch, np.load(oracle.STORED)
-    state = {name: torch.tensor(array) for name, array in oracle.state_dict(stored, "efficientnet_lite0").items()}
-    torch.save(state, tmp_path / "weights.pth")
-    network = recipes.efficientnet_lite0(3, str(tmp_path / "weights.pth")).eval()
+    state = oracle.state_dict(stored, "efficientnet_lite0")
+    network = recipes.efficientnet_lite0(3, state).eval()
     with torch.inference_mode():
         found = network[:-1](torch.tensor(oracle.images(40)).permute(0, 3, 1, 2)).numpy()
     np.testing.assert_allclose(found, stored["efficientnet_lite0/features"], rtol=1e-3, atol=1e-4)
     state["_conv_stem.weight"] = state["_conv_stem.weight"][:, :2]
-    torch.save(state, tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match="has not the weights of EfficientNet-Lite0"):
-        recipes.efficientnet_lite0(3, str(tmp_path / "weights.pth"))
+    with pytest.raises(ValueError, match="not the weights of EfficientNet-Lite0"):
+        recipes.efficientnet_lite0(3, state)
 
 
 @pytest.mark.parametrize(("rival", "told"), [("timm", "40 epochs"), ("keras", "20 + 10 epochs")])

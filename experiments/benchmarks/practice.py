@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
 from rich.console import Console
 
 from experiments.benchmarks.practice_data import MAIN, SETS, hand_over, is_there, task_of
@@ -28,6 +29,7 @@ from experiments.benchmarks.practice_tables import FROZEN, WORDS, Judged, judged
 from experiments.benchmarks.results import Findings, Once, is_here, keep
 from experiments.benchmarks.workers import ONE_THREAD, Worker
 from jaxtl import cli
+from jaxtl.checkpoints import load_weights
 from jaxtl.errors import InputError
 from jaxtl.files import default_directory
 from jaxtl.loop import raise_if_stopped
@@ -89,9 +91,14 @@ def asked_of(config: Config, names: list[str], rivals: list[str]) -> Iterator[tu
                     yield name, seed, config.budgets[0] if rival in FROZEN else budget, rival
 
 
+def pretrained() -> dict[str, np.ndarray]:
+    """The weights that all share, by their names, in the order of their file."""
+    return dict(load_weights(verified(TRUNKS[PRETRAINED].source, Progress)))
+
+
 def measured(config: Config, console: Console, once: Once, names: list[str], rivals: list[str]) -> dict[Any, Any]:
     """{(set, seed, budget, rival): what its process said}; what was said before is not asked again."""
-    weights = str(verified(TRUNKS[PRETRAINED].source, Progress)) if config.trunk == PRETRAINED else ""
+    weights = pretrained() if config.trunk == PRETRAINED else {}
     architecture, found = ARCHITECTURES[PRETRAINED], dict[Any, Any]()
     with tempfile.TemporaryDirectory() as room:
 

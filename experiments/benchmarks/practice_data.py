@@ -142,7 +142,13 @@ def some(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
 
 
 def hand_over(
-    task: Task, small: Small, edge: int, trunk: str, weights: str, inputs: tuple[float, float], file: Path
+    task: Task,
+    small: Small,
+    edge: int,
+    trunk: str,
+    weights: Mapping[str, np.ndarray],
+    inputs: tuple[float, float],
+    file: Path,
 ) -> None:
     """All that a rival is given; what the test pictures show is not.
 
@@ -150,7 +156,7 @@ def hand_over(
         task, small: of the set.
         edge: of all pictures, in pixels.
         trunk: the name by which jaxtl knows the network.
-        weights: the same in a file that PyTorch reads, or "".
+        weights: the same by PyTorch's names; {} gives PyTorch's rivals random ones.
         inputs: mean and standard deviation that the network's pixels are normalised by.
         file: is written.
     """
@@ -159,6 +165,7 @@ def hand_over(
         return np.stack([resized(image, edge) for image in images])
 
     known: dict[str, Any] = {"train": square(task.train), "labels": task.labels, "test": square(task.test)}
-    known |= {"classes": np.array(task.classes), "trunk": trunk, "weights": weights}
+    known |= {"classes": np.array(task.classes), "trunk": trunk}
+    known |= {f"weights/{name}": array for name, array in weights.items()}
     known |= {"measure": small.measure, "mirrored": small.mirrored, "mean": inputs[0], "std": inputs[1]}
     np.savez(file, **known)

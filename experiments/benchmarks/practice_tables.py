@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxtl.report import Plot, Section, Table
 from jaxtl.report.plots.style import BLUE, FAINT, VERMILLION, name_rows, new_figure
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Z = 1.959964  # 95 %
 OURS = "jaxtl"
@@ -176,7 +173,7 @@ def minutes(budget: float) -> str:
     return f"{budget / 60:g} minutes" if budget >= 60 else f"{budget:g} seconds"
 
 
-def picture(title: str, found: Sequence[Judged]) -> Figure:
+def picture(title: str, found: Sequence[Judged]) -> Any:
     """A panel for every set, a row for every rival: points by which jaxtl is ahead, with intervals."""
     found = [one for one in found if one.apart]
     names = [name for name in WORDS if any(name in one.apart for one in found)]

@@ -32,6 +32,7 @@ EPOCHS, WARM_UP, FIRST = 100, 5, 1e-5  # timm; so many epochs where time allows
 RATE, DECAY, SMOOTHING, JITTER = 1e-3, 2e-5, 0.1, 0.4
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 HEAD, WHOLE = (20, 1e-3), (10, 1e-5)  # keras: epochs and rate
+WEIGHTS = "weights/"  # before the name of each in FILE
 DROPOUT, TURN = 0.2, 0.2 * math.pi
 
 Views = Callable[[Any, Any], Any]  # pictures [B, 3, H, W], generator -> others of them
@@ -50,7 +51,8 @@ def learn(file: str, rival: str, budget: float, seed: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     given = dict(np.load(file))
-    network = efficientnet_lite0(len(given["classes"]), str(given["weights"]))
+    weights = {name.removeprefix(WEIGHTS): array for name, array in given.items() if name.startswith(WEIGHTS)}
+    network = efficientnet_lite0(len(given["classes"]), weights)
     network = network.to(memory_format=torch.channels_last)
     images, labels = as_given(given["train"], given), torch.as_tensor(given["labels"], dtype=torch.long)
     end = began + budget

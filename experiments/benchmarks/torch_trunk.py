@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from experiments.benchmarks.workers import serve
@@ -53,8 +54,8 @@ class Block(nn.Module):  # type: ignore[name-defined]  # mypy need not find torc
         return self.inner(x) + x if self.beside else self.inner(x)
 
 
-def efficientnet_lite0(classes: int = CLASSES, weights: str = ""):
-    """The network, under a fresh head; of a file of its weights all but the head is read."""
+def efficientnet_lite0(classes: int = CLASSES, weights: Mapping[str, Any] | None = None):
+    """The network, under a fresh head; of its weights by name, in the order of their file, all but the head's."""
     layers, channels = convolved(3, 32, 3, 2), 32
     for blocks, edge, stride, expansion, outputs in STAGES:
         for j in range(blocks):
@@ -67,18 +68,17 @@ def efficientnet_lite0(classes: int = CLASSES, weights: str = ""):
     return network
 
 
-def read(network: Any, file: str) -> None:
+def read(network: Any, weights: Mapping[str, Any]) -> None:
     """Weights in the order in which both name them; each has to be of the kind and shape that is expected.
 
     Raises:
-        ValueError: the file has others.
+        ValueError: they are those of another network.
     """
-    given = torch.load(file, map_location="cpu", weights_only=True)
-    given = {name: array for name, array in given.items() if not name.startswith("_fc.")}
     own = network.state_dict()
+    given = {name: torch.as_tensor(array) for name, array in weights.items() if not name.startswith("_fc.")}
     kinds = [[(name.rpartition(".")[2], array.shape) for name, array in arrays.items()] for arrays in (own, given)]
     if kinds[0] != kinds[1]:
-        raise ValueError(f"{file} has not the weights of EfficientNet-Lite0")
+        raise ValueError("these are not the weights of EfficientNet-Lite0")
     network.load_state_dict(dict(zip(own, given.values(), strict=True)))
 
 

@@ -46,7 +46,8 @@ NOTES = [
     "of another. Its interval is Wilson's, that of a difference paired by picture (Agresti and Min).",
     "Intervals cover which pictures are tested, given what was learned from: other labelled pictures would move every "
     "score, and rather alike. They are not corrected for the number of rivals.",
-    "Best: no score is higher. Behind: a rival is ahead by an interval without 0. Level: neither.",
+    "Best: no score is higher. Behind: a rival is ahead by an interval without 0. Level: neither; how much an interval "
+    "leaves open is its width. On the frozen trunk jaxtl is held against the best of three heads, known afterwards.",
     "Seconds: from the weights and the pictures to a model, on one core; answering the test pictures is not counted. "
     "Heads on frozen features take what they take, and are the same in every budget.",
     "AutoGluon is no rival here: 1.5 asks for other versions of PyTorch (below 2.10) and scikit-learn (below 1.8), "
@@ -139,7 +140,9 @@ def measure(config: Config, console: Console, once: Once) -> Findings:
                 numbers[f"practice/{budget}/{name}/{rival}/score"] = share.value
                 numbers[f"practice/{budget}/{name}/{rival}/seconds"] = one.rows[rival]["seconds"]
             details[f"{budget}/{name}"] = {"verdict": one.verdict, "scores": one.scores, "apart": one.apart}
-    about = Section("How it is measured", [], [*left_out, *NOTES])
+    taken = sum(said["seconds"] for said in found.values()) / 60
+    spent = f"All that is shown took {taken:.0f} minutes of learning; Minutes, above, are those of the last call alone."
+    about = Section("How it is measured", [], [*left_out, *NOTES, spent])
     return Findings([*tables, about], numbers, {"practice": details})
 
 

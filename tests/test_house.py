@@ -146,7 +146,8 @@ WRITE_THEMSELVES = {  # modules that write what is no file of a run, or through 
     "jaxtl.data.fetch": {"open"},  # data sets
     "jaxtl.data.tfds_write": {"open", "os.replace"},
     "jaxtl.protocol.runs": {"open"},  # an archive in memory
-    "experiments.benchmarks.variants": {"savez"},  # for a process, in a temporary directory
+    "experiments.benchmarks.practice_data": {"savez"},  # for a process, in a temporary directory
+    "experiments.benchmarks.variants": {"savez"},  # likewise
 }
 
 

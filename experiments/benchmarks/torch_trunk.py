@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from experiments.benchmarks.workers import serve
@@ -23,8 +24,18 @@ STAGES = (  # blocks, edge, stride, expansion, channels
 )
 
 
+class Halving(nn.Conv2d):  # type: ignore[name-defined]  # mypy need not find torch
+    """A convolution of stride 2 whose zeros lie where TensorFlow puts them, as its weights were trained."""
+
+    def forward(self, x):
+        around = [max((-(-n // 2) - 1) * 2 + self.kernel_size[0] - n, 0) for n in (x.shape[3], x.shape[2])]
+        sides = [side for total in around for side in (total // 2, total - total // 2)]
+        return super().forward(nn.functional.pad(x, sides))
+
+
 def convolved(inputs: int, outputs: int, edge: int, stride: int = 1, groups: int = 1, active: bool = True) -> list:
-    convolution = nn.Conv2d(inputs, outputs, edge, stride, edge // 2, groups=groups, bias=False)
+    made, zeros = (Halving, 0) if stride == 2 else (nn.Conv2d, edge // 2)
+    convolution = made(inputs, outputs, edge, stride, zeros, groups=groups, bias=False)
     return [convolution, nn.BatchNorm2d(outputs, 1e-3), *([nn.ReLU6(inplace=True)] if active else [])]
 
 
@@ -43,14 +54,32 @@ class Block(nn.Module):  # type: ignore[name-defined]  # mypy need not find torc
         return self.inner(x) + x if self.beside else self.inner(x)
 
 
-def efficientnet_lite0():
+def efficientnet_lite0(classes: int = CLASSES, weights: Mapping[str, Any] | None = None):
+    """The network, under a fresh head; of its weights by name, in the order of their file, all but the head's."""
     layers, channels = convolved(3, 32, 3, 2), 32
     for blocks, edge, stride, expansion, outputs in STAGES:
         for j in range(blocks):
             layers.append(Block(channels, edge, 1 if j else stride, expansion, outputs))
             channels = outputs
-    ends = [*convolved(channels, 1280, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1280, CLASSES)]
-    return nn.Sequential(*layers, *ends)
+    ends = [*convolved(channels, 1280, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1280, classes)]
+    network = nn.Sequential(*layers, *ends)
+    if weights:
+        read(network[:-1], weights)
+    return network
+
+
+def read(network: Any, weights: Mapping[str, Any]) -> None:
+    """Weights in the order in which both name them; each has to be of the kind and shape that is expected.
+
+    Raises:
+        ValueError: they are those of another network.
+    """
+    own = network.state_dict()
+    given = {name: torch.as_tensor(array) for name, array in weights.items() if not name.startswith("_fc.")}
+    kinds = [[(name.rpartition(".")[2], array.shape) for name, array in arrays.items()] for arrays in (own, given)]
+    if kinds[0] != kinds[1]:
+        raise ValueError("these are not the weights of EfficientNet-Lite0")
+    network.load_state_dict(dict(zip(own, given.values(), strict=True)))
 
 
 def answer_for(edge: int, batch_size: int, order: str) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 ROOT = Path(__file__).parents[2]
+ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
 # jax and PyTorch share one accelerator here; each would take most of its memory at once, this process too
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
@@ -79,6 +80,15 @@ def serve(**answers: Callable[..., Any]) -> None:
     for line in sys.stdin:
         question, details = json.loads(line)
         print(json.dumps(known[question](**details)), file=out, flush=True)
+
+
+def on_one_core() -> None:
+    """Keep this process to one core, so that the seconds it takes are those that it computes; where that is possible.
+
+    What has started threads already keeps them: call it first, with `ONE_THREAD` among the variables it started with.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
 def peak_memory() -> int:

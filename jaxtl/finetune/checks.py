@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 
 from jaxtl import files
@@ -20,6 +22,8 @@ from jaxtl.models.pretrained import Pretrained
 from jaxtl.selection import heads
 
 LEAST_GROUPS = 3
+FITS = {"head": 12, "start": 30}  # of logistic regression to all examples, about: as a head, and to start from
+ACCELERATOR = 100  # cores that one counts as; rather few, and not measured
 UNEQUAL = 1.5  # times that the largest class has the smallest, from where on classes are balanced
 
 
@@ -70,7 +74,11 @@ def check_apart(data: str | os.PathLike[str] | DataSet, workdir: Path) -> None:
 def names_of(
     options: Options, kind: Kind, trunk: Pretrained, data: Labelled, features: np.ndarray
 ) -> tuple[list[str], list[str], str]:
-    """(heads, methods of fine-tuning) that are to be tried, and in words what is left out."""
+    """(heads, methods of fine-tuning) that are to be tried, and in words what is left out.
+
+    Without logistic regression where its fits would take more than half of the budget: that is many classes with many
+    examples, and ridge is there in a thousandth of the time.
+    """
     if options.methods:
         chosen = list(options.methods)
         return [name for name in chosen if name in HEADS], [name for name in chosen if name not in HEADS], ""
@@ -83,14 +91,21 @@ def names_of(
         asked = options.balance == "on" or (options.balance == "auto" and counts.max() > UNEQUAL * counts.min())
         own += ["logistic_adjusted"] if asked else []
     tuned, count = list(kind.tuned), len(kind.outputs(data.classes))
+    size: dict[str, Any] = {"classes": count, "seconds": seconds_of(options.budget) / 2, "cores": _cores()}
     left_out = [name for name in own if name.startswith("logistic")]
     told = ""
-    seconds = seconds_of(options.budget)
-    if left_out and heads.too_much_for_logistic(*features.shape[:2], classes=count, seconds=seconds):
+    if left_out and heads.too_much_for_logistic(*features.shape[:2], fits=FITS["head"], **size):
         own = [name for name in own if name not in left_out]
+        what = f"{len(features):,} examples with {features.shape[1]:,} features and {count:,} {kind.noun}"
+        todo = "--methods=logistic has it tried anyway"
+        told = f"no logistic regression on {what}: too long for {options.budget}; {todo}"
+    if heads.too_much_for_logistic(*features.shape[:2], fits=FITS["start"], **size):
         tuned = [name.replace("logistic_", "ridge_") for name in tuned]
-        size = f"{len(features):,} examples with {features.shape[1]:,} features and {count:,} {kind.noun}"
-        told = (
-            f"no logistic regression on {size}: too long for {options.budget}; --methods=logistic has it tried anyway"
-        )
     return own, ["scratch"] if trunk.name == SMALL else tuned, told
+
+
+def _cores() -> int:
+    """That this process may use; what an accelerator does counts as many."""
+    if jax.default_backend() != "cpu":
+        return ACCELERATOR
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -19,9 +19,8 @@ RIDGE = np.logspace(-5, 2, 29)  # λ in units of the mean square of a feature
 COARSE = 4  # of many examples with many classes every so many of these: all of them would take minutes
 LOGISTIC = np.logspace(-4, 1, 11)
 FOLDS = 5
-MOST_WORK = 2e10  # numbers that one step of the logistic path may go through: minutes
-SHARE = 0.25  # of the memory, for them
-SECONDS = 600.0  # of the budget that this is meant for
+RATE = 7e6  # numbers that the logistic path goes through a second on one core, measured on 500 and 1,000 examples
+SHARE = 0.25  # of the memory, for the logits of all folds
 MOST_FITS = 1e10  # numbers that all λ of a ridge path go through, from where on they are fewer
 
 Head = dict[str, np.ndarray]
@@ -141,11 +140,21 @@ def logistic_several(
 # ---------------------------------------------------------------- what they share
 
 
-def too_much_for_logistic(examples: int, features: int, *, classes: int, seconds: float = SECONDS) -> bool:
-    """Whether all steps of all folds would take a good part of a budget of so many seconds, or of the memory."""
-    numbers = float(examples) * classes * (FOLDS + 1)  # of the logits of all folds
-    work = numbers * min(examples, features)
-    return work > MOST_WORK * seconds / SECONDS or 4 * COPIES * numbers > SHARE * bounds.memory()
+def logistic_seconds(examples: int, features: int, *, classes: int, cores: int) -> float:
+    """About what `logistic` takes on a CPU: a step goes through this many numbers for every λ.
+
+    Example:
+        >>> round(logistic_seconds(500, 1280, classes=50, cores=1))
+        11
+    """
+    return float(examples) * min(examples, features) * classes * (FOLDS + 1) / (RATE * cores)
+
+
+def too_much_for_logistic(examples: int, features: int, *, classes: int, cores: int, fits: int, seconds: float) -> bool:
+    """Whether so many fits of `logistic` would take more than some seconds, or one of them much of the memory."""
+    logits_of_all_folds = float(examples) * classes * (FOLDS + 1)
+    too_large = 4 * COPIES * logits_of_all_folds > SHARE * bounds.memory()
+    return too_large or fits * logistic_seconds(examples, features, classes=classes, cores=cores) > seconds
 
 
 def logits(head: Head, x: np.ndarray) -> np.ndarray:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, RidgeClassifierCV
 
-from jaxtl.data import from_arrays
+from jaxtl.data import Split, from_arrays
 from jaxtl.data.labelled import labelled
 from jaxtl.data.resized import Resize
 from jaxtl.errors import InputError
-from jaxtl.finetune import plan, trunks
+from jaxtl.finetune import checks, plan, trunks
 from jaxtl.finetune.choosing import Outcome
 from jaxtl.finetune.inputs import Pixels
 from jaxtl.finetune.kinds import KINDS
@@ -173,6 +174,37 @@ def test_groups_choose_a_stronger_penalty_where_leaving_one_out_is_fooled():
     x = (marks + 0.3 * labels[:, None] + rng.normal(0, 0.05, (60, 30))).astype(np.float32)
     fooled, honest = (heads.ridge(x, labels, 2, groups, 0)[1] for groups in (None, patient))
     assert honest >= fooled
+
+
+@pytest.mark.parametrize(
+    ("classes", "n", "budget", "own", "tuned"),
+    [
+        (5, 50, "2min", ["ridge", "logistic"], ["logistic_l2_sp", "l2_sp", "lr_ratio"]),
+        (
+            100,
+            10,
+            "2min",
+            ["ridge"],
+            ["ridge_l2_sp", "l2_sp", "lr_ratio"],
+        ),  # a fit takes a minute, and there are a dozen
+        (
+            100,
+            10,
+            "40min",
+            ["ridge", "logistic"],
+            ["ridge_l2_sp", "l2_sp", "lr_ratio"],
+        ),  # and more than twice as many to start from
+        (100, 10, "3h", ["ridge", "logistic"], ["logistic_l2_sp", "l2_sp", "lr_ratio"]),
+    ],
+)
+def test_logistic_is_tried_where_its_fits_leave_half_of_the_budget(classes, n, budget, own, tuned, monkeypatch):
+    monkeypatch.setattr(checks, "_cores", lambda: 1)
+    labels = np.repeat(np.arange(classes), n)
+    data = SimpleNamespace(train=Split(label=labels, image=labels), classes=range(classes))
+    trunk, features = SimpleNamespace(name="efficientnet_lite0"), np.empty((len(labels), 1280), np.float32)
+    found = checks.names_of(Options(budget=budget), KINDS["classes"], trunk, data, features)
+    assert found[:2] == (own, tuned)
+    assert ("no logistic regression" in found[2]) == ("logistic" not in own)
 
 
 def test_logistic_takes_classes_of_two():

@@ -186,14 +186,14 @@ def test_groups_choose_a_stronger_penalty_where_leaving_one_out_is_fooled():
             "2min",
             ["ridge"],
             ["ridge_l2_sp", "l2_sp", "lr_ratio"],
-        ),  # a fit takes a minute, and there are a dozen
+        ),  # a dozen fits of a minute
         (
             100,
             10,
             "40min",
             ["ridge", "logistic"],
             ["ridge_l2_sp", "l2_sp", "lr_ratio"],
-        ),  # and more than twice as many to start from
+        ),  # and twice as many to start
         (100, 10, "3h", ["ridge", "logistic"], ["logistic_l2_sp", "l2_sp", "lr_ratio"]),
     ],
 )

@@ -15,7 +15,9 @@ from jaxtl.program import Program, Weights
 from jaxtl.protocol.design import Draw, Method, Setting
 from jaxtl.protocol.recipes import Problem, Recipe, Trained, measure_of, range_of
 from jaxtl.protocol.runs import Run, RunStore
-from jaxtl.sweep import Ended, run, run_all
+from jaxtl.sweep import Ended, objective, run, run_all
+
+OBJECTIVE = "objective"  # the selection by what was minimised
 
 
 class Trainer:
@@ -120,7 +122,8 @@ class Trainer:
             raise InputError(f"no method '{name}'", where="--config.methods", todo=todo)
         recipe = self.recipes[name]
         search = {key: range_of(key, recipe, self.problem.config) for key in recipe.search}
-        return Method(name, search, functools.partial(self.train, name), functools.partial(self.train_all, name))
+        train, train_all = functools.partial(self.train, name), functools.partial(self.train_all, name)
+        return Method(name, search, train, train_all, recipe.trials)
 
     def _train(
         self, how: Callable[..., list[Ended | None]], name: str, recipe: Recipe, settings: Sequence[Setting], draw: Draw
@@ -141,9 +144,14 @@ class Trainer:
         ended = how(program, [starts[k] for k in alive], data, rates, rng, given)
         for k, one, rate in zip(alive, ended, rates, strict=True):
             if one is not None:
-                finish = recipe.finish or _as_it_is
+                finish, learned = recipe.finish or _as_it_is, recipe.learned or _nothing
+                reached = math.nan
+                if recipe.chosen == OBJECTIVE:
+                    where = {"steps": problem.config.steps, "given": given}
+                    reached = -objective(program, one.weights, data, rate, rng, **where)
                 weights = finish(problem, one.weights, settings[k], draw)
-                trained[k] = Trained(name, recipe, weights, rate, one.curve)
+                found = learned(problem, one.weights, draw)
+                trained[k] = Trained(name, recipe, weights, rate, one.curve, found, reached)
         return trained
 
     def _starts(
@@ -157,6 +165,10 @@ class Trainer:
         begun = self._train(how, name, first, asked, draw)
         read = {here for there, here in names.items() if there != here}
         return [None if one is None else one.weights for one in begun], read
+
+
+def _nothing(problem: Problem, weights: Weights, draw: Draw) -> Mapping[str, float]:
+    return {}
 
 
 def _as_it_is(problem: Problem, weights: Weights, setting: Setting, draw: Draw) -> Weights:

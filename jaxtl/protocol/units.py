@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxtl.devices.backend import device_kind
 from jaxtl.errors import InputError, NotFinite
-from jaxtl.protocol.design import Draw, Method, Setting, check_columns, edges_of, trial_settings
+from jaxtl.protocol.design import Draw, Method, Setting, check_columns, edges_of
 from jaxtl.protocol.measures import ACCURACY, Measure
 from jaxtl.protocol.runs import COLUMNS, Run
 
@@ -45,7 +45,7 @@ class Worker:
 
     Attributes:
         methods: by name.
-        trials: settings tried for each.
+        trials: settings tried for each that needs no fewer.
         validate: (trained, draw) -> score, larger is better.
         scores: further scores of runs that choose, by selection.
         test: (trained, draw) -> (metrics with "test", arrays), for reports.
@@ -61,7 +61,7 @@ class Worker:
 
     def settings(self, method: str, replicate: int = 0) -> list[Setting]:
         """Those that are tried, by trial; another replicate tries others."""
-        return trial_settings(self.methods[method].search, self.trials, replicate)
+        return self.methods[method].settings(self.trials, replicate)
 
     def plan(self, unit: Unit) -> list[Run]:
         """The runs of a unit before they are made."""

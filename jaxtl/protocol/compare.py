@@ -117,8 +117,7 @@ def compare(
     contrasts, ways = list(contrasts), all_selections(tuned, honest, selections)
     check_plan(methods, ways, folds, contrasts, measure)
     by_name = {method.name: method for method in methods}
-    scores = {way.name: way.score for way in ways if way.score is not None}
-    worker = Worker(by_name, trials, validate, scores, test, measure)
+    worker = Worker(by_name, trials, validate, [way for way in ways if way.score is not None], test, measure)
     desk = _Desk(worker, RunStore() if store is None else store, progress or _quiet, executor)
     choices = [
         choice

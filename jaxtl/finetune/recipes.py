@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxtl.finetune import heads
+from jaxtl.methods.finetuning import DE_ELBO, pulled
 from jaxtl.methods.finetuning import RECIPES as ALL
-from jaxtl.methods.finetuning import pulled
 from jaxtl.problems.folder import HEAD, Folder
 from jaxtl.program import Weights
 from jaxtl.protocol import Draw, Recipe
@@ -33,5 +35,6 @@ RECIPES = {
         "fine-tuning from the head of logistic on; transferred parameters are pulled towards the trunk's own",
         start=from_logistic,
     ),
+    "de_elbo": dataclasses.replace(DE_ELBO, means="l2_sp whose two λ are learned in the run", chosen="tuned"),
     **{name: ALL[name] for name in OF_FEW_SHOT},
 }

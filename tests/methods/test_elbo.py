@@ -13,15 +13,20 @@ from problems import LABELS, TASK, batch, context, forward, network, wave
 
 from jaxtl.data import load, source_and_target
 from jaxtl.errors import InputError
+from jaxtl.finetune.recipes import RECIPES as OF_PICTURES
 from jaxtl.labels import NEW, TRANSFERRED, count_by_label
 from jaxtl.methods.finetuning import DE_ELBO, elbo
+from jaxtl.models import Classifier, Cnn, initial_model_state, initialise
 from jaxtl.optimizers import Group
 from jaxtl.penalties import labelled
 from jaxtl.problems import FewShot, FewShotConfig, SourceConfig, make_source
+from jaxtl.problems.folder import Examples, Folder, Inputs, Parts, parted
+from jaxtl.problems.images import Images
 from jaxtl.program import Weights, make_program
-from jaxtl.protocol import Budget, Draw, Trainer, study
+from jaxtl.protocol import ACCURACY, Budget, Draw, Trainer, study
 from jaxtl.step import EVALUATE, Context
 from jaxtl.sweep import objective
+from jaxtl.trees import named_leaves
 
 # Numbers computed in float64 from the equations: D = 6 + 2, N = 20, κ = D / N, σ̄ = 0.01.
 STEPS = jnp.arange(6.0)
@@ -268,3 +273,23 @@ def test_the_objective_is_the_mean_loss_of_the_steps_that_would_come_next(proble
     expected = [program.step(state._replace(step=jnp.int32(6 + k)), data, fixed)[1]["loss"] for k in range(3)]
     found = objective(program, start, data, {"learning_rate/new": 0.1}, rng, steps=6, samples=3, given=given)
     np.testing.assert_allclose(found, np.mean(expected), rtol=1e-5)
+
+
+def test_it_learns_from_pictures_of_ones_own_above_held_batch_statistics():
+    model, shape = Classifier(Cnn((3, 4), "batch"), (("head", 3),)), (8, 8, 3)
+    params, state = initialise(model, jax.random.key(1), shape), initial_model_state(model, shape)
+    trunk = Weights(params["trunk"], {"batch_stats": state["batch_stats"]["trunk"]})
+    pictures = np.random.default_rng(0).integers(0, 256, (24, *shape)).astype(np.uint8)
+    inputs = Inputs(jnp.asarray(pictures), Images(shape, np.full(3, 127.0), np.full(3, 60.0)), True)
+    parts = Parts(Examples(np.arange(24) % 3, None, ("a", "b", "c")), 3, 1, 0)
+    config = Budget(steps=3, batch_size=8)
+    folder = Folder(config, trunk, parted(model, 0)[1], inputs, jnp.zeros((24, 4)), parts, ACCURACY)
+    (ended,) = Trainer(folder, OF_PICTURES).train_all("de_elbo", [{"learning_rate": 0.1}], Draw(0))
+    assert ended.weights.params.keys() == {"trunk", "head"}
+    assert min(ended.learned.values()) > 0
+    assert 0 <= folder.validate(ended, Draw(0)) <= 1
+    scales = [w for path, w in named_leaves(ended.weights.params).items() if path.endswith("scale")]
+    assert scales
+    assert all(np.any(w != 1) for w in scales)  # they are trained, and counted
+    size = sum(leaf.size for leaf in jax.tree.leaves(ended.weights.params))
+    assert DE_ELBO.program(folder).rates["penalty/new"] == pytest.approx(1 / size)

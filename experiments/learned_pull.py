@@ -46,6 +46,7 @@ METHODS = {
     ),
     "de_elbo": DE_ELBO,
 }
+PULLED = ("λ source", "λ new", "pull source", "pull new")
 CONTRASTS = [("de_elbo", other) for other in METHODS if other != "de_elbo"]
 Methods = Annotated[tuple[Annotated[str, cli.OneOf("method", METHODS)], ...], cli.Items(0, distinct=True)]
 
@@ -84,22 +85,22 @@ def evidence(criteria: Criteria, trained: Trained, draw: Draw) -> float:
     return criteria.price(trained, draw)["log_evidence"]
 
 
-def section_of(config: Config, result: Result) -> report.Section:
+def section_of(problem: FewShot, result: Result) -> report.Section:
     """What each way to choose came to, beside what it took."""
-    labels = len(result.truth.names) * int(result.axes["n_per_class"]) if result.truth else 0
-    columns = ["method", "accuracy", f"− {BASELINE}", "runs", "seconds", "labels", "λ source", "λ new"]
-    table = Table(columns, [row_of(result, method, labels, config.validation) for method in result.methods])
+    columns = ["method", "accuracy", f"− {BASELINE}", "runs", "seconds", "labels", *PULLED]
+    table = Table(columns, [row_of(problem, result, method) for method in result.methods])
     lines = [
         f"Accuracy on target test data in %, mean ± sd over {repeated(result)}; − {BASELINE}: points, paired by "
         f"{result.unit}, 95 % interval, not corrected for the number of rows.",
         "Runs and seconds: for one choice, and the run that is reported. Labels: those learned from, and that only "
-        "choose. λ: of ½‖w − w⁰‖² and of ½‖w‖², beside the mean loss, over all choices.",
+        "choose. λ: of ½‖w − w⁰‖² and of ½‖w‖² beside the mean loss, from the lowest to the highest of all choices; "
+        "pull: λ · Σ learning rates / (1 − momentum).",
         *coverage(result),
     ]
     return report.Section(result.title, [table, setting_table(result)], lines)
 
 
-def row_of(result: Result, method: str, labels: int, held: int) -> list[str]:
+def row_of(problem: FewShot, result: Result, method: str) -> list[str]:
     """A method's figures; what chose for all draws of a replicate is counted once for it."""
     summary = result.summaries[method, result.shown(method)]
     runs = result.reported(method, summary.selection)
@@ -108,15 +109,19 @@ def row_of(result: Result, method: str, labels: int, held: int) -> list[str]:
     choosing = sum(run.method == method and run.stage == stage for run in result.runs)
     seconds = summary.choosing_seconds / choices, summary.seconds / len(runs)
     difference = result.difference(method, BASELINE)
-    rates = [[run.metrics[f"lambda/{name}"] for run in runs if not run.diverged] for name in ("source", "new")]
+    labels = f"{problem.n * len(problem.task.classes)}"
+    ended = [run for run in runs if not run.diverged]
+    rates = [[run.metrics[f"lambda/{name}"] for run in ended] for name in ("source", "new")]
+    reach = [run.setting["learning_rate"] * problem.reach["penalty"] for run in ended]
+    pulls = [[rate * of for rate, of in zip(found, reach, strict=True)] for found in rates]
     return [
         method,
         percent(summary.units),
         points(difference) if difference else "baseline" if method == BASELINE else DASH,
         f"{choosing / choices:.0f} + 1",
         " + ".join(number(value, ".1f") for value in seconds),
-        f"{labels} + {held}" if tuned else str(labels),
-        *(span(values) if values else DASH for values in rates),
+        f"{labels} + {len(problem.held)}" if tuned else labels,
+        *(span(values) if ended else DASH for values in (*rates, *pulls)),
     ]
 
 
@@ -141,7 +146,7 @@ def main(config: Config, workdir: Path) -> None:
         by_evidence = Selection("evidence", "draw", functools.partial(evidence, criteria), ())
         axes: dict[str, Any] = {"n_per_class": n}
         result = study(problem, METHODS, workdir / f"n_{n}", CONTRASTS, axes, selections=[by_evidence])
-        page.add(section_of(config, result), {f"n_{n}": figures_of(result)})
+        page.add(section_of(problem, result), {f"n_{n}": figures_of(result)})
         if result.contrasts:
             lines = [verdict_sentence(contrast) for contrast in result.contrasts]
             page.add(report.Section(f"Contrasts fixed beforehand, {n} per class", lines=lines))

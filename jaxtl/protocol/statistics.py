@@ -130,8 +130,8 @@ def contrast(
         InputError: no report runs of a method under that selection, or the two have different draws.
     """
     runs = list(runs)
-    sides = (_Side(runs, method, selection or first_selection(runs, method)) for method in (a, b))
-    return _contrast_sides(a, b, *sides, measure)
+    ours, theirs = (_Side(runs, method, selection or first_selection(runs, method)) for method in (a, b))
+    return _contrast_sides(a, b, ours, theirs, measure)
 
 
 def contrast_family(

@@ -247,8 +247,8 @@ def _check_terms(terms: Mapping[str, Term]) -> None:
         where = f"term '{name}'"
         if not isinstance(term, Term):
             raise InputError(f"{term!r} is no Term", where=where, todo="write Term(rate, fn): Term(1.0, mean_of(loss))")
-        if term.given or term.on:
-            raise InputError("given and on are read by penalties only", where=where, todo="leave them out")
+        if term.given or term.on or term.beside:
+            raise InputError("given, on and beside are read by penalties only", where=where, todo="leave them out")
         if name.startswith(tuple(f"{first}/" for first in TAKEN)):
             raise InputError("other rates and metrics have such names", where=where, todo="rename the term")
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl.errors import InputError, suggest
-from jaxtl.labels import check_labels, everything, kernels, label_set, selected
+from jaxtl.labels import check_labels, everything, having, kernels, label_set, selected
 from jaxtl.trees import Tree, check_same, keep, paired, sum_leaves
 
 ONE_RATE = "give a function: step -> one rate"
@@ -206,14 +206,23 @@ def checked_scalar(value: Any, where: str, todo: str) -> Any:
     return value
 
 
+def check_names(names: Any, where: str, field: str, example: str) -> None:
+    """Several names.
+
+    Raises:
+        InputError: a text, which is a tuple of letters, or something else than text among them.
+    """
+    if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{field}={names!r} is no tuple of names", where=where, todo=f'write {field}=("{example}",)')
+
+
 def check_reach(of: Any, where: str) -> None:
     """What a `Term`, a `Prox` or a `Ball` has in `given` and `on`.
 
     Raises:
         InputError: `given` is a text, or holds something else than text; `on` is no function.
     """
-    if not isinstance(of.given, tuple | list) or not all(isinstance(name, str) for name in of.given):
-        raise InputError(f"given={of.given!r} is no tuple of names", where=where, todo='write given=("anchor",)')
+    check_names(of.given, where, "given", "anchor")
     if of.on is not None and not callable(of.on):
         what = f"on is a {type(of.on).__name__}, not a function"
         raise InputError(what, where=where, todo="write on=lambda params: mask")
@@ -223,7 +232,7 @@ def check_reach(of: Any, where: str) -> None:
 class Term:
     """One summand of an objective, rate · fn.
 
-    As a penalty, fn(params, *given) -> scalar. As a loss, fn(outputs, batch, ctx) -> scalar.
+    As a penalty, fn(params, *given, *beside) -> scalar. As a loss, fn(outputs, batch, ctx) -> scalar.
 
     Args:
         rate: default, ≥ 0; `Fixed.rates` overrides it by name without recompiling. Or a function, step -> rate ≥ 0:
@@ -232,12 +241,15 @@ class Term:
         given: penalty only: names in `ctx.given` handed over after the parameters ("anchor", "importance").
         on: penalty only: params -> bool tree of the leaves that pay. None: kernels when towards zero, every leaf
             when towards something given.
+        beside: penalty only: labels whose parameters are handed over after what is given, such as a scale that is
+            learned; the penalty's gradient reaches them too.
     """
 
     rate: Any
     fn: Callable[..., jax.Array]
     given: tuple[str, ...] = ()
     on: Callable[[Tree], Tree] | None = None
+    beside: tuple[str, ...] = ()
 
     def __post_init__(self):
         where = f"Term({getattr(self.fn, '__name__', '?')})"
@@ -245,6 +257,7 @@ class Term:
             raise InputError(f"{self.fn!r} is no function", where=where, todo="write Term(rate, fn): Term(0.1, l2)")
         checked_default(self.rate, where, "rate")
         check_reach(self, where)
+        check_names(self.beside, where, "beside", "new")
 
 
 LabelTerms = Mapping[str, Term | Mapping[str, Term]]
@@ -287,7 +300,9 @@ def labelled(labels: Tree, terms: LabelTerms) -> Callable[..., tuple[jax.Array, 
             mask = _paying(params, labels, label, term, where)
             given = (keep(_given(ctx, tree, params, where), mask) for tree in term.given)
             rate = rate_at(term.rate, where, ctx.rates, ctx.step)
-            parts[name] = rate * checked_scalar(term.fn(keep(params, mask), *given), where, "sum over the leaves")
+            beside = (keep(params, having(labels, other)) for other in term.beside)
+            paid = term.fn(keep(params, mask), *given, *beside)
+            parts[name] = rate * checked_scalar(paid, where, "sum over the leaves")
         return sum(parts.values(), start=jnp.float32(0)), parts
 
     return penalty
@@ -313,6 +328,9 @@ def _flat(terms: LabelTerms, known: set[str]) -> dict[str, tuple[str, Term]]:
                     f"labels '{flat[name][0]}' and '{label}' have a pull of this name, and one would replace the other"
                 )
                 raise InputError(what, where=f"penalty/{name}", todo="rename the pull or the label")
+            for other in sorted(set(term.beside) - known):
+                what, todo = f"no parameter has the label '{other}' beside it", suggest(other, known)
+                raise InputError(what, where=f"penalty/{name}", todo=todo)
             flat[name] = (label, term)
     return flat
 

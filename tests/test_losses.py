@@ -260,7 +260,7 @@ def test_a_term_that_is_not_a_scalar_is_refused():
 
 
 def test_what_only_a_penalty_reads_is_refused_in_a_term():
-    with pytest.raises(InputError, match="term 'task': given and on are read by penalties only"):
+    with pytest.raises(InputError, match="term 'task': given, on and beside are read by penalties only"):
         make_loss_fn(forward, {"task": Term(1.0, lambda outputs, batch, ctx: 0.0, ("anchor",))})
 
 

@@ -370,6 +370,37 @@ def test_what_is_no_term_no_mask_and_no_scalar_is_told_in_two_lines(make, messag
     assert str(error.value).count("\n") == 1
 
 
+def test_a_penalty_may_depend_on_parameters_of_a_label_beside_it_and_its_gradient_reaches_them():
+    params = {**network(), "scale": {"raw": jnp.float32(1.5)}}
+    labels = {**LABELS, "scale": {"raw": "scale"}}
+
+    def scaled_by(kept, anchor, scale):
+        return scale["scale"]["raw"] ** 2 * l2(kept, anchor)
+
+    penalty = labelled(labels, {NEW: Term(0.1, scaled_by, ("anchor",), beside=("scale",))})
+    ctx = context(given={"anchor": zeros(params)})
+    value, slopes = jax.value_and_grad(lambda tree: penalty(tree, ctx)[0])(params)
+    own = float(l2(params["head"]))
+    np.testing.assert_allclose(value, 0.1 * 1.5**2 * own, rtol=1e-6)
+    np.testing.assert_allclose(slopes["scale"]["raw"], 0.1 * 2 * 1.5 * own, rtol=1e-6)
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(slopes["trunk"]))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Term(0.1, l2, beside="new"), "beside='new' is no tuple of names"),
+        (
+            lambda: labelled(LABELS, {NEW: Term(0.1, l2, beside=("nwe",))}),
+            "penalty/new: no parameter has the label 'nwe' beside it",
+        ),
+    ],
+)
+def test_what_cannot_stand_beside_a_penalty_is_refused(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
 # --- rates that are functions of the step ---
 
 

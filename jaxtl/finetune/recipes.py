@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtl.methods.finetuning import DE_ELBO, pulled
 from jaxtl.methods.finetuning import RECIPES as ALL
-from jaxtl.methods.finetuning import pulled
 from jaxtl.problems.folder import HEAD, Folder
 from jaxtl.program import Weights
 from jaxtl.protocol import Draw, Recipe
@@ -41,5 +42,6 @@ def _from(name: str) -> Recipe:
 RECIPES = {
     "logistic_l2_sp": _from("logistic"),
     "ridge_l2_sp": _from("ridge"),
+    "de_elbo": dataclasses.replace(DE_ELBO, means="l2_sp whose two λ are learned in the run", chosen="tuned"),
     **{name: ALL[name] for name in OF_FEW_SHOT},
 }

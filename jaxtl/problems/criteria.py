@@ -76,7 +76,7 @@ class Criteria:
             "label": jnp.asarray(examples.labels[examples.seen]),
         }
         pulls = {name: rate for name, rate in trained.rates.items() if name.startswith("penalty/")}
-        fixed = Fixed(pulls, {"anchor": problem.moved.anchor})
+        fixed = Fixed(pulls, problem.given(draw))
         observed = len(examples.seen) * (len(problem.task.classes) - 1)
         ask: Any = functools.partial(net_criteria, self.forward, trained.weights.params, batch, self.penalty, fixed)
         whole = ask(frozen=self.given, probes=0 if observed <= EXACT else PROBES)

@@ -303,7 +303,7 @@ class FewShot:
         """λ of every pull, and lr/‖w‖² by label: before a normalisation, decay changes nothing but this."""
         found = {
             f"lambda/{pull_name(name)}": float(rate)
-            for name, rate in trained.rates.items()
+            for name, rate in {**trained.rates, **trained.learned}.items()
             if rate and name.startswith(("penalty/", "decay/"))
         }
         for label, norm in self.norms(trained.weights.params, self.moved.anchor)["norm"].items():

@@ -11,8 +11,8 @@ what it says        measures      of predictions: accuracy, R² and others, gues
                     results       all of it, as reports show it
 """
 
-from jaxtl.protocol.compare import Comparison, Selection, compare
-from jaxtl.protocol.design import Draw, Method, Range, Setting, planned_runs, trial_settings
+from jaxtl.protocol.compare import Comparison, compare
+from jaxtl.protocol.design import Draw, Method, Range, Selection, Setting, planned_runs, trial_settings
 from jaxtl.protocol.measures import ACCURACY, MEASURES, R2, Measure, Truth, balanced_accuracy, confusion_matrix
 from jaxtl.protocol.power import cannot_decide, detectable_difference
 from jaxtl.protocol.recipes import Problem, Recipe, Trained, draw_key, pull_name, rates_of, replicate_seed

@@ -5,7 +5,8 @@ What is tried, what is chosen, on which draws, and when test data are looked at 
 
 - A *draw* is one seed for everything random: labelled subset, head initialisation, batch order, augmentation. All
   methods share the draws, and no draw is used both to tune and to report.
-- Every method has the same number of trials, over the same learning-rate quantiles of its own range.
+- Every method has the same number of trials, over the same learning-rate quantiles of its own range; one that needs
+  fewer may say so.
 - A *selection* says by which score a setting is chosen, and over what: the tuning draws, for one setting a method;
   stratified folds of a report draw's labelled examples alone, or that draw as it is, for one setting a draw.
 - "tuned": the best mean validation over the tuning draws. What the method can do.
@@ -23,12 +24,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxtl.errors import InputError
-from jaxtl.protocol.design import Draw, Method, Setting, check_draws, check_plan, draws_of
+from jaxtl.protocol.design import (
+    Draw,
+    Method,
+    Selection,
+    Setting,
+    all_selections,
+    check_draws,
+    check_plan,
+    draws_of,
+)
 from jaxtl.protocol.measures import ACCURACY, Measure
 from jaxtl.protocol.runs import Run, RunStore
 from jaxtl.protocol.statistics import Contrast, contrast_family
@@ -44,24 +54,6 @@ class Comparison(NamedTuple):
     contrasts: list[Contrast]
 
 
-class Selection(NamedTuple):
-    """How a setting is chosen.
-
-    Attributes:
-        name: of the selection.
-        over: "tuning": one setting a method; "folds" or "draw": one for each report draw, see the module.
-        score: (trained, draw) -> number, the larger the better; the comparison's `validate` when left out.
-        methods: the methods that choose so; all when None.
-        bound: it looks at what nobody has, such as labels of the target: shown as a bound, and never compared with.
-    """
-
-    name: str
-    over: Literal["tuning", "folds", "draw"]
-    score: Callable[[Any, Draw], float] | None = None
-    methods: tuple[str, ...] | None = None
-    bound: bool = False
-
-
 def compare(
     methods: Sequence[Method],
     trials: int,
@@ -72,6 +64,7 @@ def compare(
     test: Callable[[Any, Draw], tuple[Mapping[str, float], Mapping[str, np.ndarray]]],
     honest: Iterable[str] = (),
     folds: int = 5,
+    tuned: Iterable[str] | None = None,
     selections: Iterable[Selection] = (),
     contrasts: Iterable[tuple[str, str]] = (),
     measure: Measure = ACCURACY,
@@ -84,7 +77,8 @@ def compare(
 
     Args:
         methods: what is compared; names differ.
-        trials: settings tried per method (`trial_settings`). With one there is nothing to choose, and nothing is tuned.
+        trials: settings tried per method (`Method.settings`). With one there is nothing to choose, and nothing is
+            tuned.
         tuning_draws, report_draws: seeds >= 0, without repeats, disjoint.
         validate: (trained, draw) -> score, larger is better, from target *training* images only: for a draw those
             outside every subset, for a fold the labelled examples left out. A score that is not finite means: diverged.
@@ -92,8 +86,10 @@ def compare(
             number worth a column; arrays (predictions, curves) go to the store.
         honest: names of the methods that are also run with the selection "honest".
         folds: parts of the labelled examples in the selection "honest".
+        tuned: names of the methods that are run with the selection "tuned"; all when left out.
         selections: further ways to choose; the runs that choose are made once and scored by all of them.
-        contrasts: pairs (a, b) of method names, fixed before the results are seen: a − b under the selection "tuned".
+        contrasts: pairs (a, b) of method names, fixed before the results are seen: a − b, each under its first
+            selection, mostly "tuned".
         measure: what "test" is: which direction is better, what it is bounded by, which effects matter.
         replicates: how often all of it is repeated; the seeds of each are others, beyond those that are given.
         store: keeps the runs; the same comparison with the same store makes only those that are missing.
@@ -118,23 +114,17 @@ def compare(
         (144, 'helps', 6, ('pull>',))
     """
     tuning, report = check_draws(tuning_draws, report_draws)
-    honest, contrasts = list(honest), list(contrasts)
-    check_plan(methods, honest, folds, contrasts, measure)
-    ways = [Selection("tuned", "tuning"), *([Selection("honest", "folds", methods=tuple(honest))] if honest else [])]
-    ways += selections
-    names = [way.name for way in ways]
-    if len(set(names)) < len(names):
-        raise InputError(f"names are {names}", where="selections", todo='give each a name of its own, none "tuned"')
+    contrasts, ways = list(contrasts), all_selections(tuned, honest, selections)
+    check_plan(methods, ways, folds, contrasts, measure)
     by_name = {method.name: method for method in methods}
-    scores = {way.name: way.score for way in ways if way.score is not None}
-    worker = Worker(by_name, trials, validate, scores, test, measure)
+    worker = Worker(by_name, trials, validate, [way for way in ways if way.score is not None], test, measure)
     desk = _Desk(worker, RunStore() if store is None else store, progress or _quiet, executor)
     choices = [
         choice
         for replicate in range(replicates)
         for way in ways
         for method in methods
-        if way.methods is None or method.name in way.methods
+        if way.asks(method.name)
         for choice in _choices(way, method.name, *draws_of(tuning, report, replicate), folds)
     ]
     runs = desk.choose(choices)
@@ -266,7 +256,8 @@ class _Desk:
     def _tell(self, unit: Unit) -> None:
         fold = "" if unit.draw.fold is None else f", fold {unit.draw.fold + 1}/{unit.draw.folds}"
         for trial in unit.trials:
-            what = "chosen setting" if unit.stage == "report" else f"trial {trial + 1}/{self.worker.trials}"
+            tried = len(self.worker.settings(unit.method, unit.draw.replicate))
+            what = "chosen setting" if unit.stage == "report" else f"trial {trial + 1}/{tried}"
             again = f", replicate {unit.draw.replicate + 1}" if unit.draw.replicate else ""
             self.progress(f"{unit.method}: {unit.stage}, {what}, draw {unit.draw.seed}{fold}{again}")
 

@@ -8,7 +8,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
@@ -91,17 +91,60 @@ class Method:
             is done, not when it is dispatched, or `Run.seconds` is wrong; it raises `NotFinite` when it diverges.
         train_all: (settings, draw) -> trained for each, None for one that diverged: the same for all settings that are
             tried on a draw, in one `sweep`. Without it they are trained one after another.
+        trials: settings tried of it, where it needs fewer than the others.
     """
 
     name: str
     search: Mapping[str, Range]
     train: Callable[[Setting, Draw], Any]
     train_all: Callable[[list[Setting], Draw], Sequence[Any]] | None = None
+    trials: int | None = None
+
+    def settings(self, trials: int, replicate: int = 0) -> list[Setting]:
+        """Those that are tried of it where others have so many trials, see `trial_settings`."""
+        return trial_settings(self.search, trials if self.trials is None else min(trials, self.trials), replicate)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w[\w.+-]*", self.name):
             raise InputError(f"name '{self.name}'", where="Method", todo='use letters, digits, "_", ".", "+", "-" only')
         check_columns(self.search, taken={*COLUMNS, "test"}, where=f"search of {self.name}")
+
+
+class Selection(NamedTuple):
+    """How a setting is chosen.
+
+    Attributes:
+        name: of the selection.
+        over: "tuning": one setting a method; "folds" or "draw": one for each report draw, see `compare`.
+        score: (trained, draw) -> number, the larger the better; the comparison's `validate` when left out.
+        methods: the methods that choose so; all when None.
+        bound: it looks at what nobody has, such as labels of the target: shown as a bound, and never compared with.
+    """
+
+    name: str
+    over: Literal["tuning", "folds", "draw"]
+    score: Callable[[Any, Draw], float] | None = None
+    methods: tuple[str, ...] | None = None
+    bound: bool = False
+
+    def asks(self, method: str) -> bool:
+        """Whether a method chooses so."""
+        return self.methods is None or method in self.methods
+
+
+def all_selections(tuned: Iterable[str] | None, honest: Iterable[str], further: Iterable[Selection]) -> list[Selection]:
+    """Those of a comparison in their order, see `compare`.
+
+    Raises:
+        InputError: two of one name.
+    """
+    honest, more = tuple(honest), list(further)
+    ways = [Selection("tuned", "tuning", methods=None if tuned is None else tuple(tuned))]
+    ways += [Selection("honest", "folds", methods=honest)] if honest else []
+    names = [way.name for way in (*ways, *more)]
+    if len(set(names)) < len(names):
+        raise InputError(f"names are {names}", where="selections", todo='give each a name of its own, none "tuned"')
+    return ways + more
 
 
 def trial_settings(search: Mapping[str, Range], trials: int, seed: int = 0) -> list[Setting]:
@@ -192,14 +235,18 @@ def planned_runs(
     report_draws: Iterable[int],
     honest: Iterable[str] = (),
     folds: int = 5,
+    tuned: Iterable[str] | None = None,
+    selections: Iterable[Selection] = (),
 ) -> int:
     """How often `compare` with these arguments calls `progress`: the runs, counted before any is shared or resumed."""
     tuning, report = check_draws(tuning_draws, report_draws)
-    honest, count = set(honest), 0
+    draws = {"tuning": len(tuning), "folds": folds * len(report), "draw": len(report)}
+    ways, count = all_selections(tuned, honest, selections), 0
     for method in methods:
-        choosing = trials if len(trial_settings(method.search, trials)) > 1 else 0
-        count += choosing * len(tuning) + len(report)
-        count += (choosing * folds + 1) * len(report) if method.name in honest else 0
+        own = [way for way in ways if way.asks(method.name)]
+        tried = len(method.settings(trials))
+        count += tried * sum(draws[over] for over in {way.over for way in own}) if tried > 1 else 0
+        count += len(own) * len(report)
     return count
 
 
@@ -238,7 +285,11 @@ def draws_of(tuning: list[int], report: list[int], replicate: int) -> tuple[list
 
 
 def check_plan(
-    methods: Sequence[Method], honest: list[str], folds: int, contrasts: list[tuple[str, str]], measure: Measure
+    methods: Sequence[Method],
+    ways: Sequence[Selection],
+    folds: int,
+    contrasts: list[tuple[str, str]],
+    measure: Measure,
 ) -> None:
     """Refuse repeated or unknown names, and folds or a margin that mean nothing."""
     names = [method.name for method in methods]
@@ -246,10 +297,14 @@ def check_plan(
     if not names or repeated:
         what = f"'{repeated[0]}' is there twice" if repeated else "none"
         raise InputError(what, where="methods", todo="give at least one method, each under a name of its own")
-    for where, asked in (("honest", honest), ("contrasts", [name for pair in contrasts for name in pair])):
+    named = {way.name: list(way.methods or ()) for way in ways}
+    for where, asked in (*named.items(), ("contrasts", [name for pair in contrasts for name in pair])):
         for name in asked:
             if name not in names:
                 raise InputError(f"no method '{name}'", where=where, todo=suggest(name, names))
+    for name in names:
+        if not any(way.asks(name) for way in ways):
+            raise InputError("no selection chooses its setting", where=f"method '{name}'", todo="name it in one")
     if any(a == b for a, b in contrasts) or len(set(map(frozenset, contrasts))) < len(contrasts):
         raise InputError("a pair repeats a method or another pair", where="contrasts", todo="ask each contrast once")
     if not isinstance(folds, int) or folds < 2:

@@ -7,6 +7,7 @@ given and how what was trained is judged. Neither knows the other's insides: `Tr
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -38,9 +39,13 @@ class Recipe:
         combine: (recipe, (problem, runs of it, draw) -> weights): first it is trained with every setting of its own
             search on the same draw, and this one goes on from what is made of those that have not diverged.
         given: (problem, draw, weights it starts from) -> trees by name for this draw, beside those of the program.
+        learned: (problem, trained weights, draw) -> rates by name that the run has found by itself, before `finish`.
         finish: (problem, trained weights, setting, draw) -> weights, once training is over, and for every point of a
             curve.
         after: names in `search` that only `finish` reads.
+        chosen: by which selection of `study`: "tuned" by examples held out, "honest" by folds of the labelled ones,
+            "objective" on every draw by what was minimised there, or one that is handed over.
+        trials: settings tried of it, where it needs fewer than others.
     """
 
     program: Callable[[Any], Program] | None
@@ -52,18 +57,32 @@ class Recipe:
     before: tuple[Recipe, Mapping[str, str]] | None = None
     combine: tuple[Recipe, Callable[[Any, Sequence[Trained], Draw], Weights]] | None = None
     given: Callable[[Any, Draw, Weights], Mapping[str, Tree]] | None = None
+    learned: Callable[[Any, Weights, Draw], Mapping[str, float]] | None = None
     finish: Callable[[Any, Weights, Setting, Draw], Weights] | None = None
     after: tuple[str, ...] = ()
+    chosen: str = "tuned"
+    trials: int | None = None
 
 
 class Trained(NamedTuple):
-    """What one run of one method leaves."""
+    """What one run of one method leaves.
+
+    Attributes:
+        method, recipe: what was run.
+        weights: of the whole model.
+        rates: that it ran with.
+        curve: of a report run, a row for each point.
+        learned: rates that it found by itself.
+        objective: minus what it minimises, where it ended; of a recipe that is chosen so.
+    """
 
     method: str
     recipe: Recipe
     weights: Weights
     rates: Mapping[str, float]
     curve: list[dict[str, float]]
+    learned: Mapping[str, float] = {}
+    objective: float = math.nan
 
 
 class Problem(Protocol):

@@ -106,9 +106,13 @@ class Result:
         found = (run for run in self.runs if (run.method, run.selection) == (method, selection))
         return sorted((run for run in found if run.stage == "report"), key=lambda run: (run.replicate, run.seed))
 
-    def difference(self, method: str, baseline: str, selection: str = "tuned") -> Contrast | None:
-        """Method − baseline, paired by draw and uncorrected; None where one of them was not run or is the other."""
-        if method == baseline or not {(method, selection), (baseline, selection)} <= self.summaries.keys():
+    def difference(self, method: str, baseline: str, selection: str | None = None) -> Contrast | None:
+        """Method − baseline, paired by draw and uncorrected; None where one of them was not run or is the other.
+
+        Both under one selection; left out: each under that which a table shows.
+        """
+        sides = {(name, selection or self.shown(name)) for name in (method, baseline) if name in self.methods}
+        if len(sides) < 2 or not sides <= self.summaries.keys():
             return None
         return contrast(self.runs, method, baseline, selection=selection, measure=self.measure)
 

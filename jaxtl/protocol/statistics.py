@@ -19,7 +19,7 @@ from jaxtl.errors import InputError
 from jaxtl.protocol.measures import ACCURACY, Measure, number
 from jaxtl.protocol.power import SIGNIFICANCE, detectable_difference, replicates_to_decide, t_p, t_quantile
 from jaxtl.protocol.runs import Run
-from jaxtl.protocol.summaries import by_replicate, place, reported
+from jaxtl.protocol.summaries import by_replicate, first_selection, place, reported
 
 
 @dataclass(frozen=True)
@@ -115,19 +115,27 @@ def _judged(c: Contrast, p: float, p_agree: float, factors: tuple[int, int] = (1
     return replace(c, p_holm=p, p_agree=p_agree, verdict=verdict, detectable=detectable, decided_by=decided_by)
 
 
-def contrast(runs: Iterable[Run], a: str, b: str, *, selection: str = "tuned", measure: Measure = ACCURACY) -> Contrast:
+def contrast(
+    runs: Iterable[Run], a: str, b: str, *, selection: str | None = None, measure: Measure = ACCURACY
+) -> Contrast:
     """Compare two methods by their report runs on test data, paired by draw; without correction.
+
+    Args:
+        runs: of a comparison.
+        a, b: methods.
+        selection: of both; left out: of each the first, mostly "tuned".
+        measure: what "test" is.
 
     Raises:
         InputError: no report runs of a method under that selection, or the two have different draws.
     """
     runs = list(runs)
-    sides = _Side(runs, a, selection), _Side(runs, b, selection)
-    return _contrast_sides(a, b, *sides, measure)
+    ours, theirs = (_Side(runs, method, selection or first_selection(runs, method)) for method in (a, b))
+    return _contrast_sides(a, b, ours, theirs, measure)
 
 
 def contrast_family(
-    runs: Iterable[Run], pairs: Iterable[tuple[str, str]], *, selection: str = "tuned", measure: Measure = ACCURACY
+    runs: Iterable[Run], pairs: Iterable[tuple[str, str]], *, selection: str | None = None, measure: Measure = ACCURACY
 ) -> list[Contrast]:
     """The contrasts that a question was fixed on, judged together: Holm's correction for both tests over all of them.
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtl import bounds
 from jaxtl.data import keep_to_data
+from jaxtl.errors import InputError, suggest
 from jaxtl.loop import raise_if_stopped
 from jaxtl.protocol.compare import compare
-from jaxtl.protocol.design import Draw, planned_runs
+from jaxtl.protocol.design import Draw, Selection, planned_runs
 from jaxtl.protocol.recipes import Problem, Recipe, measure_of
 from jaxtl.protocol.results import Axes, Result
 from jaxtl.protocol.runs import RunStore, identity
-from jaxtl.protocol.training import Trainer
+from jaxtl.protocol.training import OBJECTIVE, Trainer
 from jaxtl.protocol.units import Executor
 from jaxtl.writers import Progress
 
@@ -95,9 +96,13 @@ def study(
     *,
     methods: Sequence[str] | None = None,
     honest: Sequence[str] | None = None,
+    selections: Sequence[Selection] = (),
     executor: Executor = map,
 ) -> Result:
     """Choose, report and compare all methods on one problem, as `compare` does, in every replicate of the config.
+
+    A method is chosen as its recipe says: by the selection "tuned", "honest", "objective" (on every report draw, by
+    what was minimised there, so that no example is held out for it), or one of those handed over.
 
     Args:
         problem: the question; its `config` has the fields of `Budget`.
@@ -106,24 +111,24 @@ def study(
         contrasts: pairs of methods fixed beforehand; those that are not run are left out.
         axes: what tells this result from others of the experiment.
         methods, honest: in place of those of the config.
+        selections: further ways to choose; of the methods that they name, and of recipes that name them.
         executor: as for `compare`; what it is asked for are pure functions of the config and a unit.
 
     Returns:
         The result.
 
     Raises:
-        InputError: what `compare` refuses, or a workdir that was begun on other data.
+        InputError: what `compare` refuses, a selection that there is not, or a workdir that was begun on other data.
         Interrupted: a stop was requested; finished runs are kept.
     """
     config = problem.config
     tried = Trainer(problem, recipes).methods(config.methods if methods is None else methods)
     names = [method.name for method in tried]
-    asked = config.honest if honest is None else honest
-    chosen = [name for name in names if ("all" in asked or name in asked) and recipes[name].search]
+    ways = _ways({name: recipes[name] for name in names}, config.honest if honest is None else honest, selections)
     tuning, reporting = config.tuning_seeds, config.report_seeds
     keep_to_data(workdir, problem.origin, *problem.content)
     store = RunStore(workdir, of=identity(config, problem.title, axes))
-    total = config.replicates * planned_runs(tried, config.trials, tuning, reporting, chosen, config.folds)
+    total = config.replicates * planned_runs(tried, config.trials, tuning, reporting, folds=config.folds, **ways)
     with Progress(total, "comparing") as progress:
 
         def tell(description: str) -> None:
@@ -138,7 +143,6 @@ def study(
             reporting,
             validate=problem.validate,
             test=problem.test,
-            honest=chosen,
             folds=config.folds,
             contrasts=[pair for pair in contrasts if set(pair) <= set(names)],
             measure=measure_of(problem),
@@ -146,6 +150,23 @@ def study(
             store=store,
             progress=tell,
             executor=executor,
+            **ways,
         )
     more = {name: getattr(problem, name) for name in ("truth", "own") if hasattr(problem, name)}
     return Result(problem.title, dict(axes or {}), runs, verdicts, store.arrays, measure_of(problem), **more)
+
+
+def _ways(recipes: Mapping[str, Recipe], asked: Sequence[str], selections: Sequence[Selection]) -> dict[str, Any]:
+    """How the methods are chosen, as arguments of `compare`."""
+    by: dict[str, list[str]] = {}
+    for name, recipe in recipes.items():
+        by.setdefault(recipe.chosen, []).append(name)
+    tuned, honest = by.pop("tuned", []), by.pop("honest", [])
+    honest += [name for name in tuned if ("all" in asked or name in asked) and recipes[name].search]
+    further = [Selection(OBJECTIVE, "draw", lambda trained, draw: trained.objective, ()), *selections]
+    known = ["tuned", "honest", *(way.name for way in further)]
+    for chosen, names in by.items():
+        if chosen not in known:
+            raise InputError(f"no selection '{chosen}'", where=f"recipe '{names[0]}'", todo=suggest(chosen, known))
+    further = [way._replace(methods=(*(way.methods or ()), *by.get(way.name, ()))) for way in further]
+    return {"tuned": tuned, "honest": honest, "selections": [way for way in further if way.methods]}

@@ -68,6 +68,12 @@ def reported(runs: Iterable[Run], method: str, selection: str) -> list[Run]:
     return found
 
 
+def first_selection(runs: Iterable[Run], method: str) -> str:
+    """The selection that a method is compared under: the first that it was reported under, mostly "tuned"."""
+    found = (run.selection for run in runs if run.stage == "report" and run.method == method)
+    return next(found, "tuned")
+
+
 def by_replicate(runs: list[Run], values: Sequence[float]) -> list[list[float]]:
     """Values of runs, a list for each replicate."""
     found: dict[int, list[float]] = {}

@@ -15,7 +15,9 @@ from jaxtl.program import Program, Weights
 from jaxtl.protocol.design import Draw, Method, Range, Setting, trial_settings
 from jaxtl.protocol.recipes import Problem, Recipe, Trained, measure_of, range_of
 from jaxtl.protocol.runs import Run, RunStore
-from jaxtl.sweep import Ended, run, run_all
+from jaxtl.sweep import Ended, objective, run, run_all
+
+OBJECTIVE = "objective"  # the selection by what was minimised
 
 
 class Trainer:
@@ -117,8 +119,9 @@ class Trainer:
         if name not in self.recipes:
             todo = suggest(name, self.recipes)
             raise InputError(f"no method '{name}'", where="--config.methods", todo=todo)
-        search = self._search(self.recipes[name])
-        return Method(name, search, functools.partial(self.train, name), functools.partial(self.train_all, name))
+        recipe = self.recipes[name]
+        train, train_all = functools.partial(self.train, name), functools.partial(self.train_all, name)
+        return Method(name, self._search(recipe), train, train_all, recipe.trials)
 
     def _search(self, recipe: Recipe) -> dict[str, Range]:
         return {key: range_of(key, recipe, self.problem.config) for key in recipe.search}
@@ -155,8 +158,16 @@ class Trainer:
         ended = how(program, [*alive.values()], data, rates, rng, given, ends)
         for k, one, rate in zip(alive, ended, rates, strict=True):
             if one is not None:
-                trained[k] = Trained(name, recipe, finished(one.weights, k), rate, one.curve)
+                learned = recipe.learned(problem, one.weights, draw) if recipe.learned else {}
+                reached = self._reached(recipe, program, one.weights, data, rate, rng, given)
+                trained[k] = Trained(name, recipe, finished(one.weights, k), rate, one.curve, learned, reached)
         return trained
+
+    def _reached(self, recipe: Recipe, program: Program, weights: Weights, data, rate, rng, given) -> float:
+        """Minus what a run minimises, where it ended, if its recipe is chosen so."""
+        if recipe.chosen != OBJECTIVE:
+            return math.nan
+        return -objective(program, weights, data, rate, rng, steps=self.problem.config.steps, given=given)
 
     def _start(self, name: str, recipe: Recipe, draw: Draw) -> Weights | None:
         """Where a recipe starts, before what comes before it; None where all that it is made of has diverged."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxtl.devices.backend import device_kind
 from jaxtl.errors import InputError, NotFinite
-from jaxtl.protocol.design import Draw, Method, Setting, check_columns, edges_of, trial_settings
+from jaxtl.protocol.design import Draw, Method, Selection, Setting, check_columns, edges_of
 from jaxtl.protocol.measures import ACCURACY, Measure
 from jaxtl.protocol.runs import COLUMNS, Run
 
@@ -45,9 +45,9 @@ class Worker:
 
     Attributes:
         methods: by name.
-        trials: settings tried for each.
+        trials: settings tried for each that needs no fewer.
         validate: (trained, draw) -> score, larger is better.
-        scores: further scores of runs that choose, by selection.
+        scored: selections with a score of their own, for runs of methods that choose so.
         test: (trained, draw) -> (metrics with "test", arrays), for reports.
         measure: what "test" is.
     """
@@ -55,13 +55,13 @@ class Worker:
     methods: Mapping[str, Method]
     trials: int
     validate: Callable[[Any, Draw], float]
-    scores: Mapping[str, Callable[[Any, Draw], float]]
+    scored: Sequence[Selection]
     test: Callable[[Any, Draw], tuple[Mapping[str, float], Mapping[str, np.ndarray]]]
     measure: Measure = ACCURACY
 
     def settings(self, method: str, replicate: int = 0) -> list[Setting]:
         """Those that are tried, by trial; another replicate tries others."""
-        return trial_settings(self.methods[method].search, self.trials, replicate)
+        return self.methods[method].settings(self.trials, replicate)
 
     def plan(self, unit: Unit) -> list[Run]:
         """The runs of a unit before they are made."""
@@ -116,9 +116,8 @@ class Worker:
         if trained is None:
             return self._diverged(run, NO_NUMBER)
         run = self._validated(run, trained, draw)
-        return (
-            run if run.diverged else replace(run, scores={n: float(f(trained, draw)) for n, f in self.scores.items()})
-        )
+        asked = {} if run.diverged else {way.name: way.score for way in self.scored if way.asks(run.method)}
+        return replace(run, scores={name: float(score(trained, draw)) for name, score in asked.items() if score})
 
     def _validated(self, run: Run, trained: Any, draw: Draw) -> Run:
         run = replace(run, validation=float(self.validate(trained, draw)))

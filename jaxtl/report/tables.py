@@ -101,7 +101,7 @@ def method_table(result: Result, baseline: str) -> Table:
     selections, measure = result.selections, result.measure
     compared = [selection for selection in selections if (baseline, selection) in result.summaries]
     shown = [measure.name] if selections == ["tuned"] else selections
-    against = [f"− {baseline}" + ("" if selection == "tuned" else f", {selection}") for selection in compared]
+    against = [f"− {baseline}" + (f", {selection}" if k else "") for k, selection in enumerate(compared)]
     worse = sorted({name for run in result.runs for name in run.metrics if name.startswith("corrupted/")})
     measured = {
         "balanced": measure == ACCURACY and result.truth is not None and result.truth.unequal,
@@ -113,7 +113,7 @@ def method_table(result: Result, baseline: str) -> Table:
     rows = []
     for method in result.methods:
         row = [_mean_and_sd(result.summaries.get((method, selection)), measure) for selection in selections]
-        row += [_difference(result, method, baseline, selection) for selection in compared]
+        row += [_difference(result, method, baseline, selection if k else None) for k, selection in enumerate(compared)]
         selection = result.shown(method)
         summary = result.summaries[method, selection]
         found = {
@@ -309,7 +309,7 @@ def _mean_and_sd(summary: Summary | None, measure: Measure) -> str:
     return measure.shown(summary.mean) + ("" if sd == DASH else f" ± {sd}")
 
 
-def _difference(result: Result, method: str, baseline: str, selection: str) -> str:
+def _difference(result: Result, method: str, baseline: str, selection: str | None) -> str:
     difference = result.difference(method, baseline, selection)
     return points(difference) if difference else "baseline" if method == baseline else DASH
 

@@ -21,6 +21,7 @@ from jaxtl.sweep.sweep import sweep
 from jaxtl.trees import Tree
 
 DISPATCH = 100  # steps at most, whatever the device
+SAMPLES = 10  # batches that tell the objective of a run that has ended
 
 
 class Ended(NamedTuple):
@@ -128,6 +129,43 @@ def run(
     )
     params = jax.block_until_ready(program.whole(start.params, state.params))
     return Ended(Weights(params, state.model_state), curve)
+
+
+def objective(
+    program: Program,
+    weights: Weights,
+    data: Any,
+    rates: Mapping[str, float],
+    rng: jax.Array,
+    *,
+    steps: int,
+    samples: int = SAMPLES,
+    given: Mapping[str, Tree] | None = None,
+) -> float:
+    """What a program minimises, where a run has ended: the mean loss of the steps that would come next.
+
+    1/samples Σ_k loss(w, batch_{steps+k}, rng_{steps+k}), with penalties; nothing moves, and no other data are read.
+
+    Args:
+        program, data, rates, rng, steps, given: as for `run`.
+        weights: where it ended.
+        samples: how many batches, with what is drawn at random in each.
+
+    Returns:
+        The mean; not finite where the loss is not.
+
+    Raises:
+        InputError: a rate that the program does not read.
+    """
+    state = program.start(weights, rng)
+    fixed, loss = program.fixed(rates, given), _loss_at(program)
+    losses = [loss(state._replace(step=jnp.int32(steps + k)), data, fixed) for k in range(samples)]
+    return float(np.mean(jax.device_get(losses)))
+
+
+@functools.lru_cache(maxsize=64)  # compiled once for a program
+def _loss_at(program: Program) -> Callable:
+    return jax.jit(lambda state, data, fixed: program.step(state, data, fixed)[1]["loss"])
 
 
 def _ended(program: Program, start: Weights, state) -> Ended | None:

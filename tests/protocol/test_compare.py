@@ -360,6 +360,33 @@ def test_units_may_be_made_elsewhere_and_the_result_is_the_same(tmp_path):
     assert found.contrasts == expected.contrasts
 
 
+def test_a_method_may_be_chosen_in_a_way_and_with_a_number_of_trials_of_its_own():
+    lab, told = Laboratory(), []
+    few = replace(lab.method("few", {"pull": 1.0}, {"pull": PULLS}), trials=2)
+    many = lab.method("many", {"pull": 1.0}, {"pull": PULLS})
+    own = Selection("own", "draw", lambda trained, draw: trained[1], ("few",))
+    how = {"tuned": ["many"], "selections": [own]}
+    runs, (contrast,) = lab.compare([few, many], 5, contrasts=[("few", "many")], progress=told.append, **how)
+    assert len(told) == planned_runs([few, many], 5, TUNING, REPORT, **how) == (2 * 3 + 3) + (5 * 2 + 3)
+    assert {run.stage for run in runs if run.method == "few"} == {"draw", "report"}
+    assert {run.seed for run in runs if run.method == "few"} == set(REPORT)
+    assert {run.selection for run in runs if run.stage == "report"} == {"tuned", "own"}
+    assert all("own" in run.scores for run in runs if run.stage == "draw")
+    assert not any(run.scores for run in runs if run.method == "many")
+    tests = {
+        name: [r.metrics["test"] for r in runs if (r.method, r.stage) == (name, "report")] for name in ("few", "many")
+    }
+    assert contrast.difference == pytest.approx(np.mean(np.subtract(tests["few"], tests["many"])))
+    assert "few: draw, trial 2/2, draw 10" in told
+    assert len(few.settings(1)) == 1  # fewer than others, never more
+
+
+def test_a_method_that_no_selection_chooses_is_refused():
+    lab = Laboratory()
+    with pytest.raises(InputError, match="method 'a': no selection chooses its setting"):
+        lab.compare([lab.method("a", {"pull": 1.0})], tuned=[])
+
+
 def test_two_selections_of_one_name_are_refused():
     lab = Laboratory()
     with pytest.raises(InputError, match="selections: names are"):

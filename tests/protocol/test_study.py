@@ -16,7 +16,7 @@ from jaxtl.losses import mean_of, squared_error
 from jaxtl.optimizers import Group
 from jaxtl.penalties import Term, l2
 from jaxtl.program import Weights, make_program
-from jaxtl.protocol import R2, Budget, Draw, Range, Recipe, Trainer, rates_of, study, trial_settings
+from jaxtl.protocol import R2, Budget, Draw, Range, Recipe, Selection, Trainer, rates_of, study, trial_settings
 from jaxtl.protocol.recipes import range_of
 
 CONFIG = Budget(steps=20, trials=3, tuning_draws=1, report_draws=3, learning_rate=(0.05, 0.5))
@@ -89,6 +89,40 @@ def test_a_table_goes_through_study_and_ends_the_same_when_it_goes_on(tmp_path):
     assert means["twice"] > means["plain"] > means["halved"]  # 40 steps, 20 steps, and half of what they found
     again = study(Rows(), RECIPES, tmp_path, [("ridge", "plain")], {"rows": 8})
     assert again.runs == result.runs
+
+
+def test_a_recipe_says_by_which_selection_it_is_chosen(tmp_path):
+    def most_moved(trained, draw):
+        return float(jnp.sum(trained.weights.params["kernel"] ** 2))
+
+    recipes = {
+        "tuned": RECIPES["ridge"],
+        "least": dataclasses.replace(RECIPES["ridge"], chosen="objective", trials=2),
+        "most": dataclasses.replace(RECIPES["ridge"], chosen="far"),
+    }
+    ways = [Selection("far", "draw", most_moved, ()), Selection("unused", "draw", most_moved, ())]
+    result = study(Rows(), recipes, tmp_path, [("least", "tuned")], selections=ways)
+    assert {key for key in result.summaries} == {("tuned", "tuned"), ("least", "objective"), ("most", "far")}
+    by_trial = {run.trial: run for run in result.runs if (run.method, run.stage, run.seed) == ("least", "draw", 1)}
+    assert sorted(by_trial) == [0, 1]
+    (chosen,) = (run for run in result.reported("least", "objective") if run.seed == 1)
+    assert chosen.trial == max(by_trial, key=lambda trial: by_trial[trial].scores["objective"])
+    trainer, draw = Trainer(Rows(), recipes), Draw(1)
+    (trained,) = trainer.train_all("least", [by_trial[0].setting], draw)
+    w, rows = trained.weights.params["kernel"], trainer.problem.data(None, None, draw)
+    loss = 0.5 * jnp.mean((rows["x"] @ w - rows["label"]) ** 2) + trained.rates["penalty/new"] * 0.5 * jnp.sum(w**2)
+    np.testing.assert_allclose(by_trial[0].scores["objective"], -loss, rtol=1e-4)
+    again = study(Rows(), recipes, tmp_path, [("least", "tuned")], selections=ways)
+    assert again.runs == result.runs
+    difference = result.difference("least", "tuned")
+    assert difference.difference == result.contrasts[0].difference
+    assert result.difference("least", "tuned", "tuned") is None
+
+
+def test_a_selection_that_there_is_not_is_refused(tmp_path):
+    recipes = {"ridge": dataclasses.replace(RECIPES["ridge"], chosen="objectiv")}
+    with pytest.raises(InputError, match=r"recipe 'ridge': no selection 'objectiv'\n.*'objective'"):
+        study(Rows(), recipes, tmp_path)
 
 
 def test_replicates_go_on_from_one_with_draws_and_designs_of_their_own(tmp_path):

@@ -1,6 +1,7 @@
 """Ways to carry a source model to a few labelled examples: rows of tables, and the programs they run in.
 
 RECIPES                   recipes                              what is trained, pulled where, and from which start
+DE_ELBO                   elbo                                 how hard transferred and new ones are pulled is learned
 PARAMETERS                parameter_space, source_recipes      prices, decays and bounds of parameters
 FEATURES, PREDICTIONS     features; predictions, contrast      inner outputs and answers of the source model
 DEPTH                     depth                                what is near the input moves less, or later
@@ -12,6 +13,7 @@ HEADS                     prototypes, selection.heads          heads in closed f
 
 from jaxtl.methods.finetuning.adapter_recipes import ADAPTERS
 from jaxtl.methods.finetuning.depth_recipes import DEPTH
+from jaxtl.methods.finetuning.elbo_recipes import DE_ELBO
 from jaxtl.methods.finetuning.feature_recipes import BATCH_NORMALISED, FEATURES
 from jaxtl.methods.finetuning.head_recipes import HEADS
 from jaxtl.methods.finetuning.label_tree_recipes import label_trees, labellings, moving
@@ -25,6 +27,7 @@ __all__ = [
     "ADAPTERS",
     "BATCH_NORMALISED",
     "DEPTH",
+    "DE_ELBO",
     "FEATURES",
     "HEADS",
     "LOSSES",

@@ -18,6 +18,7 @@ from jaxtl.report.plots.style import (
     BAND,
     BLUE,
     FAINT,
+    GREEN,
     INK,
     VERMILLION,
     beside,
@@ -33,7 +34,7 @@ from jaxtl.report.plots.style import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SELECTION_COLOUR = {"tuned": BLUE, "honest": VERMILLION}
+SELECTION_COLOUR = {"tuned": BLUE, "honest": VERMILLION}  # and any other
 
 
 class Plot(NamedTuple):
@@ -102,7 +103,7 @@ def by_method(result: Result, baseline: str) -> Figure:
     axis, measure = figure.subplots(), result.measure
     name_rows(axis, names)
     for y, ((_, selection), summary) in enumerate(result.summaries.items()):
-        colour, count = SELECTION_COLOUR[selection], len(summary.units)
+        colour, count = SELECTION_COLOUR.get(selection, GREEN), len(summary.units)
         mark(axis, y, summary.mean, interval_of_mean(summary.units), colour, scale=measure.scale)
         heights = y + np.linspace(-0.28, 0.28, count) if count > 1 else [y]
         axis.scatter(
@@ -119,8 +120,8 @@ def by_method(result: Result, baseline: str) -> Figure:
         diverged = f", {summary.diverged} diverged" if summary.diverged else ""
         beside(axis, y, f"{measure.shown(summary.mean)}{sd}{diverged}")
     caption = f"a point per {result.unit}, in the same order in every row; mean with 95 % interval"
-    if (baseline, "tuned") in result.summaries:
-        mean = measure.scale * result.summaries[baseline, "tuned"].mean
+    if baseline in result.methods:
+        mean = measure.scale * result.summaries[baseline, result.shown(baseline)].mean
         axis.axvline(mean, color=FAINT, linewidth=0.9, linestyle="--", zorder=0)
         caption += f"; dashed: {baseline}"
     low, high = _span_without_diverged(result)

@@ -13,6 +13,7 @@ from problems import LABELS, TASK, batch, context, forward, network, wave
 
 from jaxtl.data import load, source_and_target
 from jaxtl.errors import InputError
+from jaxtl.finetune.kinds import KINDS
 from jaxtl.finetune.recipes import RECIPES as OF_PICTURES
 from jaxtl.labels import NEW, TRANSFERRED, count_by_label
 from jaxtl.methods.finetuning import DE_ELBO, elbo
@@ -283,7 +284,7 @@ def test_it_learns_from_pictures_of_ones_own_above_held_batch_statistics():
     inputs = Inputs(jnp.asarray(pictures), Images(shape, np.full(3, 127.0), np.full(3, 60.0)), True)
     parts = Parts(Examples(np.arange(24) % 3, None, ("a", "b", "c")), 3, 1, 0)
     config = Budget(steps=3, batch_size=8)
-    folder = Folder(config, trunk, parted(model, 0)[1], inputs, jnp.zeros((24, 4)), parts, ACCURACY)
+    folder = Folder(config, trunk, parted(model, 0)[1], inputs, jnp.zeros((24, 4)), parts, ACCURACY, KINDS["classes"])
     (ended,) = Trainer(folder, OF_PICTURES).train_all("de_elbo", [{"learning_rate": 0.1}], Draw(0))
     assert ended.weights.params.keys() == {"trunk", "head"}
     assert min(ended.learned.values()) > 0

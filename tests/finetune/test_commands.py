@@ -216,7 +216,7 @@ def test_a_browser_opens_the_report(room):
         (["finetune", "photos", "--seed=x"], "--seed: 'x' is not a whole number"),
         (["finetune", "photos", "--workdir=photos"], "photos: is not a run"),
         (["finetune", "photos", "--trunk=small_cnn", "--methods=l2_sp"], "nothing to fine-tune in random weights"),
-        (["finetune", "photos", "--workdir=photos/runs/x"], "lies among the pictures"),
+        (["finetune", "photos", "--workdir=photos/runs/x"], "lies among the examples"),
         (["predict"], "takes RUN and DIR"),
         (["predict", "runs/photos", "new", "--cvs=x"], "did you mean '--csv'?"),
         (["predict", "runs/photos", "new", "--csv"], "--csv: needs a value"),

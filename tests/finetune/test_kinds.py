@@ -409,7 +409,7 @@ def test_onnx_says_what_the_model_says(run, room, capsys):
             "accuracy is no measure of labels\n  use average_precision, macro_f1, roc_auc",
         ),
         (["things", "--methods=logistic_adjusted"], "logistic_adjusted learns no labels"),
-        (["things", "--task=number"], "is no number"),
+        (["things", "--task=number"], "holds a list\n  give each image one label"),
     ],
 )
 def test_what_does_not_go_together_is_told_in_two_lines(arguments, said, room, capsys):

@@ -42,6 +42,7 @@ from jaxtl.writers import Progress
 MODULES = {name: "practice_torch" if name in ("timm", "keras") else "practice_jax" for name in WORDS}
 PRETRAINED = "efficientnet_lite0"
 NOTES = [
+    "CIFAR-10, last five: dog, frog, horse, ship, truck. n: labelled pictures of a class, or all of a smaller one.",
     "Score: share of the test pictures that are right, or its mean over classes where a set has many more of one than "
     "of another. Its interval is Wilson's, that of a difference paired by picture (Agresti and Min).",
     "Intervals cover which pictures are tested, given what was learned from: other labelled pictures would move every "

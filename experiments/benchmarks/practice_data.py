@@ -105,9 +105,9 @@ def later_classes(path: Path) -> DataSet:
 
 SETS: dict[str, Small] = {
     "x_rays": Small("chest X-rays, n = 100", "medical.npz", x_rays, 100, "balanced_accuracy"),
-    "cifar10_10": Small("CIFAR-10, classes 5 to 9, n = 10", "cifar10.npz", later_classes, 10),
+    "cifar10_10": Small("CIFAR-10, last five, n = 10", "cifar10.npz", later_classes, 10),
     "blood_cells": Small("blood cells, n = 20", "medical.npz", blood_cells, 20, "balanced_accuracy"),
-    "cifar10_50": Small("CIFAR-10, classes 5 to 9, n = 50", "cifar10.npz", later_classes, 50),
+    "cifar10_50": Small("CIFAR-10, last five, n = 50", "cifar10.npz", later_classes, 50),
     "usps_10": Small("USPS, n = 10", "digits.npz", lambda path: load(f"{path}#usps"), 10, mirrored=False),
     "cifar100_10": Small("CIFAR-100, n = 10", "cifar100_subset.npz", load, 10),
     "digits": Small("embedded digits, n = 5", "", lambda path: load("digits"), 5, mirrored=False),

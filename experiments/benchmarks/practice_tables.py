@@ -18,7 +18,7 @@ WORDS = {
     OURS: "jaxtl finetune",
     "logistic": "LogisticRegression",
     "logistic_cv": "LogisticRegressionCV",
-    "logistic_raw": "LogisticRegression, not standardised",
+    "logistic_raw": "LogisticRegression, unscaled",
     "timm": "timm's recipe",
     "keras": "Keras' guide",
 }
@@ -179,7 +179,7 @@ def picture(title: str, found: Sequence[Judged]) -> Any:
     names = [name for name in WORDS if any(name in one.apart for one in found)]
     across = min(3, len(found))
     down = -(-len(found) // across)
-    figure = new_figure(1.6 + 2.3 * across, 0.8 + (0.7 + 0.24 * len(names)) * down, title)
+    figure = new_figure(1.8 + 2.6 * across, 0.8 + (0.7 + 0.24 * len(names)) * down, title)
     panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
     for panel, one in zip(panels, found, strict=False):
         panel.set_title(one.title, loc="left", fontweight="bold")

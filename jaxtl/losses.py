@@ -13,7 +13,8 @@ import optax
 
 from jaxtl.errors import InputError, kind_of
 from jaxtl.labels import check_labels
-from jaxtl.penalties import Term, checked_scalar, rate_at
+from jaxtl.penalties import Term
+from jaxtl.rates import checked_scalar, rate_at
 from jaxtl.trees import Tree, map_named, named_leaves
 
 Outputs = dict[str, Any]  # "features", each head by its name, "taps"

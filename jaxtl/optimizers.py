@@ -20,8 +20,8 @@ import optax
 from jaxtl.decay import WHEN, When, check_reaches, decaying, is_plain, label_decayed
 from jaxtl.errors import InputError, kind_of, suggest
 from jaxtl.labels import check_labels, having, kernels, label_set
-from jaxtl.penalties import checked_default, checked_rate, checked_scalar, rate_at
 from jaxtl.proximal import Ball, Prox, charged, check_plain, own_number, proximal_updates, reached
+from jaxtl.rates import checked_default, checked_rate, checked_scalar, rate_at
 from jaxtl.scaling import scaler
 from jaxtl.trees import Tree, differences, named_leaves, paired, sum_leaves
 

@@ -20,7 +20,8 @@ from jaxtl.errors import InputError, suggest
 from jaxtl.labels import having
 from jaxtl.losses import Forward, make_loss_fn
 from jaxtl.optimizers import Group, Schedule, per_label
-from jaxtl.penalties import LabelTerms, Term, default_of, labelled
+from jaxtl.penalties import LabelTerms, Term, labelled
+from jaxtl.rates import default_of
 from jaxtl.step import Fixed, GradFn, Rates, TrainState, init_state, make_train_step, total_gradient
 from jaxtl.trees import Tree, named_leaves
 

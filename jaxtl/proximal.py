@@ -22,7 +22,8 @@ import numpy as np
 
 from jaxtl.errors import InputError
 from jaxtl.labels import check_labels, everything, kernels, label_set, selected
-from jaxtl.penalties import check_reach, checked_rate
+from jaxtl.penalties import check_reach
+from jaxtl.rates import checked_rate
 from jaxtl.trees import Tree, check_same, keep, map_named, named_leaves, paired, sum_leaves
 
 

@@ -16,10 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # Rooms from left to right: a module imports only from rooms to its left, or from its own. Rooms of one group do not
 # import each other.
 ORDER = (
-    "version, text, errors, bounds, files, archives, clients, terminal, trees, labels, penalties, transfer, losses, "
-    "class_losses, proximal, decay, scaling, optimizers, devices, step, program, checkpoints, writers, loop, "
-    "data + models, sweep, "
-    "training, protocol, selection, problems, methods, report, finetune, cli, experiments"
+    "version, text, errors, bounds, files, archives, clients, terminal, trees, labels, rates, penalties, transfer, "
+    "losses, class_losses, proximal, decay, scaling, optimizers, devices, step, program, checkpoints, writers, loop, "
+    "data + models, sweep, training, protocol, selection, problems, methods, report, finetune, cli, experiments"
 )
 RANK = {room: rank for rank, group in enumerate(ORDER.split(", ")) for room in group.split(" + ")}
 FOUNDATION = {"text", "errors", "files", "archives", "clients", "trees"}  # all that data and models may import

@@ -23,7 +23,9 @@ from jaxtl.data.resized import Resize
 from jaxtl.errors import InputError
 from jaxtl.finetune import Options, load_finetuned, plan
 from jaxtl.finetune.checks import check_kind, names_of
+from jaxtl.finetune.inputs import Pixels
 from jaxtl.finetune.kinds import KINDS
+from jaxtl.finetune.modalities import PICTURES, Begun
 from jaxtl.finetune.readings import MOST_CALIBRATING, Reading, calibrated, half_width
 from jaxtl.finetune.trunks import untrained
 from jaxtl.finetune.work import Work, kept_outputs
@@ -213,8 +215,9 @@ def work(request, tmp_path_factory):
     names = () if request.param == "number" else ("red", "green")
     data = labelled(from_arrays(images, labels, target=target, classes=names or None), Resize(16))
     room = tmp_path_factory.mktemp(request.param)
-    features, _ = kept_outputs(room, trunk, data.train.images, None, 16)
-    return Work(Options(data="x"), trunk, data, features, room, 16, KINDS[request.param])
+    begun = Begun(trunk, "", data, data.train.images, Pixels(16, level, level))
+    features, _ = kept_outputs(room, trunk, begun.inputs, None, begun.prepared_by)
+    return Work(Options(data="x"), begun, features, room, PICTURES, KINDS[request.param])
 
 
 def test_fine_tuning_goes_on_from_its_head_and_learns(work):
@@ -251,7 +254,7 @@ def test_what_is_too_much_for_logistic_is_told_in_words(work):
     if work.kind.name == "several":
         assert (own, tuned[0]) == (["ridge"], "ridge_l2_sp")
         assert (
-            "no logistic regression on 200,000 pictures with 64 features and 1,000 labels: too long for 10min" in told
+            "no logistic regression on 200,000 examples with 64 features and 1,000 labels: too long for 10min" in told
         )
     else:
         assert (own, told) == (["ridge"], "")
@@ -409,7 +412,7 @@ def test_onnx_says_what_the_model_says(run, room, capsys):
             "accuracy is no measure of labels\n  use average_precision, macro_f1, roc_auc",
         ),
         (["things", "--methods=logistic_adjusted"], "logistic_adjusted learns no labels"),
-        (["things", "--task=number"], "holds a list\n  give each image one label"),
+        (["things", "--task=number"], "holds a list\n  give each example one label"),
     ],
 )
 def test_what_does_not_go_together_is_told_in_two_lines(arguments, said, room, capsys):

@@ -15,11 +15,12 @@ from jaxtl.methods.finetuning.recipes import TOWARDS, pulls
 from jaxtl.methods.finetuning.source_recipes import OLD_HEAD, fine_tuned, source_model, source_weights, with_group
 from jaxtl.models import as_forward
 from jaxtl.optimizers import Group
-from jaxtl.penalties import Term, fisher, group_lasso, l1, l2, rate_at
+from jaxtl.penalties import Term, fisher, group_lasso, l1, l2
 from jaxtl.problems import CLASSIFY, FewShot
 from jaxtl.program import Program, Weights
 from jaxtl.protocol import Draw, Range, Recipe
 from jaxtl.proximal import Ball, project_units
+from jaxtl.rates import rate_at
 from jaxtl.step import EVALUATE
 from jaxtl.trees import Tree, keep, map_named, named_leaves
 

@@ -141,7 +141,7 @@ def test_the_rooms_of_the_house_are_those_that_the_imports_are_held_to():
     rooms = [room for group in ORDER.split(", ") for room in group.split(" + ")]
     assert re.findall(r"^\|[^|]*\| `(\w+)` \|", PAGES["jaxtl/README.md"], re.MULTILINE) == rooms[:-1]
     diagram = README.split("the equation ")[1].split("```")[0]
-    drawn = [word for word in re.findall(r"[a-z]+", diagram) if word in rooms]
+    drawn = [word for word in re.findall(r"[a-z_]+", diagram) if word in rooms]
     assert drawn == [room for room in rooms if room in drawn]
     assert set(rooms) - set(drawn) <= {
         "version",
@@ -158,7 +158,7 @@ def test_the_rooms_of_the_house_are_those_that_the_imports_are_held_to():
 def test_the_figures_that_the_readme_quotes_are_those_of_the_gallery():
     quoted = README.split("## What it found")[1].split("\n## ")[0]
     figures = re.findall(r"[+−][\d.]+ \[−?[\d.]+, −?[\d.]+\]|[\d.]+(?= %)", quoted)
-    assert len(figures) >= 5
+    assert len(figures) >= 3
     pages = " ".join(page.read_text(encoding="utf-8") for page in sorted((ROOT / "experiments").glob("*.md")))
     told = re.sub(r" points(?= \[)", "", pages.replace("\n", " "))
     for figure in figures:

@@ -160,7 +160,7 @@ def kl_term(weight: float) -> Term:
         >>> from jaxtl.penalties import labelled
         >>> params = with_noise({"kernel": jnp.array([3.0, 4.0])}, 0.5)
         >>> labels = with_noise_label({"kernel": "new"})
-        >>> ctx = SimpleNamespace(rates={}, given={"anchor": jax.tree.map(jnp.zeros_like, params)})
+        >>> ctx = SimpleNamespace(step=0, rates={}, given={"anchor": jax.tree.map(jnp.zeros_like, params)})
         >>> penalty = labelled(labels, {"new": kl_term(data_emphasis(params, labels))})
         >>> round(float(penalty(params, ctx)[0]), 6)
         1.965913

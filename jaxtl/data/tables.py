@@ -191,8 +191,17 @@ def _cell(value: Any, file: Path, line: int, lists: bool) -> str:
     raise InputError(f"holds {kind_of(value)}", where=where, todo=todo)
 
 
+def _lies_in(home: Path, file: Path, known: dict[Path, bool]) -> bool:
+    """Whether a file is below a directory, whatever links lead to; each folder is asked once."""
+    if file.is_symlink() or file.name == "..":
+        return file.resolve().is_relative_to(home)
+    if file.parent not in known:
+        known[file.parent] = file.parent.resolve().is_relative_to(home)
+    return known[file.parent]
+
+
 def _rows(directory: Path, table: Path, columns: dict[str, int], lists: bool) -> list[Row]:
-    rows, seen, home = [], dict[Path, int](), directory.resolve()
+    rows, seen, home, inside = [], dict[Path, int](), directory.resolve(), dict[Path, bool]()
     first = 2 if table.suffix.lower() == ".csv" else 1  # JSON lines have no header
     for number, cells in enumerate(cells_of(table, lists=lists)[1:], start=first):
         if not any(cells):
@@ -205,7 +214,7 @@ def _rows(directory: Path, table: Path, columns: dict[str, int], lists: bool) ->
             todo = "name its class, or leave the row out" + ("; [] says that no label is true" if lists else "")
             raise InputError("has no label", where=where, todo=todo)
         file = directory / said["file"]
-        if not said["file"] or "\0" in said["file"] or not file.resolve().is_relative_to(home):
+        if not said["file"] or "\0" in said["file"] or not _lies_in(home, file, inside):
             raise InputError(f"'{said['file']}' is no file in {directory}", where=where, todo="name files below it")
         if not file.is_file():
             raise InputError(

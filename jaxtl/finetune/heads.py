@@ -17,6 +17,7 @@ from jaxtl.selection.logistic import COPIES
 
 RIDGE = np.logspace(-5, 2, 29)  # λ in units of the mean square of a feature
 COARSE = 4  # of many examples with many classes every so many of these: all of them would take minutes
+JUDGES = 10_000  # of such, that λ is chosen by
 LOGISTIC = np.logspace(-4, 1, 11)
 FOLDS = 5
 MOST_WORK = 2e10  # numbers that one step of the logistic path may go through: minutes
@@ -37,15 +38,15 @@ def ridge(x: np.ndarray, labels: np.ndarray, outputs: int, groups: np.ndarray | 
     λ has the largest leave-one-out accuracy, of equals the least leave-one-out error; with groups, the largest accuracy
     over folds that keep them together.
     """
-    lams = _ridge_rates(x, outputs)
-    path = ridge_path(x, labels, lams, classes=outputs)
+    lams, judged = _ridge_rates(x, outputs)
+    path = ridge_path(x, labels, lams, classes=outputs, judged=judged)
     assert path.loo_accuracy is not None
     right, error = path.loo_accuracy, path.loo.sum(axis=1)
     folds, groups = affordable(labels, groups)
     if groups is not None:
         right = np.zeros(len(lams))
         for train, out in stratified_folds(labels, folds, seed, groups=groups, rare=True):
-            own = ridge_path(x[train], labels[train], lams, classes=outputs)
+            own = ridge_path(x[train], labels[train], lams, classes=outputs, judged=judged and 1)
             for k, (coef, intercept) in enumerate(zip(own.coef, own.intercept, strict=True)):
                 right[k] += ((x[out] @ coef + intercept).argmax(axis=1) == labels[out]).sum()
         error = np.arange(len(lams), 0, -1)  # of equals the strongest
@@ -90,11 +91,11 @@ def ridge_numbers(
     With groups the least error over folds that keep them together. A column that is the same for all has its value as
     bias: there is nothing to explain.
     """
-    lams, some = _ridge_rates(x, outputs), np.ptp(labels, axis=0) > 0
+    (lams, judged), some = _ridge_rates(x, outputs), np.ptp(labels, axis=0) > 0
     kernel, bias = np.zeros((x.shape[1], outputs)), labels[0].astype(np.float64)
     if not some.any():
         return _head(kernel, bias), float(lams[-1])
-    path = ridge_path(x, labels[:, some], lams)
+    path = ridge_path(x, labels[:, some], lams, judged=judged)
     error = path.loo.sum(axis=1)
     if groups is not None and (folds := min(FOLDS, len(np.unique(groups)))) >= 2:
         error = np.zeros(len(lams))
@@ -172,9 +173,10 @@ def _scaled(rates: np.ndarray, x: np.ndarray) -> np.ndarray:
     return rates * float(np.mean(np.square(x - x.mean(axis=0))))
 
 
-def _ridge_rates(x: np.ndarray, outputs: int) -> np.ndarray:
+def _ridge_rates(x: np.ndarray, outputs: int) -> tuple[np.ndarray, int | None]:
+    """(every λ that is tried, how many examples judge them)."""
     many = float(len(x)) * outputs * len(RIDGE) * min(x.shape) > MOST_FITS
-    return _scaled(RIDGE[::COARSE] if many else RIDGE, x)
+    return (_scaled(RIDGE[::COARSE], x), JUDGES) if many else (_scaled(RIDGE, x), None)
 
 
 def _head(kernel: np.ndarray, bias: np.ndarray) -> Head:

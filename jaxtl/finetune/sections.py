@@ -64,7 +64,7 @@ def interval(measure: Measure, labels: np.ndarray, logits: np.ndarray) -> tuple[
         middle, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
         return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
     rng = np.random.default_rng(0)
-    count = RESAMPLES if len(labels) <= 20_000 else 100
+    count = RESAMPLES if labels.size <= 20_000 else 100
     values = []
     for _ in range(count):
         rows = rng.integers(0, len(labels), len(labels))

@@ -79,7 +79,7 @@ class Targets(NamedTuple):
         """C."""
         return self.values.shape[1] if self.classes is None else self.classes
 
-    def rows(self, part: slice) -> np.ndarray:
+    def rows(self, part: slice | np.ndarray) -> np.ndarray:
         """[B, C] float64 of some examples."""
         return self.values[part] if self.classes is None else np.eye(self.classes)[self.values[part]]
 

@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxtl.errors import InputError
 from jaxtl.selection.bases import left_singular, reflect, squares, without_rounding
 from jaxtl.selection.inputs import (
     Targets,
@@ -81,6 +82,7 @@ def ridge_path(
     *,
     penalty_weights: ArrayLike | None = None,
     classes: int | None = None,
+    judged: int | None = None,
 ) -> RidgePath:
     """Solve ridge regression for every λ, with leave-one-out, GCV, AIC, AICc, BIC and evidence (module docstring).
 
@@ -92,6 +94,8 @@ def ridge_path(
         fit_intercept: add an intercept, never penalised.
         penalty_weights: [D] > 0, multiplies λ per feature: transferred and new columns at rates of their own.
         classes: number of classes for classification by one-hot targets; None: regression.
+        judged: of many examples, so many drawn by lot stand for all in every sum over examples that a criterion has, so
+            that a hundred thousand with a thousand classes take seconds; None: all. Coefficients are of all examples.
 
     Returns:
         A `RidgePath`. For classification `path.loo_accuracy.argmax()` chooses λ from the labelled examples alone.
@@ -113,9 +117,10 @@ def ridge_path(
     wanted = targets if anchor is None else targets.less(features @ start)
     centre = wanted.mean() if fit_intercept else np.zeros(targets.width)
     problem = _Problem(features, mean, scale, wanted, centre, targets, rates * len(features), fit_intercept)
+    some = _by_lot(len(features), judged)
     with jax.enable_x64(True):
         factors = _dual(problem) if problem.rank_of_rows <= features.shape[1] else _primal(problem)
-        loo, rss, right = _row_sums(problem, factors)
+        loo, rss, right = (sums * (len(features) / len(some)) for sums in _row_sums(problem, factors, some))
     coef = _combine(factors.directions, factors.projected, factors.shrink)
     criteria = _criteria(problem, factors, rss, np.square(coef).sum(axis=1))
     coef = coef * scale[:, None]
@@ -143,16 +148,17 @@ class _Problem(NamedTuple):
     def features(self) -> np.ndarray:
         return (self.x - self.mean) * self.scale
 
-    def y(self, part: slice) -> np.ndarray:
+    def y(self, part: slice | np.ndarray) -> np.ndarray:
         return self.wanted.rows(part) - self.centre
 
-    def codes(self, part: slice) -> np.ndarray | None:
+    def codes(self, part: slice | np.ndarray) -> np.ndarray | None:
         return None if self.targets.classes is None else self.targets.rows(part)
 
-    def chunks(self) -> Iterator[slice]:
+    def chunks(self, count: int) -> Iterator[slice]:
+        """Of so many examples, as many at a time as one pass may hold."""
         width = max(self.x.shape[1], self.wanted.width * len(self.alphas))
         size = max(1, CHUNK // width)
-        return (slice(start, start + size) for start in range(0, len(self.x), size))
+        return (slice(start, start + size) for start in range(0, count, size))
 
 
 class _Factors(NamedTuple):
@@ -169,7 +175,7 @@ class _Factors(NamedTuple):
     """
 
     s: np.ndarray
-    rows: Callable[[slice], jax.Array]
+    rows: Callable[[slice | np.ndarray], jax.Array]
     projected: np.ndarray
     gains: np.ndarray
     directions: np.ndarray
@@ -181,7 +187,7 @@ class _Factors(NamedTuple):
 def _primal(problem: _Problem) -> _Factors:
     """More examples than features: A = X V/√(s + α₀) with the smallest α₀, so that gains (s + α₀)/(s + α) <= 1."""
     gram, cross = 0.0, 0.0
-    for part in problem.chunks():
+    for part in problem.chunks(len(problem.x)):
         products = _products(problem.x[part], problem.mean, problem.scale, problem.y(part))
         gram, cross = gram + products[0], cross + products[1]
     smallest = problem.alphas.min()
@@ -196,7 +202,7 @@ def _primal(problem: _Problem) -> _Factors:
     gains = (s + smallest)[:, None] / (s[:, None] + problem.alphas)
     scaled = jnp.asarray(problem.scale[:, None] * directions)
 
-    def rows(part: slice) -> jax.Array:
+    def rows(part: slice | np.ndarray) -> jax.Array:
         return _centred_product(problem.x[part], problem.mean, scaled)
 
     return _Factors(s, rows, directions.T @ np.asarray(cross), gains, directions, gains, np.ones(gains.shape[1]), False)
@@ -229,8 +235,17 @@ def _combine(directions: np.ndarray, projected: np.ndarray, shrink: np.ndarray) 
     return product.reshape(-1, *weighted.shape[1:]).transpose(2, 0, 1)
 
 
-def _row_sums(problem: _Problem, factors: _Factors) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Over all examples: squared leave-one-out errors [L, C], squared residuals [L, C], right predictions [L]."""
+def _by_lot(n: int, judged: int | None) -> np.ndarray:
+    """[m] ascending examples that stand for all n."""
+    if judged is None or judged >= n:
+        return np.arange(n)
+    if judged < 1:
+        raise InputError(f"{judged} examples to judge by", where="ridge_path, judged", todo="give 1 at least, or None")
+    return np.sort(np.random.default_rng(0).choice(n, judged, replace=False))
+
+
+def _row_sums(problem: _Problem, factors: _Factors, some: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Over some examples: squared leave-one-out errors [L, C], squared residuals [L, C], right predictions [L]."""
     # Gains at neighbouring λ nearly repeat each other: 100 λ over ten decades have rank 30 or so. The dual lives on
     # ratios of tiny gains, which a low rank would not keep; it is small anyway.
     basis, mixture = (factors.gains, np.eye(len(problem.alphas))) if factors.complement else _low_rank(factors.gains)
@@ -246,10 +261,15 @@ def _row_sums(problem: _Problem, factors: _Factors) -> tuple[np.ndarray, np.ndar
             *fixed,
             complement=factors.complement,
         )
-        for part in problem.chunks()
+        for part in (_rows_of(some[chunk]) for chunk in problem.chunks(len(some)))
     ]
     loo, rss, right = (np.sum([np.asarray(a) for a in column], axis=0) for column in zip(*parts, strict=True))
     return loo.T, rss.T, right
+
+
+def _rows_of(some: np.ndarray) -> np.ndarray | slice:
+    """Examples that follow each other as a slice, which copies nothing."""
+    return slice(some[0], some[-1] + 1) if some[-1] - some[0] == len(some) - 1 else some
 
 
 def _low_rank(gains: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -350,3 +350,20 @@ def test_bad_input_is_named_in_two_lines(change, named):
     with pytest.raises(InputError, match=named) as caught:
         ridge_path(**{**GOOD, **change})
     assert len(str(caught.value).splitlines()) <= 2
+
+
+@pytest.mark.parametrize("n", [6, 40])  # fewer examples than features, and more
+def test_some_examples_judge_for_all_and_coefficients_are_of_all(n):
+    x, y = problem(n, 8, targets=1)
+    path, whole = ridge_path(x, y, [0.3], judged=5), ridge_path(x, y, [0.3])
+    some = ridge._by_lot(n, 5)
+    assert len(set(some)) == 5
+    np.testing.assert_allclose(path.loo[0], np.mean(refit_errors(x, y[:, 0], 0.3 * n)[some] ** 2), rtol=1e-8)
+    np.testing.assert_array_equal(path.coef, whole.coef)
+    np.testing.assert_array_equal(path.df, whole.df)
+    assert_paths_agree(ridge_path(x, y, [0.3], judged=n), whole, 0)
+    labels = np.arange(n) % 3
+    one = ridge_path(x, labels, LAMS, classes=3, judged=1)
+    assert set(one.loo_accuracy) <= {0.0, 1.0}
+    with pytest.raises(InputError, match="0 examples to judge by"):
+        ridge_path(x, y, [0.3], judged=0)

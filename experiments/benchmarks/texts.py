@@ -4,8 +4,8 @@
 
 Film reviews: single sentences (rt) and whole reviews (imdb). In every draw n of the texts are labelled, and all others
 judge: logistic regression on MiniLM-L6 with all windows of a text, or with the first of windows of up to 256 alone; on
-weighted words (tfidf); and what the labels alone choose among ridge and logistic on all windows and tfidf, by 5 folds. Nothing
-is fine-tuned here. Draws overlap, so their intervals are rather too narrow.
+weighted words (tfidf); and what the labels alone choose among ridge and logistic on all windows and tfidf, by 5 folds.
+Nothing is fine-tuned here. Draws overlap, so their intervals are rather too narrow.
 
 The file has NAME_utf8 (uint8, all texts one after another), NAME_offsets (one more than texts) and NAME_labels.
 """

@@ -3,9 +3,9 @@
     python -m experiments.benchmarks.texts --config.data=reviews.npz
 
 Film reviews: single sentences (rt) and whole reviews (imdb). In every draw n of the texts are labelled, and all others
-judge: logistic regression on MiniLM-L6 with all windows of a text, or with its first 256 tokens alone; on weighted
-words (tfidf); and what the labels alone choose among ridge and logistic on all windows and tfidf, by 5 folds. Nothing
-is fine-tuned here. Draws overlap, so their intervals are rather too narrow.
+judge: logistic regression on MiniLM-L6 with all windows of a text, or with the first of windows of up to 256 alone; on
+weighted words (tfidf); and what the labels alone choose among ridge and logistic on all windows and tfidf, by 5 folds.
+Nothing is fine-tuned here. Draws overlap, so their intervals are rather too narrow.
 
 The file has NAME_utf8 (uint8, all texts one after another), NAME_offsets (one more than texts) and NAME_labels.
 """
@@ -36,8 +36,8 @@ from jaxtl.report import Section, Table
 from jaxtl.writers import Progress
 
 SETS = {"rt": "rt_train", "imdb": "imdb_train"}
-CUT = 256  # tokens, where a text is cut off instead of being divided
-ROWS = ("minilm", "minilm, cut off", "tfidf", "chosen")
+CUT = 256  # tokens of a window, where the first alone is looked at
+ROWS = ("minilm", "minilm, first window", "tfidf", "chosen")
 CHOICE = ("ridge", "logistic", "tfidf")
 
 
@@ -67,7 +67,7 @@ def measure(config: Config, console: Console, once: Once) -> Findings:
 def _measured(config: Config, name: str, key: str) -> dict[str, list[float]]:
     texts, labels = read(config, key)
     trunk, found = load_trunk(config.trunk, progress=Progress), dict[str, list[float]]()
-    bench = {way: _bench(trunk, texts, labels, way) for way in ("windows", "cut off")}
+    bench = {way: _bench(trunk, texts, labels, way) for way in ("windows", "first")}
     for n in config.labelled:
         values = [_draw(bench, n, config.seed + k) for k in range(config.draws)]
         found |= {f"{name}/{n}/{row}": [value[row] for value in values] for row in ROWS}
@@ -117,7 +117,7 @@ def _draw(bench: dict[str, Bench], n: int, seed: int) -> dict[str, float]:
         return ACCURACY.score(whole.parts.examples.labels[out], features @ head["kernel"] + head["bias"])
 
     best = max(CHOICE, key=lambda method: _left_out(own["windows"], method))
-    ways = {"minilm": ("windows", "logistic"), "minilm, cut off": ("cut off", "logistic")}
+    ways = {"minilm": ("windows", "logistic"), "minilm, first window": ("first", "logistic")}
     return {row: judged(*ways.get(row, ("windows", best if row == "chosen" else row))) for row in ROWS}
 
 

@@ -25,7 +25,7 @@ from jaxtl.report import Plot, Section
 from jaxtl.report.plots import answers
 
 SHORTEST_WINDOW = 16
-ALONE = "words alone are weighed, which is often worse for short texts"
+ALONE = "words alone are weighed"
 LETTERS = 300  # of a text on a page
 
 Say = Callable[..., None]

@@ -2,7 +2,7 @@
 
     x[t] = (1 + ln count(t)) · (1 + ln((1 + n) / (1 + texts with t))),  of length 1;  t: a word, or two in a row
 
-Of long texts it is often better than a small pretrained encoder, of short ones seldom; so it is tried beside one.
+Words can tell more of a long text than what a small pretrained encoder makes of it; so it is tried beside one.
 
 Source: Spärck Jones, A statistical interpretation of term specificity and its application in retrieval (1972).
 """

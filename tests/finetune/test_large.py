@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pictures import picture
 
-CLASSES, EACH, SIZE = 30, 100, 128
+CLASSES, EACH, SIZE = 30, 100, 192  # a second run of any size takes about 90 MB more, of programs
 PIXELS = CLASSES * EACH * SIZE * SIZE * 3  # bytes
 SCRIPT = """
 import pathlib, re, sys, threading, time
@@ -32,7 +32,7 @@ def run(name):
     most, ended = 0, False
     watcher = threading.Thread(target=watch)
     watcher.start()
-    code = commands.execute(["finetune", name, "--trunk=small_cnn", "--size=128", "--methods=ridge"])
+    code = commands.execute(["finetune", name, "--trunk=small_cnn", "--size=192", "--methods=ridge"])
     ended = True
     watcher.join()
     assert code == 0

@@ -6,8 +6,9 @@ FILE is what `practice_data.hand_over` writes: pictures to learn from with their
 
 timm    all of the network at once, in the way of timm's train.py (Wightman, PyTorch Image Models, 2019): cosine to 0
         after 5 epochs of warm-up from 1e-5 (some of its versions have 3 from 1e-4), weight decay 2e-5, label smoothing
-        0.1, random resized crops (0.08 to 1 of the area, ratio 3/4 to 4/3), mirrored, colours jittered by 0.4. What the script leaves to fine-tuners:
-        AdamW with PyTorch's rate 1e-3 (the script's own rate belongs to SGD and ImageNet), batches of 32.
+        0.1, random resized crops (0.08 to 1 of the area, ratio 3/4 to 4/3), mirrored, colours jittered by 0.4. What the
+        script leaves to fine-tuners: AdamW with PyTorch's rate 1e-3 (the script's own rate belongs to SGD and
+        ImageNet), batches of 32.
 keras   the guide "Transfer learning & fine-tuning" (Chollet, 2020): a head after dropout 0.2 on the frozen network, 20
         epochs of Adam at 1e-3; then all of it, 10 epochs of Adam at 1e-5; batch statistics held throughout; mirrored
         and turned by up to 36 degrees.

@@ -8,7 +8,7 @@ transferability see those labelled examples only and rank the sources beforehand
     python -m experiments.choose_source --smoke     # digits, a few steps
     python -m experiments.choose_source --config.data=cifar10,mnist --config.source_only=cifar100,digits
 
-Not measured yet; `--publish` writes its figures to the page `choose_source.md`.
+Its figures are on the page `choose_source.md`, which `--publish` writes.
 """
 
 from __future__ import annotations

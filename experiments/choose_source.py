@@ -47,8 +47,8 @@ class Config(SourceConfig, LabelledConfig, Draws, Training):
     )  # names or paths of sets that sources and targets come from; auto: CIFAR-10, else digits
     source_only: cli.Words = ("digits",)  # sets that only sources come from
     data_dir: cli.Place = ""  # where named data sets are looked for
-    subsets: Annotated[int, cli.Within(0, 1000)] = 4  # sources on half the classes, for each set beside all its classes
-    targets: Annotated[int, cli.Within(1, 1000)] = 2  # on half the classes, for each set of `data`
+    subsets: Annotated[int, cli.Within(0, 20)] = 4  # sources on half the classes, for each set beside all its classes
+    targets: Annotated[int, cli.Within(1, 20)] = 2  # on half the classes, for each set of `data`
     n_per_class: cli.Count = 20  # labelled target examples
     model: Literal["cnn", "wide_resnet", "resnet18"] = "cnn"
     input_size: cli.Count = 8

@@ -93,7 +93,8 @@ def test_nonsense_in_any_field_is_refused_before_the_work_or_makes_sense(
     record_property("tally", "bad inputs are told in one or two lines, with exit code 2 and nothing changed on disk")
     config_class = importlib.import_module(f"experiments.{name}").Config
     fields = get_type_hints(config_class)
-    quick = {key: value for key, value in QUICK.items() if key in fields and fields[key] in (str, int, tuple[int, ...])}
+    kinds = (str, int, tuple[int, ...], tuple[str, ...])
+    quick = {key: value for key, value in QUICK.items() if key in fields and fields[key] in kinds}
     verdicts = []
     for number, field in enumerate(dataclasses.fields(config_class)):
         hint = fields[field.name]

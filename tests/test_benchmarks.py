@@ -255,6 +255,7 @@ def test_the_picture_shows_every_ratio_in_the_row_of_its_name():
     assert [axis.get_title(loc="left") for axis in figure.axes] == ["an MLP", "a WRN"]
 
 
+@pytest.mark.slow
 def test_starts_memory_and_images_are_all_written(tmp_path, no_peers, capsys):
     machine.main(machine.Config(problems=("mlp_4",), rounds=1, images=64, batch_size=8), tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())

@@ -17,6 +17,7 @@ import numpy as np
 from experiments.benchmarks.workers import on_one_core, serve
 from jaxtl.data import DataSet, Split
 from jaxtl.finetune import finetune
+from jaxtl.finetune.inputs import Pixels
 from jaxtl.finetune.trunks import Quiet, passed, trunk_of
 
 FOLDS = 5
@@ -66,7 +67,8 @@ def frozen(given: Any, rival: str, budget: float, seed: int) -> tuple[Any, str]:
     trunk, size = trunk_of(str(given["trunk"]), Quiet)[0], given["train"].shape[1]
 
     def features(images: np.ndarray) -> np.ndarray:
-        return passed(trunk, images, None, size, Quiet).array
+        how = Pixels(size, np.asarray(trunk.mean, np.float32), np.asarray(trunk.std, np.float32))
+        return passed(trunk, images, None, how, Quiet).array
 
     labels, head = given["labels"], LogisticRegression(max_iter=1000)
     if rival == "logistic_cv":

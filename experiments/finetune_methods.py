@@ -7,7 +7,7 @@ fine-tuning are always among them.
     python -m experiments.finetune_methods                                  # CIFAR-10 where it is found, else digits
     python -m experiments.finetune_methods --config.families=depth,features --config.replicates=8
     python -m experiments.finetune_methods --config.preset=wide             # a Wide ResNet; written for a GPU
-    python -m experiments.finetune_methods --smoke                          # digits, a few runs of everything
+    python -m experiments.finetune_methods --smoke                          # digits, a row of each family
 
 Not yet measured.
 """
@@ -96,6 +96,7 @@ class Config(SourceConfig, FewShotConfig, Budget):
             "report_draws": 2,
             "validation": 100,
             "n_per_class": 5,
+            "methods": ("l2", "l2_sp", "mars", "delta", "lwf", "layer_decay", "wise_ft", "lora", "focal", "ridge"),
         },
         "wide": {
             "model": "wide_resnet",

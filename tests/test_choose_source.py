@@ -214,7 +214,8 @@ def test_pictures_have_a_row_for_each_score_and_each_source():
         ({"learning_rates": ()}, r"--config.learning_rates: nothing is given"),
         ({"n_per_class": 10_000}, r"--config.n_per_class=10000: "),
         ({"targets": 0}, "--config.targets: 0 is less than 1"),
-        ({"subsets": 1000, "targets": 1000, "report_draws": 1000}, "--config.subsets: 1,003,000 pairs"),
+        ({"subsets": 1000}, "--config.subsets: 1000 is more than 20"),
+        ({"subsets": 20, "targets": 20, "tuning_draws": 1000, "report_draws": 1000}, "--config.subsets: 460 pairs"),
         ({"data": ("nowhere.npz",)}, "nowhere.npz: no such file"),
     ],
 )

@@ -169,6 +169,7 @@ def test_a_frozen_trunk_stays_holds_no_momentum_and_its_head_moves_as_ever(varia
 # ---------------------------------------------------------------- what is written
 
 
+@pytest.mark.slow
 def test_main_writes_every_figure(tmp_path, no_peers, capsys):
     cache = jax.config.values["jax_compilation_cache_dir"]
     benchmark.main(Config(problems=("mlp_4",), rounds=2, mlp_steps=2), tmp_path)

@@ -56,6 +56,7 @@ class Config(SourceConfig, LabelledConfig, Draws, Training):
     steps: cli.Steps = 100
     tuning_draws: cli.Draws = 1
     report_draws: cli.Draws = 4
+    source_checkpoint: ClassVar[str] = ""  # type: ignore[misc]  # no field here: every source is trained
     learning_rates: cli.Rates = (0.02, 0.1)  # of fine-tuning; each source chooses one on each target
 
     may_change: ClassVar = ("report_draws",)

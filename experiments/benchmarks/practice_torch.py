@@ -81,7 +81,10 @@ def answers(network: Any, images: Any) -> list[int]:
 def timm(network: Any, images: Any, labels: Any, end: float, mirrored: bool) -> str:
     """See above; as many epochs as fit."""
     loss = nn.CrossEntropyLoss(label_smoothing=SMOOTHING)
-    views: Views = lambda x, g: jittered(seen(x, cropped(len(x), mirrored, g)), g)  # noqa: E731
+
+    def views(pictures: Any, generator: Any) -> Any:
+        return jittered(seen(pictures, cropped(len(pictures), mirrored, generator)), generator)
+
     network.train()
 
     def optimizer(of: Any) -> Any:
@@ -104,7 +107,10 @@ def timm(network: Any, images: Any, labels: Any, end: float, mirrored: bool) -> 
 def keras(network: Any, images: Any, labels: Any, end: float, mirrored: bool) -> str:
     """See above; where all epochs do not fit, the same share of both phases."""
     loss, trunk, head = nn.CrossEntropyLoss(), network[:-1], network[-1]
-    views: Views = lambda x, g: seen(x, turned(len(x), mirrored, g))  # noqa: E731
+
+    def views(pictures: Any, generator: Any) -> Any:
+        return seen(pictures, turned(len(pictures), mirrored, generator))
+
     network.eval()  # batch statistics are held
     under = nn.Sequential(trunk, nn.Dropout(DROPOUT), head)
     under[1].train()

@@ -100,8 +100,7 @@ class Bench(NamedTuple):
         own = features[rows], examples.labels[rows], len(examples.classes), groups, self.parts.seed
         head, lam = self.kind.heads[name](*own)
         score = self.measure.better(self.measure.score(own[1], heads.logits(head, own[0])))
-        logits: Callable = lambda rows: heads.logits(head, features[rows])  # noqa: E731
-        return Fitted(Weights({HEAD: head}), {"λ": lam}, score, logits, words)
+        return Fitted(Weights({HEAD: head}), {"λ": lam}, score, lambda rows: heads.logits(head, features[rows]), words)
 
     def _tuned(self, name: str, draw: Draw) -> Fitted:
         problem, trainer, recipe = self.problem, _trainer(self.problem), RECIPES[name]

@@ -45,6 +45,7 @@ from jaxtl.selection import logistic_path, temperature
 from jaxtl.trees import Tree
 
 KEYS, PROJECTOR, PROJECTED = "bi_tuning", "projector", 128  # in the model state; beside the heads; its outputs
+CALIBRATING = 2000  # source examples that choose the temperature
 LAMBDAS = np.geomspace(1e-4, 1.0, 9)  # of the logistic model from source probabilities to target classes
 
 
@@ -83,11 +84,15 @@ def co_tuned(problem: FewShot) -> Program:
 def calibrated(problem: FewShot, draw: Draw) -> tuple[jax.Array, np.ndarray]:
     """(the source model's probabilities [N, S] of a draw's examples, their labels).
 
-    At the temperature that the source's test images ask for, which it was not trained on; no target image has a say.
+    At the temperature that some of the source's training images ask for: no test image has a say. A source model that
+    knows them by heart is left surer than it should be.
     """
-    weights, images = source_weights(problem, draw), problem.source_test_images
-    held = outputs(source_model(problem), weights, images, problem.source_images, OLD_HEAD)
-    scale = temperature(held, problem.seen_source.test.labels)
+    train = problem.seen_source.train
+    rows = np.sort(np.random.default_rng(problem.config.seed).permutation(len(train))[:CALIBRATING])
+    weights, images = source_weights(problem, draw), jnp.asarray(train.images[rows])
+    scale = temperature(
+        outputs(source_model(problem), weights, images, problem.source_images, OLD_HEAD), train.labels[rows]
+    )
     examples, labels = seen(problem, draw)
     return jax.nn.softmax(jnp.asarray(source_logits(problem, draw, examples)) / scale), labels
 

@@ -13,9 +13,9 @@ import numpy as np
 from jaxtl import bounds
 from jaxtl.data import stratified_folds
 from jaxtl.selection.logistic import COPIES, logistic_path
+from jaxtl.selection.probes import RIDGE, most_right
 from jaxtl.selection.ridge import ridge_path
 
-RIDGE = np.logspace(-5, 2, 29)  # λ in units of the mean square of a feature
 COARSE = 4  # of many examples with many classes every so many of these: all of them would take minutes
 JUDGES = 10_000  # of such, that λ is chosen by
 LOGISTIC = np.logspace(-4, 1, 11)
@@ -49,7 +49,7 @@ def ridge(x: np.ndarray, labels: np.ndarray, outputs: int, groups: np.ndarray | 
             for k, (coef, intercept) in enumerate(zip(own.coef, own.intercept, strict=True)):
                 right[k] += ((x[out] @ coef + intercept).argmax(axis=1) == labels[out]).sum()
         error = np.arange(len(lams), 0, -1)  # of equals the strongest
-    best = int(np.lexsort((error, -right))[0])
+    best = most_right(right, error)
     return _head(path.coef[best], path.intercept[best]), float(lams[best])
 
 

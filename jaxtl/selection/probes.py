@@ -64,8 +64,13 @@ def ridge_probe(features: ArrayLike, labels: ArrayLike, classes: int | None = No
     count = int(np.max(labels, initial=0)) + 1 if classes is None else classes
     path = ridge_path(x, labels, lams, classes=max(count, 2))
     assert path.loo_accuracy is not None
-    best = int(np.lexsort((path.loo.sum(axis=1), -path.loo_accuracy))[0])
+    best = most_right(path.loo_accuracy, path.loo.sum(axis=1))
     return Probe(path.coef[best], path.intercept[best], float(lams[best]), float(path.loo_accuracy[best]))
+
+
+def most_right(accuracy: np.ndarray, error: np.ndarray) -> int:
+    """Which λ [L] has the largest accuracy; of equals, the least error."""
+    return int(np.lexsort((error, -accuracy))[0])
 
 
 def a_distance(source: ArrayLike, target: ArrayLike, *, folds: int = 5, seed: int = 0) -> float:

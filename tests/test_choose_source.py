@@ -169,7 +169,7 @@ def test_a_view_is_of_the_labelled_examples_alone_by_the_source_as_it_is(problem
     own = Weights({**problem.fresh(draw).params, "trunk": source.weights.params["trunk"]})
     np.testing.assert_array_equal(seen.features, outputs(problem.model, own, image, problem.images, "features"))
     np.testing.assert_allclose(seen.source_probs.sum(axis=1), 1)
-    its = outputs(make_model(TINY, (8, 8, 1), head=10), source.weights, image, problem.images, "head")
+    its = outputs(make_model(TINY, source.images, head=10), source.weights, image, problem.images, "head")
     odds = np.exp(its - its.max(axis=1, keepdims=True))
     np.testing.assert_allclose(seen.source_probs, odds / odds.sum(axis=1, keepdims=True), atol=1e-6)
     assert seen.source_features.shape == (200, 4)

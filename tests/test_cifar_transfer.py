@@ -333,7 +333,7 @@ def test_a_trunk_sees_images_of_other_channels_as_it_sees_its_own(config, tmp_pa
     config = dataclasses.replace(config, model=model, source_steps=1)
     asked(config, source_task, task)
     images = Images.of(source_task)
-    made = make_model(config, images.shape, head=5)
+    made = make_model(config, images, head=5)
     params = initialise(made, jax.random.key(0), images.shape)
     problem = FewShot(config, Source(source_task, images, Weights(params), 0.0), task, 4)
     moved = problem.transferred(Draw(0))
@@ -407,7 +407,7 @@ def test_images_of_other_sizes_and_channels_are_carried_over(config, source, tar
 def test_tall_and_wide_pictures_are_shifted_and_averaged_by_their_shorter_edge(config, shape, model):
     data = arrays(*shape)
     images = Images.of(data)
-    made = make_model(dataclasses.replace(config, model=model), images.shape, head=4)
+    made = make_model(dataclasses.replace(config, model=model), images, head=4)
 
     def logits(key):
         batch = {"image": jnp.asarray(data.train.images[:4]), "label": jnp.arange(4)}
@@ -415,7 +415,7 @@ def test_tall_and_wide_pictures_are_shifted_and_averaged_by_their_shorter_edge(c
 
     assert jax.eval_shape(logits, jax.random.key(0)).shape == (4, 4)
     if model == "cnn":
-        turned = make_model(config, (shape[1], shape[0], images.shape[2]), head=4)
+        turned = make_model(config, Images.as_they_are((shape[1], shape[0], images.shape[2])), head=4)
         assert turned.trunk.input_pooling == made.trunk.input_pooling == max(1, min(shape[:2]) // config.input_size)
 
 
@@ -471,7 +471,7 @@ def test_images_divided_between_two_tasks_are_told(config, capsys):
 
 @pytest.mark.parametrize(("model", "parameters"), [("wide_resnet", 2_748_890), ("resnet18", 11_173_962)])
 def test_larger_models_are_those_that_are_published(config, model, parameters):
-    made = make_model(dataclasses.replace(config, model=model), (32, 32, 3), head=10)
+    made = make_model(dataclasses.replace(config, model=model), Images.as_they_are((32, 32, 3)), head=10)
     shapes = jax.eval_shape(lambda: initialise(made, jax.random.key(0), (32, 32, 3)))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == parameters
 

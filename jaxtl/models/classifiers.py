@@ -94,6 +94,11 @@ class Classifier(nn.Module):
     trunk: nn.Module
     heads: tuple[tuple[str, int], ...]
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Of a batch, that it is called with: what the trunk says, or "image"."""
+        return getattr(self.trunk, "fields", ("image",))
+
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> dict[str, Any]:
         """images [B, ...] float32 -> {"features", "taps", and each head's logits [B, outputs] by name}."""

@@ -44,7 +44,7 @@ def as_forward(model: nn.Module, *fields: str) -> Callable[..., tuple[dict[str, 
     Args:
         model: called with batch[field] for every field, in their order, and `ctx.train`; returns a dict, {"head":
             logits, ...}. Arrays come as they are in the batch: tokens as integers.
-        fields: of the batch; "image" where none is named.
+        fields: of the batch; where none is named, what the module says (`fields`), or "image".
 
     Raises:
         InputError: no module, or one of other arguments; on use: a batch without the field, parameters or a state of
@@ -60,7 +60,7 @@ def as_forward(model: nn.Module, *fields: str) -> Callable[..., tuple[dict[str, 
         >>> outputs["head"].shape
         (5, 3)
     """
-    fields = fields or ("image",)
+    fields = fields or getattr(model, "fields", ("image",))
     if not isinstance(model, nn.Module):
         raise InputError(
             f"{kind_of(model)} is no Flax module", where="as_forward model", todo="pass an instance of one"

@@ -16,7 +16,9 @@ from jaxtl.errors import InputError
 from jaxtl.labels import some
 from jaxtl.models import initialise
 from jaxtl.problems.few_shot import held_out, labelled_examples, seed_of
+from jaxtl.problems.images import Images, unread
 from jaxtl.problems.source import make_model
+from jaxtl.problems.texts import Texts
 from jaxtl.protocol import Draw
 
 
@@ -112,7 +114,8 @@ def check_tasks(
         folds: whether any method also chooses by folds.
         models: as many are trained side by side.
     """
-    _check_transfer(config, source, task)
+    if not isinstance(unread(task), Texts):
+        _check_transfer(config, source, task)
     for n in sizes:
         check_examples(config, task, n, folds)
     check_memory(config, task, models)
@@ -133,7 +136,7 @@ def _check_transfer(config: Any, source: DataSet, task: DataSet) -> None:
             raise InputError(what, where=flag, todo="give fewer; 0 is all") from None
     theirs, ours = source.train.images.shape[1:], task.train.images.shape[1:]
     for shape in (theirs, ours):
-        make_model(config, shape, head=1)
+        make_model(config, Images.as_they_are(shape), head=1)
     if config.corruptions:
         _check_corruptions(task.test.images)
     if theirs == ours:
@@ -178,8 +181,9 @@ def _check_corruptions(images: Any) -> None:
 
 def check_memory(config: Any, task: DataSet, models: int) -> None:
     """Refuse a network of which so many do not fit into memory, each with its gradient and momentum."""
-    model = make_model(config, task.train.images.shape[1:], head=len(task.classes))
-    params = jax.eval_shape(lambda: initialise(model, jax.random.key(0), task.train.images.shape[1:]))
+    inputs = unread(task)
+    model = make_model(config, inputs, head=len(task.classes))
+    params = jax.eval_shape(lambda: initialise(model, jax.random.key(0), inputs.like))
     size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     what = f"{models:,} models of {size:,} parameters side by side"
     todo = "use smaller ones, or fewer settings at a time"

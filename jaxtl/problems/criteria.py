@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtl.data import normalise
 from jaxtl.labels import kernels
 from jaxtl.models import as_forward
 from jaxtl.penalties import LabelTerms, labelled
@@ -72,7 +71,7 @@ class Criteria:
         """Criteria that need no held-out example: of all kernels, and of the head's above a given trunk."""
         problem, examples = self.problem, self.problem.examples(draw)
         batch = {
-            "image": normalise(problem.target_images[examples.seen], problem.images.mean, problem.images.std),
+            **problem.images.batch(problem.target_images[examples.seen]),
             "label": jnp.asarray(examples.labels[examples.seen]),
         }
         pulls = {name: rate for name, rate in trained.rates.items() if name.startswith("penalty/")}

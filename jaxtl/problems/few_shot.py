@@ -31,11 +31,11 @@ from jaxtl.data import (
 from jaxtl.labels import TRANSFERRED, norm_by_label, some
 from jaxtl.models import Classifier, initial_model_state, initialise
 from jaxtl.optimizers import pull_per_rate
-from jaxtl.problems.images import Images, classes_of, in_channels, outputs
+from jaxtl.problems.images import classes_of, inputs_of, outputs
 from jaxtl.problems.source import Source, make_model
 from jaxtl.program import Program, Weights
 from jaxtl.protocol import MEASURES, Draw, Setting, Trained, Truth, draw_key, pull_name, rates_of, replicate_seed
-from jaxtl.transfer import Adaptation, Transfer, matching_classes, repeat_channels, sum_channels, transfer
+from jaxtl.transfer import Transfer, matching_classes, transfer
 from jaxtl.trees import Tree
 
 CORRUPTIONS = {  # about severity 3 of 5 in CIFAR-10-C
@@ -120,19 +120,19 @@ class FewShot:
         source = self.source
         self.title = f"{some(source.task.classes)} → {some(task.classes)}; {n} labelled examples per class"
         self.origin, self.content = task.origin, task.content
-        own = Images.of(task)
-        same = own.shape[-1] == source.images.shape[-1]  # the trunk expects the statistics that it was trained with
-        self.images = source.images._replace(shape=own.shape) if same else own
+        own: Any = inputs_of(task)
+        self.images, self.field = own.after(source.images), own.field
+        self.seen_source, self.source_images = own.seeing(source.task, source.images)
         heads = {"head": len(task.classes), SOURCE_HEAD: len(source.task.classes)}
-        self.model = make_model(config, own.shape, head=len(task.classes))
-        self.joint_model = make_model(config, own.shape, **heads)
-        self.source_model = make_model(config, source.images.shape, **heads)
+        self.model = make_model(config, own, head=len(task.classes))
+        self.joint_model = make_model(config, own, **heads)
+        self.source_model = make_model(config, self.source_images, **heads)
         self.held, self.pool = self.parts(0)
-        self.target_images = jnp.asarray(task.train.images)
-        self.seen_source = source.task if same else in_channels(source.task, own.shape[-1])
-        self.source_images = Images.of(self.seen_source) if self.seen_source is not source.task else source.images
+        self.target_images = jnp.asarray(task.train[own.field])
         self.source_data = on_device(self.seen_source.train, jax.random.key(0))
-        self.test_images, self.source_test_images = map(jnp.asarray, (task.test.images, self.seen_source.test.images))
+        self.test_images, self.source_test_images = (
+            jnp.asarray(part[own.field]) for part in (task.test, self.seen_source.test)
+        )
         kinds = CORRUPTIONS if config.corruptions else {}
         self.worse = {name: jax.jit(corrupt)(self.test_images) for name, corrupt in kinds.items()}
         self.schedule = optax.cosine_decay_schedule(1.0, config.steps)
@@ -188,10 +188,14 @@ class FewShot:
         examples, order = self.examples(draw), self.key(draw, "order")
         if set(program.labels) == {"head"}:
             return on_device(Split(*self.features(start, draw)), order)
-        target = on_device(Split(self.target_images, examples.labels), order, examples.seen)
+        target = on_device(self.labelled(examples.labels), order, examples.seen)
         if SOURCE_HEAD not in program.labels:
             return target
         return {"target": target, "source": {**self.source_data, "order": self.key(draw, "source order")}}
+
+    def labelled(self, labels: np.ndarray) -> Split:
+        """The target's training part, with labels as they are given."""
+        return Split(**{self.field: self.target_images, "label": labels})
 
     def features(self, start: Weights, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
         """([n, D] what a trunk makes of the labelled examples of a draw, [n] their labels)."""
@@ -203,8 +207,8 @@ class FewShot:
 
     def fresh(self, draw: Draw) -> Weights:
         """Nothing from the source."""
-        params = initialise(self.model, self.key(draw, "head"), self.images.shape)
-        return Weights(params, initial_model_state(self.model, self.images.shape))
+        params = initialise(self.model, self.key(draw, "head"), self.images.like)
+        return Weights(params, initial_model_state(self.model, self.images.like))
 
     def start(self, draw: Draw) -> Weights:
         """The source's trunk under a fresh head."""
@@ -212,17 +216,13 @@ class FewShot:
 
     def transferred(self, draw: Draw, another: Source | None = None) -> Transfer:
         """What `start` copies, or would copy from another source, with labels, anchor and report."""
-        adapt: list[tuple[str, Adaptation]] = []
         of = another or self.source_of(draw)
-        theirs, ours = of.images.shape[-1], self.images.shape[-1]
-        if theirs != ours:
-            rule = sum_channels if theirs > ours else repeat_channels
-            adapt.append(("trunk/(conv_0|stem|dense_0)/kernel", rule))
+        adapt, fresh = self.images.changed(of.images)
         source, target = of.weights.params, self.fresh(draw).params
         if self.config.head == "fresh":
-            return transfer(source, target, reinit=["head/.*"], adapt=adapt)
-        adapt.append(("head/.*", matching_classes(of.task.classes, self.task.classes)))
-        return transfer(source, target, adapt=adapt)
+            return transfer(source, target, reinit=["head/.*", *fresh], adapt=adapt)
+        adapt = [*adapt, ("head/.*", matching_classes(of.task.classes, self.task.classes))]
+        return transfer(source, target, reinit=fresh, adapt=adapt)
 
     @functools.cached_property
     def reach(self) -> dict[str, float]:

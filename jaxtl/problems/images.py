@@ -1,4 +1,4 @@
-"""Raw images on their way to a model, and what the model says of them."""
+"""Raw images, or texts, on their way to a model, and what the model says of them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ import numpy as np
 from jaxtl.data import DataSet, Split, channel_statistics, image_batches, normalise
 from jaxtl.errors import InputError
 from jaxtl.models import as_forward
+from jaxtl.problems.texts import Texts
 from jaxtl.program import Weights
 from jaxtl.step import EVALUATE
+from jaxtl.transfer import Adaptation, repeat_channels, sum_channels
 
 
 class Images(NamedTuple):
@@ -25,10 +27,26 @@ class Images(NamedTuple):
     mean: np.ndarray
     std: np.ndarray
 
+    field = "image"  # of a part, that has them
+
     @classmethod
     def of(cls, task: DataSet) -> Images:
         """Those of a task's training part."""
         return cls(task.train.images.shape[1:], *channel_statistics(task.train.images))
+
+    @classmethod
+    def as_they_are(cls, shape: tuple[int, ...]) -> Images:
+        """Of a shape [..., C], and not normalised: what a frozen network made of images, say."""
+        return cls(shape, np.zeros(shape[-1], np.float32), np.ones(shape[-1], np.float32))
+
+    def batch(self, raw: jax.Array) -> dict[str, jax.Array]:
+        """What a model is given of raw images [N, ...]."""
+        return {self.field: normalise(raw, self.mean, self.std)}
+
+    @property
+    def like(self) -> jax.ShapeDtypeStruct:
+        """What a model is given of one example."""
+        return jax.ShapeDtypeStruct(self.shape, np.float32)
 
     def batches(self, batch_size: int) -> Callable:
         """The `prepare` of a step: shifted by up to an eighth of the shorter edge; photographs are mirrored."""
@@ -37,20 +55,48 @@ class Images(NamedTuple):
         crop, photographs = min(self.shape[:2]) // 8, self.shape[-1] == 3
         return image_batches(batch_size, self.mean, self.std, crop=crop, flip=photographs)
 
+    def after(self, source: Images) -> Images:
+        """As a trunk is given them that has learned from others: by their statistics, if the channels are the same."""
+        return source._replace(shape=self.shape) if source.shape[-1] == self.shape[-1] else self
+
+    def changed(self, source: Images) -> tuple[list[tuple[str, Adaptation]], list[str]]:
+        """(how parameters are adapted that are carried here from a model of others, which are fresh here)."""
+        theirs, ours = source.shape[-1], self.shape[-1]
+        rule = sum_channels if theirs > ours else repeat_channels
+        return ([("trunk/(conv_0|stem|dense_0)/kernel", rule)] if theirs != ours else []), []
+
+    def seeing(self, task: DataSet, images: Images) -> tuple[DataSet, Images]:
+        """Another task as a trunk for these is given it, and how its images then reach it."""
+        if images.shape[-1] == self.shape[-1]:
+            return task, images
+        task = in_channels(task, self.shape[-1])
+        return task, Images.of(task)
+
+
+def inputs_of(task: DataSet) -> Images | Texts:
+    """How a task's examples reach a model."""
+    return Texts.of(task) if Texts.field in task.train else Images.of(task)
+
+
+def unread(task: DataSet) -> Images | Texts:
+    """The same, before any image is looked at."""
+    return Texts.of(task) if Texts.field in task.train else Images.as_they_are(task.train.images.shape[1:])
+
 
 @functools.partial(jax.jit, static_argnames=("model", "output"))
-def _output_of(model: Any, weights: Weights, image: jax.Array, mean, std, output: str) -> jax.Array:
-    batch = {"image": normalise(image, mean, std)}
-    return as_forward(model)(weights.params, weights.model_state, batch, EVALUATE)[0][output]
+def _output_of(model: Any, weights: Weights, raw: jax.Array, images: Images | Texts, output: str) -> jax.Array:
+    return as_forward(model)(weights.params, weights.model_state, images.batch(raw), EVALUATE)[0][output]
 
 
-def outputs(model, weights: Weights, image: jax.Array, images: Images, output: str, block: int = 1000) -> np.ndarray:
-    """Features or a head's logits of raw images, in blocks of one size, so that one program serves all.
+def outputs(
+    model, weights: Weights, image: jax.Array, images: Images | Texts, output: str, block: int = 1000
+) -> np.ndarray:
+    """Features or a head's logits of raw images or texts, in blocks of one size, so that one program serves all.
 
     Args:
         model: a `Classifier`.
         weights: its own.
-        image: [N, H, W, C] as they are in the data set.
+        image: [N, H, W, C] as they are in the data set, or tokens [N, T].
         images: how they reach the model.
         output: "features" or the name of a head.
         block: images at a time.
@@ -61,11 +107,11 @@ def outputs(model, weights: Weights, image: jax.Array, images: Images, output: s
     blocks = [image[i : i + block] for i in range(0, len(image), block)]
     short = len(blocks[0]) - len(blocks[-1])
     blocks[-1] = jnp.concatenate([blocks[-1], blocks[0][:short]])
-    parts = [_output_of(model, weights, part, images.mean, images.std, output) for part in blocks]
+    parts = [_output_of(model, weights, part, images, output) for part in blocks]
     return np.concatenate(parts)[: len(image)]
 
 
-def predict(model, weights: Weights, image: jax.Array, images: Images, head: str = "head") -> np.ndarray:
+def predict(model, weights: Weights, image: jax.Array, images: Images | Texts, head: str = "head") -> np.ndarray:
     """The class of every raw image, [N], uint8 where it holds them; arguments as for `outputs`."""
     return classes_of(outputs(model, weights, image, images, head))
 

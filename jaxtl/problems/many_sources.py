@@ -19,7 +19,7 @@ from jaxtl.data.splits import by_class
 from jaxtl.errors import InputError
 from jaxtl.models import initial_model_state, initialise
 from jaxtl.problems.few_shot import FewShot
-from jaxtl.problems.images import Images, accuracy, outputs, predict
+from jaxtl.problems.images import accuracy, inputs_of, outputs, predict
 from jaxtl.problems.source import Source, make_model
 from jaxtl.program import Weights
 from jaxtl.protocol import Draw, replicate_seed
@@ -104,10 +104,10 @@ def make_tasks(sets: Sequence[DataSet], both: int, subsets: int, targets: int, s
 
 def untrained(config: Any, task: DataSet) -> Source:
     """A source model of random weights, for images as the task has them."""
-    images, key = Images.of(task), jax.random.key(replicate_seed(config.seed, 0))
-    model = make_model(config, images.shape, head=len(task.classes))
-    weights = Weights(initialise(model, key, images.shape), initial_model_state(model, images.shape))
-    predicted = predict(model, weights, jnp.asarray(task.test.images), images)
+    images, key = inputs_of(task), jax.random.key(replicate_seed(config.seed, 0))
+    model = make_model(config, images, head=len(task.classes))
+    weights = Weights(initialise(model, key, images.like), initial_model_state(model, images.like))
+    predicted = predict(model, weights, jnp.asarray(task.test[images.field]), images)
     return Source(task, images, weights, accuracy(predicted, task.test.labels))
 
 
@@ -139,9 +139,9 @@ def view(problem: FewShot, source: Source, draw: Draw) -> View:
 
 def _source_features(config: Any, source: Source) -> np.ndarray:
     """[M, D] of some training examples of a source, by its own model."""
-    images = source.task.train.images
+    images = source.task.train[source.images.field]
     some = np.sort(_rng(config.seed, 0, "looked at").permutation(len(images))[:LOOKED_AT])
-    model = make_model(config, source.images.shape, head=len(source.task.classes))
+    model = make_model(config, source.images, head=len(source.task.classes))
     return outputs(model, source.weights, jnp.asarray(images[some]), source.images, "features")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -19,9 +20,11 @@ from jaxtl.errors import InputError
 from jaxtl.labels import NEW, label_params
 from jaxtl.losses import mean_of, softmax_cross_entropy
 from jaxtl.models import Classifier, Cnn, Mlp, as_forward, initial_model_state, initialise, resnet18, wide_resnet
+from jaxtl.models.recurrent import Lstm, WordAverage
 from jaxtl.optimizers import Group
 from jaxtl.penalties import Term, l2
-from jaxtl.problems.images import Images, accuracy, predict
+from jaxtl.problems.images import Images, accuracy, inputs_of, predict
+from jaxtl.problems.texts import Texts
 from jaxtl.program import Weights, make_program
 from jaxtl.protocol import replicate_seed
 from jaxtl.sweep import run
@@ -51,23 +54,52 @@ class SourceConfig:
     source_learning_rate: bounds.Rate = 0.1
     source_decay: bounds.Rate = 5e-4
     mesh: bounds.Mesh = ()  # all devices share its training: data:8, or data:2,parameters:4; () is one device
+    source_optimizer = "nesterov"  # no field here
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSourceConfig(SourceConfig):
+    """The same where examples are texts."""
+
+    model: Literal["bilstm", "average"] = "bilstm"  # a recurrent network both ways, or the mean of the words
+    embedding: bounds.Count = 64  # size of the vector of a word
+    hidden: bounds.Count = 64  # size of a state, in one direction
+    layers: bounds.Count = 1  # of the recurrent network
+    dropout: bounds.Share = 0.5
+    source_steps: bounds.Steps = 500
+    source_batch_size: bounds.Count = 32
+    source_learning_rate: bounds.Rate = 2e-3
+    source_decay: bounds.Rate = 0.0
+    source_optimizer = "adam"
+    widths, normalisation, input_size = (), "none", 0  # no fields here: there are no images
 
 
 class Source(NamedTuple):
     """A trained source model and its task."""
 
     task: DataSet
-    images: Images
+    images: Images | Texts
     weights: Weights
     accuracy: float
 
 
-def make_model(config: Any, shape: tuple[int, ...], **heads: int) -> Classifier:
-    """The model that a Config names, for images of a shape [H, W, C], with heads of so many outputs.
+def _reader(config: Any, texts: Texts) -> nn.Module:
+    """The trunk that a Config names, for texts."""
+    if config.model == "average":
+        return WordAverage(texts.words, texts.new, config.embedding, config.dropout)
+    sizes = (config.embedding, config.hidden, config.layers)
+    return Lstm(texts.words, texts.new, *sizes, dropout=config.dropout)
+
+
+def make_model(config: Any, inputs: Images | Texts, **heads: int) -> Classifier:
+    """The model that a Config names, for images or texts, with heads of so many outputs.
 
     Raises:
         InputError: numbers for a model of images, or images with less than a pixel left.
     """
+    if isinstance(inputs, Texts):
+        return Classifier(_reader(config, inputs), tuple(heads.items()))
+    shape = inputs.shape
     if config.model != "mlp" and len(shape) == 1:
         what = f"examples of {shape[0]} numbers are no images"
         raise InputError(what, where=f"--config.model={config.model}", todo="use --config.model=mlp")
@@ -131,17 +163,17 @@ def make_sources(
 
 def _source(config: Any, unit: SourceUnit) -> Source:
     task, workdir, examples, replicate = unit
-    images = Images.of(task)
-    model = make_model(config, images.shape, head=len(task.classes))
+    images = inputs_of(task)
+    model = make_model(config, images, head=len(task.classes))
     seed = replicate_seed(config.seed, replicate)
-    start = Weights(initialise(model, jax.random.key(seed), images.shape), initial_model_state(model, images.shape))
+    start = Weights(initialise(model, jax.random.key(seed), images.like), initial_model_state(model, images.like))
     if config.source_checkpoint:
         weights = _read(config.source_checkpoint, start)
         keep_to_data(workdir, config.source_checkpoint, *jax.tree.leaves(weights))
     else:
         weights = _trained(config, task, images, model, start, examples, workdir, seed)
         checkpoints.export(weights_tree(weights), workdir / "source.safetensors")
-    predicted = predict(model, weights, jnp.asarray(task.test.images), images)
+    predicted = predict(model, weights, jnp.asarray(task.test[images.field]), images)
     return Source(task, images, weights, accuracy(predicted, task.test.labels))
 
 
@@ -165,7 +197,7 @@ def weights_of(tree: dict[str, Any]) -> Weights:
 def _trained(
     config: Any,
     task: DataSet,
-    images: Images,
+    images: Images | Texts,
     model: Classifier,
     start: Weights,
     examples: int,
@@ -178,8 +210,8 @@ def _trained(
         {"task": CLASSIFY},
         {NEW: Group(config.source_learning_rate)},
         {NEW: Term(config.source_decay, l2)},
-        optimizer="nesterov",
-        momentum=config.momentum,
+        optimizer=config.source_optimizer,
+        **({"momentum": config.momentum} if config.source_optimizer == "nesterov" else {}),
         schedule=optax.cosine_decay_schedule(1.0, config.source_steps),
         prepare=images.batches(config.source_batch_size),
     )

@@ -36,6 +36,6 @@ def problem_of(config=CONFIG, n=4):
     data = load(config.data)
     source_task, task = source_and_target(config.splits[0], data, data)
     images = Images.of(source_task)
-    model = make_model(config, images.shape, head=len(source_task.classes))
+    model = make_model(config, images, head=len(source_task.classes))
     weights = Weights(initialise(model, jax.random.key(0), images.shape), initial_model_state(model, images.shape))
     return FewShot(config, Source(source_task, images, weights, 0.0), task, n)

@@ -7,7 +7,6 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxtl.data import normalise
 from jaxtl.decay import When
 from jaxtl.labels import NEW, TRANSFERRED, having, kernels
 from jaxtl.methods.finetuning.parameter_space import annealed, diagonal_fisher, mixout
@@ -55,21 +54,23 @@ def importance(problem: FewShot, draw: Draw, start: Weights) -> dict[str, Tree]:
     """
     forward, weights = as_forward(source_model(problem)), source_weights(problem, draw)
     rows, labels = jax.random.split(jax.random.fold_in(problem.key(draw, "source order"), 1))
-    raw, seen = problem.source_data["image"], problem.source_images
+    raw, seen = problem.source_data[problem.field], problem.source_images
     rows = jax.random.permutation(rows, len(raw))[:FISHER_EXAMPLES]
-    found = _fisher_of(forward, weights, normalise(raw[rows], seen.mean, seen.std), labels)
+    found = _fisher_of(forward, weights, seen.batch(raw[rows]), labels)
     mean = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(found)) / sum(leaf.size for leaf in jax.tree.leaves(found))
     scaled = {f"trunk/{path}": leaf / jnp.where(mean > 0, mean, 1.0) for path, leaf in named_leaves(found).items()}
     return {"importance": map_named(lambda path, w: scaled.get(path, jnp.zeros_like(w)), start.params)}
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _fisher_of(forward, weights: Weights, images: jax.Array, rng: jax.Array) -> Tree:
+def _fisher_of(forward, weights: Weights, batch: dict[str, jax.Array], rng: jax.Array) -> Tree:
+    (field,) = batch
+
     def logits(trunk, inputs):
         params = {**weights.params, "trunk": trunk}
-        return forward(params, weights.model_state, {"image": inputs}, EVALUATE)[0][OLD_HEAD]
+        return forward(params, weights.model_state, {field: inputs}, EVALUATE)[0][OLD_HEAD]
 
-    return diagonal_fisher(logits, weights.params["trunk"], images, rng)
+    return diagonal_fisher(logits, weights.params["trunk"], batch[field], rng)
 
 
 def _decoupled(problem: FewShot, when: When) -> Program:

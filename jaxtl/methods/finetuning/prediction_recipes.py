@@ -89,7 +89,7 @@ def calibrated(problem: FewShot, draw: Draw) -> tuple[jax.Array, np.ndarray]:
     """
     train = problem.seen_source.train
     rows = np.sort(np.random.default_rng(problem.config.seed).permutation(len(train))[:CALIBRATING])
-    weights, images = source_weights(problem, draw), jnp.asarray(train.images[rows])
+    weights, images = source_weights(problem, draw), jnp.asarray(train[problem.field][rows])
     scale = temperature(
         outputs(source_model(problem), weights, images, problem.source_images, OLD_HEAD), train.labels[rows]
     )
@@ -127,14 +127,14 @@ def bi_tuned(problem: FewShot) -> Program:
 
     def prepare(data, rng, step):
         one, other = jax.random.split(rng)  # two views of the same images: which ones, the step alone decides
-        return {**own(data, one, step), "view": own(data, other, step)["image"]}
+        return {**own(data, one, step), "view": own(data, other, step)[problem.field]}
 
     def contrasted(params, model_state, batch, ctx):
         rest = {name: tree for name, tree in model_state.items() if name != KEYS}
         found, after = forward(params, rest, batch, ctx)
         before = model_state[KEYS]
         slow = following(before["encoder"], {name: params[name] for name in before["encoder"]})
-        key, _ = encode({"trunk": slow["trunk"]}, rest, {"image": batch["view"]}, ctx)
+        key, _ = encode({"trunk": slow["trunk"]}, rest, {problem.field: batch["view"]}, ctx)
         there = jax.lax.stop_gradient(key["features"])
         projected = unit(there @ slow[PROJECTOR]["kernel"] + slow[PROJECTOR]["bias"][None])
         queue = enqueued(before["queue"], unit(with_one(there)), projected, batch["label"])

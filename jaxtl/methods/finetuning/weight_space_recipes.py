@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxtl.data import Split, on_device
+from jaxtl.data import on_device
 from jaxtl.methods.finetuning.averaging import averaged, ema_decay, of_average, with_average
 from jaxtl.methods.finetuning.recipes import RECIPES, pulled
 from jaxtl.methods.finetuning.weight_space import greedy_soup, lines, model_stock, uniform_soup, wise_ft
@@ -101,7 +101,7 @@ def with_statistics(problem: FewShot, weights: Weights, draw: Draw) -> Weights:
     if STATISTICS not in weights.model_state:
         return weights
     examples = problem.examples(draw)
-    data = on_device(Split(problem.target_images, examples.labels), problem.key(draw, "order"), examples.seen)
+    data = on_device(problem.labelled(examples.labels), problem.key(draw, "order"), examples.seen)
     return weights._replace(model_state=_passed(problem)(weights, data, problem.key(draw, "run")))
 
 

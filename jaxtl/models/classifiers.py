@@ -193,7 +193,7 @@ def stage_paths(model: Classifier) -> list[str]:
     """
     trunk: Any = model.trunk
     plain, late = isinstance(trunk, Mlp | Cnn), getattr(trunk, "normalise_first", True)
-    before = r"trunk/(stem(_norm)?|patches|token|places" + ("" if late else "|norm") + ")(/.*)?"
+    before = r"trunk/(stem(_norm)?|patches|token|places|embedding" + ("" if late else "|norm") + ")(/.*)?"
     numbers = [name.rpartition("_")[2] for name in trunk.stage_names]
     stages = [
         rf"trunk/[a-z]+(_norm)?_{number}(_[^/]*)?/.*" if number.isdecimal() else rf"trunk/{number}(_norm)?/.*"

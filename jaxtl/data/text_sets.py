@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxtl.clients import Progress, Silent
 from jaxtl.data.dataset import DataSet
+from jaxtl.data.docstrings import DOCUMENTED, documentation
 from jaxtl.data.labelled import Labelled
 from jaxtl.data.loading import asked_for
 from jaxtl.data.npz import WRITTEN, entries, key_stem, opened_npz
@@ -23,6 +24,8 @@ from jaxtl.files import expanded, open_regular
 from jaxtl.wheels import WheelFile, verified
 
 BREAK = re.compile(r"<br\s{0,8}/?>", re.IGNORECASE)  # of reviews that were web pages
+AUTO = "auto"
+ARCHIVE = "reviews.npz"
 TEST_PART = 0.2  # of sets without one
 SENTIMENT = ("negative", "positive")  # 0 and 1
 
@@ -85,11 +88,13 @@ def load_texts(
     package through the user's own pip of which no code is run, verified, and kept in `data_dir`.
 
     Args:
-        name_or_path: "imdb" (whole film reviews) or "rotten_tomatoes" (a sentence each), both negative or positive.
-            Anything else is a path: a CSV or JSON lines with columns text and label (and group and split, if there are
-            any), the directory of one, one folder of .txt files for each class, or an .npz: "file.npz#imdb" for the
-            keys imdb_train_utf8 (uint8, all texts one after another), imdb_train_offsets (one more than texts),
-            imdb_train_labels, the same for test if there is such a part, and label_names if there are any.
+        name_or_path: "imdb" (whole film reviews) or "rotten_tomatoes" (a sentence each), both negative or positive;
+            "numpy_docs" or "scipy_docs" (a sentence each, of linear algebra or of chance), small sets that are always
+            at hand; "auto": imdb if it can be had, else numpy_docs with a notice. Anything else is a path: a CSV or
+            JSON lines with columns text and label (and group and split, if there are any), the directory of one, one
+            folder of .txt files for each class, or an .npz: "file.npz#imdb" for the keys imdb_train_utf8 (uint8, all
+            texts one after another), imdb_train_offsets (one more than texts), imdb_train_labels, the same for test if
+            there is such a part, and imdb_label_names if there are any.
         data_dir: by default $JAXTL_DATA, else jaxtl in $XDG_CACHE_HOME or ~/.cache.
         fetch: whether the network may be asked; $JAXTL_OFFLINE forbids it for all calls.
         progress: (total, description) -> a display of what is fetched, such as `jaxtl.writers.Progress`.
@@ -113,6 +118,10 @@ def load_texts(
         (('no', 'yes'), 'film 0 seen', 8, 2)
     """
     wanted, directory = asked_for(name_or_path, data_dir)
+    if wanted in DOCUMENTED:
+        return _data_set(documentation(wanted))
+    if wanted == AUTO:
+        return _auto(directory, fetch, progress)
     if wanted in REVIEWS:
         return _data_set(_reviews(wanted, directory, fetch, progress))
     path, prefix = expanded(wanted), ""
@@ -120,13 +129,13 @@ def load_texts(
         before, _, prefix = wanted.rpartition("#")
         path = expanded(before)
     if not os.path.exists(path):
-        todo = f"check the path, or use a name ({suggest(wanted, REVIEWS)})"
+        todo = f"check the path, or use a name ({suggest(wanted, [AUTO, *REVIEWS, *DOCUMENTED])})"
         raise InputError("no such file or directory, and no texts of this name", where=wanted, todo=todo)
     if not path.is_dir():
         open_regular(path).close()
     if path.suffix == ".npz":
         names = next((SENTIMENT for one in REVIEWS.values() if one.prefix == prefix), ())
-        return _data_set(read_archive(path, prefix, names))
+        return _data_set(_of_archive(path, prefix, names))
     if prefix:
         raise InputError(f"#{prefix} chooses keys of an .npz, and this is none", where=path, todo="leave it out")
     if not holds_texts(path):
@@ -144,6 +153,19 @@ def _data_set(found: Labelled) -> DataSet:
     return DataSet(found.name, train, test, found.classes, origin, "; ".join(found.notices))
 
 
+def _auto(directory: Path, fetch: bool, progress: Progress) -> DataSet:
+    try:
+        return _data_set(_reviews("imdb", directory, fetch, progress))
+    except InputError as error:
+        if any(os.path.lexists(directory / file) for file in (ARCHIVE, MOVIE_REVIEWS.name)):
+            raise  # what is there and damaged is told, and nothing put in its place
+        options = f"give a path, or put {ARCHIVE} into {directory}"
+        notice = (
+            f"IMDB was {error.what}: so these are NO FILM REVIEWS but sentences of NumPy's documentation; {options}"
+        )
+        return _data_set(documentation("numpy_docs")).told(notice)
+
+
 def _without_breaks(texts: np.ndarray) -> np.ndarray:
     clean = np.empty(len(texts), object)
     clean[:] = [BREAK.sub(" ", text) for text in texts]
@@ -152,17 +174,18 @@ def _without_breaks(texts: np.ndarray) -> np.ndarray:
 
 def _reviews(name: str, directory: Path, fetch: bool, progress: Progress) -> Labelled:
     """A set by name: of reviews.npz, else of the package."""
-    about, archive = REVIEWS[name], directory / "reviews.npz"
+    about, archive = REVIEWS[name], directory / ARCHIVE
     if os.path.lexists(archive):
-        found = read_archive(archive, about.prefix, SENTIMENT)
+        found = _of_archive(archive, about.prefix, SENTIMENT)
         return found._replace(name=name, origin=f"{about.title} ({about.citation}), {found.origin}")
     try:
         table = verified(MOVIE_REVIEWS, progress, directory=directory, fetch=fetch)
     except InputError as error:
-        what = f"not found (no reviews.npz in {directory}), and {error.where}: {error.what}"
+        what = f"not found (no {ARCHIVE} in {directory}), and {error.where}: {error.what}"
         raise InputError(what, where=name, todo=error.todo) from error
     rows = [row for row in cells_of(table, largest=LARGEST)[1:] if row[2] == about.source]
-    once = list({mark_of(row[0]): row for row in reversed(rows)}.values())[::-1]
+    first = np.unique([mark_of(row[0]) for row in rows], return_index=True)[1]
+    once = [rows[k] for k in np.sort(first)]
     texts, names = [row[0] for row in once], [SENTIMENT[int(row[1])] for row in once]
     package = f"{MOVIE_REVIEWS.package} {MOVIE_REVIEWS.version}"
     origin = f"{len(once):,} {about.title} ({about.citation}), package {package}"
@@ -172,7 +195,7 @@ def _reviews(name: str, directory: Path, fetch: bool, progress: Progress) -> Lab
     return found._replace(name=name)
 
 
-def read_archive(path: Path, prefix: str, names: tuple[str, ...] = ()) -> Labelled:
+def _of_archive(path: Path, prefix: str, names: tuple[str, ...] = ()) -> Labelled:
     """Texts of an .npz.
 
     Args:

@@ -43,12 +43,10 @@ def documentation(name: str) -> Labelled:
         (('chance', 'linear algebra'), True)
     """
     package, title, modules = DOCUMENTED[name]
-    found = [dict[bytes, tuple[str, str]](), dict[bytes, tuple[str, str]]()]
-    for sentences, module in zip(found, modules, strict=True):
-        for function, docstring in _docstrings(module):
-            for sentence in sentences_of(docstring):
-                sentences.setdefault(mark_of(sentence), (sentence, f"{module}.{function}"))
+    found = _said(modules)
     shared = found[0].keys() & found[1].keys()  # said of both, such as what axes are
+    for earlier in list(DOCUMENTED)[: list(DOCUMENTED).index(name)]:  # two tasks have no text in common
+        shared |= set().union(*_said(DOCUMENTED[earlier][2]))
     rows = [[row for mark, row in sentences.items() if mark not in shared] for sentences in found]
     size = min(map(len, rows))
     if not size:
@@ -73,6 +71,16 @@ def sentences_of(docstring: str) -> list[str]:
     prose = [text for text in paragraphs if text[:1].isupper() and text.endswith(".")]
     prose = [text for text in prose if not any(sign in text for sign in NO_PROSE)]
     return [sentence for text in prose for sentence in SENTENCE.split(text) if len(sentence.split()) >= SHORTEST]
+
+
+def _said(modules: tuple[str, ...]) -> list[dict[bytes, tuple[str, str]]]:
+    """For each module, its (sentence, function) by a mark of the sentence, each once."""
+    found = [dict[bytes, tuple[str, str]]() for _ in modules]
+    for sentences, module in zip(found, modules, strict=True):
+        for function, docstring in _docstrings(module):
+            for sentence in sentences_of(docstring):
+                sentences.setdefault(mark_of(sentence), (sentence, f"{module}.{function}"))
+    return found
 
 
 def _docstrings(module: str) -> Iterator[tuple[str, str]]:

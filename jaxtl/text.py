@@ -1,6 +1,7 @@
 """Text that leaves the program: names of classes, files and flags hold anything, and a page or a terminal obeys some.
 
-Escaped once, at the exit: `printable` for a terminal or a line of a file, `markdown` and `code` for a page.
+Escaped once, at the exit: `printable` for a terminal or a line of a file, `markdown` and `code` for a page. Of a text
+that comes in, `beginning` is what is looked at.
 """
 
 from __future__ import annotations
@@ -47,3 +48,21 @@ def code(text: str) -> str:
     text = printable(text)
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"
+
+
+def beginning(text: str, most: int) -> tuple[str, bool]:
+    r"""What of a text can matter where a bounded number of letters does, so that one of any length takes no memory.
+
+    Args:
+        text: anything; white space becomes single blanks, half of a pair (a surrogate) a question mark.
+        most: letters.
+
+    Returns:
+        (the beginning, whether that is less than all of it).
+
+    Example:
+        >>> beginning("a  long\n story", 6), beginning(" short ", 6)
+        (('a long', True), ('short', False))
+    """
+    start = " ".join(text[: 2 * most].split())
+    return start[:most].encode("utf-8", "replace").decode(), len(start) > most or len(text) > 2 * most

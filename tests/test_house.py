@@ -16,12 +16,21 @@ ROOT = Path(__file__).resolve().parent.parent
 # Rooms from left to right: a module imports only from rooms to its left, or from its own. Rooms of one group do not
 # import each other.
 ORDER = (
-    "version, text, errors, bounds, files, archives, clients, terminal, trees, labels, rates, penalties, transfer, "
-    "losses, class_losses, proximal, decay, scaling, optimizers, devices, step, program, checkpoints, writers, loop, "
-    "data + models, sweep, training, protocol, selection, problems, methods, report, finetune, cli, experiments"
+    "version, text, errors, bounds, files, archives, clients, wheels, terminal, trees, labels, rates, penalties, "
+    "transfer, losses, class_losses, proximal, decay, scaling, optimizers, devices, step, program, checkpoints, "
+    "writers, loop, data + models, sweep, training, protocol, selection, problems, methods, report, finetune, cli, "
+    "experiments"
 )
 RANK = {room: rank for rank, group in enumerate(ORDER.split(", ")) for room in group.split(" + ")}
-FOUNDATION = {"text", "errors", "files", "archives", "clients", "trees"}  # all that data and models may import
+FOUNDATION = {
+    "text",
+    "errors",
+    "files",
+    "archives",
+    "clients",
+    "wheels",
+    "trees",
+}  # all that data and models may import
 READ_WEIGHTS = {"jaxtl.models.pretrained": {"checkpoints", "transfer"}}  # beside these
 CORE = {room for room in RANK if RANK[room] <= RANK["program"]}  # all that an equation of a method may import
 LONGEST = 350  # lines of a file

@@ -35,8 +35,8 @@ from jaxtl.files import default_directory
 from jaxtl.loop import raise_if_stopped
 from jaxtl.models.pretrained import TRUNKS
 from jaxtl.models.torch_names import ARCHITECTURES
-from jaxtl.models.weight_files import verified
 from jaxtl.report import Section
+from jaxtl.wheels import verified
 from jaxtl.writers import Progress
 
 MODULES = {name: "practice_torch" if name in ("timm", "keras") else "practice_jax" for name in WORDS}

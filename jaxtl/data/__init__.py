@@ -17,12 +17,15 @@ from jaxtl.data.sampling import epoch_batch
 from jaxtl.data.source_target import source_and_target
 from jaxtl.data.splits import by_class, hold_out, imbalanced, label_noise, per_class, stratified_folds
 from jaxtl.data.stream import Stream, feed
+from jaxtl.data.text_sets import load_texts
+from jaxtl.data.vocabulary import Vocabulary, tokenised
 
 __all__ = [
     "DataSet",
     "Split",
     "Stored",
     "Stream",
+    "Vocabulary",
     "batches",
     "by_class",
     "channel_statistics",
@@ -38,6 +41,7 @@ __all__ = [
     "keep_to_data",
     "label_noise",
     "load",
+    "load_texts",
     "memory_budget",
     "normalise",
     "on_device",
@@ -48,4 +52,5 @@ __all__ = [
     "random_flip",
     "source_and_target",
     "stratified_folds",
+    "tokenised",
 ]

@@ -83,15 +83,9 @@ def load(
         >>> data.train.images.shape, data.train.images.dtype, len(data.test)
         ((1438, 8, 8, 1), dtype('uint8'), 359)
     """
-    wanted = os.fspath(name_or_path)
-    if len(wanted) > LONGEST:
-        what = f"a name of {len(wanted)} letters"
-        raise InputError(what, where=f"{wanted[:60]}...", todo=f"paths have {LONGEST} at most")
-    if data_dir is not None and not os.path.isdir(data_dir):
-        raise InputError("is no directory", where=data_dir, todo="give a directory of data sets as data_dir")
+    wanted, directory = asked_for(name_or_path, data_dir)
     if wanted == "digits":
         return _digits()
-    directory = Path(data_dir) if data_dir is not None else default_directory()
     name = "cifar10" if wanted == "auto" else wanted
     memory = memory_budget() if memory is None else memory
     if name not in FILES:
@@ -111,6 +105,21 @@ def load(
     places = f"no {name}/<version> prepared as array_record in {roots}; no {', '.join(FILES[name])} in {directory}"
     todo = f"give a path, name the directory in JAXTL_DATA, or: python -m jaxtl.data prepare {name} --from PATH"
     raise InputError(f"not found ({places}) {reason}", where=name, todo=todo)
+
+
+def asked_for(name_or_path: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None) -> tuple[str, Path]:
+    """(a name or a path, the directory of data sets).
+
+    Raises:
+        InputError: more letters than a path has, or no directory.
+    """
+    wanted = os.fspath(name_or_path)
+    if len(wanted) > LONGEST:
+        what = f"a name of {len(wanted)} letters"
+        raise InputError(what, where=f"{wanted[:60]}...", todo=f"paths have {LONGEST} at most")
+    if data_dir is not None and not os.path.isdir(data_dir):
+        raise InputError("is no directory", where=data_dir, todo="give a directory of data sets as data_dir")
+    return wanted, Path(data_dir) if data_dir is not None else default_directory()
 
 
 def _digits() -> DataSet:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -37,26 +38,37 @@ def read_npz(path: Path, name: str, prefix: str = "", memory: float = math.inf) 
         InputError: no archive, one that does not fit into the memory, keys missing or ambiguous, or contents that do
             not fit together.
     """
-    _check_archive(path, memory)
-    with reported(path, RuntimeError), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+    with opened_npz(path, memory) as archive:
         if "train_blob" in archive and not prefix:
             arrays, coding = [], []
             for part in ("train", "test"):
                 images, how = _decoded_mosaics(archive, path, part, memory)
-                arrays += [images, *_entries(archive, path, f"{part}_labels")]
+                arrays += [images, *entries(archive, path, f"{part}_labels")]
                 coding.append(f"{part} images {how}")
             names, origin = "label_names", f"{path} ({'; '.join(coding)})"
         else:
-            stem = _key_stem(archive, path, prefix)
+            stem = key_stem(archive, path, prefix)
             keys = (f"{stem}{part}_{what}" for part in ("train", "test") for what in ("images", "labels"))
-            arrays = _entries(archive, path, *keys)
+            arrays = entries(archive, path, *keys)
             name = stem.rstrip("_") or name
             names, origin = f"{stem}label_names", f"{path}#{prefix}" if prefix else str(path)
         classes = archive[names].tolist() if names in archive else None
     return assembled(*arrays, classes=classes, name=name, origin=origin, where=path)
 
 
-def _check_archive(path: Path, memory: float) -> None:
+@contextlib.contextmanager
+def opened_npz(path: Path, memory: float, noun: str = "images") -> Iterator[Mapping[str, np.ndarray]]:
+    """An archive that has been looked at first, of images or other things; no pickle in it is executed.
+
+    Raises:
+        InputError: no archive, or one that does not fit into the memory; what cannot be read of it within.
+    """
+    _check_archive(path, memory, noun)
+    with reported(path, RuntimeError), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        yield archive
+
+
+def _check_archive(path: Path, memory: float, noun: str) -> None:
     """Whether it is one, and every array in it as large as it says and bearable."""
     with open_regular(path) as file:
         is_archive = zipfile.is_zipfile(file)
@@ -66,47 +78,47 @@ def _check_archive(path: Path, memory: float) -> None:
         raise InputError(what, where=path, todo=AGAIN)
     with reported(path, RuntimeError), open_regular(path) as file:  # of a flag or a password it cannot use
         archive = open_zip(file, INDEX)
-        _check_memory(sum(member.file_size for member in archive.infolist()), memory, path)
+        _check_memory(sum(member.file_size for member in archive.infolist()), memory, path, noun)
         check_members(archive, file)
         for member in archive.infolist():
             if member.filename.endswith(".npy"):
                 npy_dtype(archive, member)
 
 
-def _check_memory(needed: int, memory: float, path: Path) -> None:
+def _check_memory(needed: int, memory: float, path: Path, noun: str = "images") -> None:
     if needed > memory:
-        what = f"unpacks to {needed / 1e9:.3g} GB, but images may take {memory / 1e9:.3g} GB"
-        todo = "an npz is not read in parts: allow more memory, or write it as one folder of images for each class"
+        what = f"unpacks to {needed / 1e9:.3g} GB, but {noun} may take {memory / 1e9:.3g} GB"
+        todo = f"an npz is not read in parts: allow more memory, or write it as one folder of {noun} for each class"
         raise InputError(what, where=path, todo=todo)
 
 
-def _entries(archive: Mapping[str, np.ndarray], path: Path, *keys: str) -> list[np.ndarray]:
+def entries(archive: Mapping[str, np.ndarray], path: Path, *keys: str) -> list[np.ndarray]:
     missing = [key for key in keys if key not in archive]
     if missing:
         raise InputError(f"has no {', '.join(missing)}", where=path, todo=f"it holds {listed(sorted(archive))}")
     return [archive[key] for key in keys]
 
 
-def _key_stem(archive: Mapping[str, np.ndarray], path: Path, prefix: str) -> str:
-    """What stands before `train_images` in the keys: "" or "usps_"."""
-    stems = [key.removesuffix("train_images") for key in archive if f"_{key}".endswith("_train_images")]
+def key_stem(archive: Mapping[str, np.ndarray], path: Path, prefix: str, key: str = "train_images") -> str:
+    """What stands before `train_images`, or another key, in the keys: "" or "usps_"."""
+    stems = [one.removesuffix(key) for one in archive if f"_{one}".endswith(f"_{key}")]
     known = [stem.rstrip("_") for stem in stems]
     if prefix:
         if prefix not in known:
-            raise InputError(f"has no {prefix}_train_images", where=path, todo=suggest(prefix, known))
+            raise InputError(f"has no {prefix}_{key}", where=path, todo=suggest(prefix, known))
         return f"{prefix}_"
     if len(stems) > 1 and "" not in stems:
         which = listed(f"{path.name}#{stem}" for stem in sorted(known))
         raise InputError(f"holds {len(stems)} data sets", where=path, todo=f"say which: {which}")
     if not stems:
-        _entries(archive, path, "train_images")
+        entries(archive, path, key)
     return "" if "" in stems else stems[0]
 
 
 def _decoded_mosaics(archive: Mapping[str, np.ndarray], path: Path, part: str, memory: float) -> tuple[np.ndarray, str]:
     """Images uint8 [N, tile, tile, 3], and how they were encoded, in words."""
     keys = (f"{part}_blob", f"{part}_offsets", f"{part}_labels", "columns")
-    blob, offsets, labels, columns = _entries(archive, path, *keys)
+    blob, offsets, labels, columns = entries(archive, path, *keys)
     where, cuts = f"{path}, {part}", offsets.ravel().tolist()
     if offsets.dtype.kind not in "ui" or cuts != sorted(cuts) or cuts[:1] != [0] or cuts[-1] != blob.size:
         raise InputError("the offsets do not cut the blob into mosaics", where=where, todo=WRITTEN)

@@ -115,7 +115,7 @@ def _of_table(table: Path, task: Task) -> Labelled:
         raise InputError("no row is for train", where=table, todo="write train into the column of parts")
     groups = [said["group"] for said in read.said] if "group" in read.columns else None
     names = [said["label"] for said in read.said]
-    return _labelled(table, read.texts, names, task, tested, groups, read.places, str(table), [], [])
+    return labelled_rows(table, read.texts, names, task, tested, groups, read.places, str(table), [], [])
 
 
 def read_texts(table: Path, lists: bool = False) -> Table:
@@ -160,7 +160,7 @@ def _of_folders(directory: Path, skip_bad: bool, task: Task) -> Labelled:
     called = [str(file.relative_to(directory)) for file in kept.files]
     skipped = [(str(file.relative_to(directory)), wrong[file].what) for file in found.files if file in wrong]
     origin = found.origin.replace("(image folders", "(text folders")
-    return _labelled(
+    return labelled_rows(
         directory, [texts[row] for row in rows], names, task, kept.tested, None, called, origin, kept.remarks, skipped
     )
 
@@ -183,7 +183,7 @@ def _text_of(path: Path) -> str:
     return decoded(files.content(path, LARGEST_FILE), path)
 
 
-def _labelled(
+def labelled_rows(
     path: Path,
     texts: list[str],
     names: list[str],
@@ -195,6 +195,22 @@ def _labelled(
     notices: list[str],
     skipped: list[tuple[str, str]],
 ) -> Labelled:
+    """Texts that have been read, with the names of their labels; checked, and copies of one text put together.
+
+    Args:
+        path: where they lie.
+        texts, names: [N] each.
+        task: what the labels are.
+        tested: bool [N], which are for testing.
+        grouped: [N] names of groups, or None.
+        called: [N], what each is called.
+        origin: where they come from, in words.
+        notices: what there is to know already.
+        skipped: (file, why) of what could not be used.
+
+    Raises:
+        InputError: all are empty, or their labels can teach nothing.
+    """
     empty = sum(not text.strip() for text in texts)
     if empty == len(texts):
         raise InputError(f"all {empty} texts are empty", where=path, todo="give texts that say something")

@@ -29,9 +29,9 @@ from jaxtl.errors import InputError, suggest
 from jaxtl.models.classifiers import Classifier
 from jaxtl.models.hub import PREFIX, from_hub
 from jaxtl.models.torch_names import ARCHITECTURES, paths, strangers
-from jaxtl.models.weight_files import WheelFile, verified
 from jaxtl.transfer import transfer
 from jaxtl.trees import Tree, named_leaves
+from jaxtl.wheels import WheelFile, verified
 
 MOST_ARRAYS = 10_000  # in a file of weights
 MOST_BYTES = 2**26  # of a description of tokens

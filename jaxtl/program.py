@@ -46,6 +46,7 @@ class Program:
         rates: every rate that a method may set, with its default; all are always given, so nothing compiles twice.
         given: trees that every run reads: "anchor", a source model.
         dense: small matrix products only, so that all steps of all runs go side by side in one dispatch.
+        steps: of a run, where it is not as long as others; `schedule` ends there.
     """
 
     step: Callable
@@ -54,6 +55,7 @@ class Program:
     rates: Mapping[str, float]
     given: Mapping[str, Tree]
     dense: bool
+    steps: int | None = None
 
     def start(self, weights: Weights, rng: jax.Array) -> TrainState:
         """A state at step 0, of the parameters that it trains."""
@@ -96,6 +98,7 @@ def make_program(
     given: Mapping[str, Tree] | None = None,
     rates: Mapping[str, float] | None = None,
     dense: bool = False,
+    steps: int | None = None,
 ) -> Program:
     """Σ rate · term + Σ_label rate · penalty over labelled parameters, each label moved by its group: one step.
 
@@ -112,7 +115,7 @@ def make_program(
         gradient: loss_fn -> gradient function; `total_gradient`, or a surgery.
         given: trees by name that penalties, terms and forward read.
         rates: further rates that a method may set although a group starts without: {"decay/LABEL": 0.0}.
-        dense: see `Program`.
+        dense, steps: see `Program`.
 
     Returns:
         The program.
@@ -142,7 +145,8 @@ def make_program(
     loss_fn = make_loss_fn(forward, terms, labelled(labels, penalties) if penalties else None, frozen)
     tx = per_label(labels, groups, optimizer, momentum=momentum, schedule=schedule, clip_norm=clip_norm)
     step = make_train_step(gradient(loss_fn), tx, prepare)
-    return Program(step, tx, labels, _rates(terms, groups, penalties or {}) | dict(rates or {}), given or {}, dense)
+    every = _rates(terms, groups, penalties or {}) | dict(rates or {})
+    return Program(step, tx, labels, every, given or {}, dense, steps)
 
 
 def _rates(terms: Mapping[str, Term], groups: Mapping[str, Group], penalties: LabelTerms) -> dict[str, Any]:

@@ -117,6 +117,8 @@ class DataSet:
         classes: the class names; label i is classes[i]. () where labels are numbers, or nothing is labelled.
         origin: where it came from, in words that can stand next to a result.
         notice: a line to show when there is something to know of it, such as that it is not what was asked for first.
+        words: how many numbers its tokens may be, first those of a vocabulary that came from elsewhere or is its own,
+            then further ones; (0, 0) without tokens.
     """
 
     name: str
@@ -125,6 +127,7 @@ class DataSet:
     classes: tuple[str, ...]
     origin: str
     notice: str = ""
+    words: tuple[int, int] = (0, 0)
 
     @property
     def content(self) -> tuple[Any, ...]:

@@ -23,6 +23,7 @@ from jaxtl.text import beginning
 
 SPECIAL = {"[PAD]": 0, "[UNK]": 1}  # no word is called so: brackets are signs by themselves
 BLOCK = 512  # texts at a time
+STEP = 8  # rows of nearly equal length share a compiled program
 LETTERS = 16  # of a text, for each word that is kept, are looked at: English has about five a word
 LONGEST = 64  # letters of a word: longer ones are codes and noise, and one of a million would be kept whole
 PIECE = re.compile(
@@ -223,11 +224,12 @@ def tokenised(dataset: DataSet, vocabulary: Vocabulary, length: int) -> DataSet:
     Args:
         dataset: with the field "text", as `load_texts` gives it.
         vocabulary: learned from texts to train on.
-        length: T, words that are kept of a text.
+        length: T at most, words that are kept of a text.
 
     Returns:
-        The field "token", int32 [N, T], in front of the others; `notice` tells of texts that are cut, of empty ones,
-        and of the share of unknown words in both parts.
+        The field "token", int32 [N, T], in front of the others, T no larger than the longest text asks for; `words`
+        counts what it may be; `notice` tells of texts that are cut, of empty ones, and of the share of unknown words in
+        both parts.
 
     Raises:
         InputError: no texts, or the library is missing.
@@ -243,4 +245,8 @@ def tokenised(dataset: DataSet, vocabulary: Vocabulary, length: int) -> DataSet:
         told += [f"{found.empty:,} of {len(part):,} have no word"] if found.empty else []
         told += [f"{100 * found.unknown:.1f} % of their words are unknown"]
         said.append(f"{called} texts: {', '.join(told)}")
-    return dataclasses.replace(dataset, train=parts[0], test=parts[1]).told("; ".join(said))
+    longest = max(int(np.count_nonzero(part["token"], axis=1).max(initial=1)) for part in parts)
+    width = min(length, -(-longest // STEP) * STEP)
+    parts = [part.having(token=part["token"][:, :width]) for part in parts]
+    words = (vocabulary.known, len(vocabulary) - vocabulary.known)
+    return dataclasses.replace(dataset, train=parts[0], test=parts[1], words=words).told("; ".join(said))

@@ -119,6 +119,8 @@ class Lstm(nn.Module):
     start: int = 0
     stop: int | None = None
 
+    fields = ("token",)  # of a batch
+
     @property
     def widths(self) -> tuple[int, ...]:
         """Of what each layer gives to the next."""
@@ -179,6 +181,8 @@ class WordAverage(nn.Module):
     new: int = 0
     embedding: int = 64
     dropout: float = 0.0
+
+    fields = ("token",)  # of a batch
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ what is refused beforehand       checks
 rates, starts that are learned   tuning, meta
 several tasks                    many_tasks, new_task
 how hard to pull, by criterion   criteria, pull_map, trunk_pulls
-raw images on their way          images
+images, tokens on their way      images, texts
 """
 
 from jaxtl.problems.checks import (
@@ -17,17 +17,29 @@ from jaxtl.problems.checks import (
     choose_tasks,
 )
 from jaxtl.problems.few_shot import FewShot, FewShotConfig, LabelledConfig, MeasureName
+from jaxtl.problems.few_texts import FewTexts
 from jaxtl.problems.images import Images, accuracy, averaged_down, outputs, predict
 from jaxtl.problems.many_tasks import ManyTasks, ManyTasksConfig, check_many_tasks
 from jaxtl.problems.meta import MetaConfig, SmallTasks
 from jaxtl.problems.new_task import NewTask
-from jaxtl.problems.source import CLASSIFY, Source, SourceConfig, make_model, make_source, make_sources, objective_of
+from jaxtl.problems.source import (
+    CLASSIFY,
+    Source,
+    SourceConfig,
+    TextSourceConfig,
+    make_model,
+    make_source,
+    make_sources,
+    objective_of,
+)
+from jaxtl.problems.texts import Texts
 from jaxtl.problems.tuning import Found, Tuning
 
 __all__ = [
     "CLASSIFY",
     "FewShot",
     "FewShotConfig",
+    "FewTexts",
     "Found",
     "Images",
     "LabelledConfig",
@@ -39,6 +51,8 @@ __all__ = [
     "SmallTasks",
     "Source",
     "SourceConfig",
+    "TextSourceConfig",
+    "Texts",
     "Tuning",
     "accuracy",
     "averaged_down",

@@ -99,6 +99,11 @@ def seed_of(config: Any, draw: Draw) -> int:
     return 1000 * config.seed + draw.seed
 
 
+def falling(steps: int) -> Callable:
+    """step -> factor on every learning rate: from 1 to 0 in so many steps, along a cosine."""
+    return optax.cosine_decay_schedule(1.0, steps)
+
+
 class FewShot:
     """n labelled examples of each target class, and a source model; a `protocol.Problem`.
 
@@ -135,7 +140,7 @@ class FewShot:
         )
         kinds = CORRUPTIONS if config.corruptions else {}
         self.worse = {name: jax.jit(corrupt)(self.test_images) for name, corrupt in kinds.items()}
-        self.schedule = optax.cosine_decay_schedule(1.0, config.steps)
+        self.schedule = falling(config.steps)
         self.measure = MEASURES[config.measure]
         self.truth = Truth(task.test.labels, task.classes)
         self.moved = self.transferred(Draw(0))
@@ -224,11 +229,16 @@ class FewShot:
         adapt = [*adapt, ("head/.*", matching_classes(of.task.classes, self.task.classes))]
         return transfer(source, target, reinit=fresh, adapt=adapt)
 
-    @functools.cached_property
+    @property
     def reach(self) -> dict[str, float]:
         """Of a learning rate 1 in a whole run, for rates in the loss and in the optimizer."""
+        return self.reached_in(self.config.steps)
+
+    @functools.cache  # noqa: B019
+    def reached_in(self, steps: int) -> dict[str, float]:
+        """`reach` in a run of so many steps, at whose end the learning rate is 0."""
         kinds: dict[str, Any] = {"penalty": "coupled", "decay": self.decay_kind}
-        of = functools.partial(pull_per_rate, 1.0, self.config.steps, schedule=self.schedule)
+        of = functools.partial(pull_per_rate, 1.0, steps, schedule=falling(steps))
         return {name: of(momentum=self.config.momentum, decay_kind=kind) for name, kind in kinds.items()}
 
     @property
@@ -238,7 +248,7 @@ class FewShot:
 
     def rates(self, program: Program, setting: Setting) -> dict[str, float]:
         """See `rates_of`."""
-        return rates_of(program, setting, self.reach)
+        return rates_of(program, setting, self.reached_in(program.steps or self.config.steps))
 
     # What is measured, on which images.
 
@@ -261,9 +271,13 @@ class FewShot:
         """[N, C] of raw target images."""
         return outputs(self.model_of(weights), weights, image, self.images, "head")
 
+    def answers(self, weights: Weights, index: np.ndarray | None = None) -> np.ndarray:
+        """[N, C] of some examples of the target's training part; without an index of its test part."""
+        return self.logits(weights, self.test_images if index is None else self.target_images[index])
+
     def validation(self, weights: Weights, index: np.ndarray, labels: np.ndarray) -> float:
         """The measure on some of the target's training images."""
-        return self.measure.score(labels[index], self.logits(weights, self.target_images[index]))
+        return self.measure.score(labels[index], self.answers(weights, index))
 
     def point(self, weights: Weights, draw: Draw) -> dict[str, float]:
         """A point of the learning curves; no test image is looked at."""
@@ -281,7 +295,7 @@ class FewShot:
     def test(self, trained: Trained, draw: Draw) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """The measure on several images, rates and curves of a report run."""
         weights, examples, score = trained.weights, self.examples(draw), self.measure.score
-        logits, labels = self.logits(weights, self.test_images), self.task.test.labels
+        logits, labels = self.answers(weights), self.task.test.labels
         metrics = {
             "test": score(labels, logits),
             "train": self.validation(weights, examples.seen, examples.labels),

@@ -41,14 +41,10 @@ def objective_of(problem: Any) -> Term:
 
 
 @dataclasses.dataclass(frozen=True)
-class SourceConfig:
-    """The model and its training: fields of an experiment's Config."""
+class SourceTraining:
+    """How a source model comes about: fields of an experiment's Config."""
 
     source_checkpoint: bounds.Place = ""  # weights of a source model instead of training one: .safetensors, .npz, a run
-    model: Literal["cnn", "mlp", "wide_resnet", "resnet18"] = "cnn"  # WRN-16-4, and ResNet-18 in its form for CIFAR
-    widths: bounds.Widths = (16, 32, 64)  # of cnn and mlp
-    normalisation: Literal["group", "batch", "none"] = "group"  # none: the control, decay changes the function itself
-    input_size: bounds.Count = 16  # larger images are averaged down towards this edge, for cnn
     source_steps: bounds.Steps = 2500
     source_batch_size: bounds.Count = 128
     source_learning_rate: bounds.Rate = 0.1
@@ -58,20 +54,28 @@ class SourceConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class TextSourceConfig(SourceConfig):
-    """The same where examples are texts."""
+class SourceConfig(SourceTraining):
+    """The model of images and its training: fields of an experiment's Config."""
 
-    model: Literal["bilstm", "average"] = "bilstm"  # a recurrent network both ways, or the mean of the words
+    model: Literal["cnn", "mlp", "wide_resnet", "resnet18"] = "cnn"  # WRN-16-4, and ResNet-18 in its form for CIFAR
+    widths: bounds.Widths = (16, 32, 64)  # of cnn and mlp
+    normalisation: Literal["group", "batch", "none"] = "group"  # none: the control, decay changes the function itself
+    input_size: bounds.Count = 16  # larger images are averaged down towards this edge, for cnn
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSourceConfig(SourceTraining):
+    """The models of texts and their training: fields of an experiment's Config, which says which `model` it is."""
+
     embedding: bounds.Count = 64  # size of the vector of a word
-    hidden: bounds.Count = 64  # size of a state, in one direction
-    layers: bounds.Count = 1  # of the recurrent network
+    hidden: bounds.Count = 64  # size of a state of bilstm, in one direction
+    layers: bounds.Count = 1  # of bilstm
     dropout: bounds.Share = 0.5
     source_steps: bounds.Steps = 500
     source_batch_size: bounds.Count = 32
     source_learning_rate: bounds.Rate = 2e-3
     source_decay: bounds.Rate = 0.0
     source_optimizer = "adam"
-    widths, normalisation, input_size = (), "none", 0  # no fields here: there are no images
 
 
 class Source(NamedTuple):

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtl.errors import InputError
 from jaxtl.labels import TRANSFERRED, depth_of, some
 from jaxtl.program import Program, Weights
-from jaxtl.protocol.design import Draw, Range, Setting
+from jaxtl.protocol.design import LEARNING_RATE, Draw, Range, Setting
 from jaxtl.protocol.measures import ACCURACY, Measure
 from jaxtl.trees import Tree
 
@@ -225,7 +225,7 @@ def range_of(name: str, recipe: Recipe, config: Any) -> Range:
     """
     if name in recipe.ranges:
         return recipe.ranges[name]
-    kind = name.removeprefix("head_").partition("/")[0]
+    kind = LEARNING_RATE if name.endswith(f"_{LEARNING_RATE}") else name.partition("/")[0]
     for field in (kind, *(["weight"] if kind.endswith("_weight") else [])):
         if (ends := getattr(config, field, None)) is not None:
             return Range(*ends)

@@ -57,7 +57,8 @@ class Trainer:
             def point(weights):
                 return self.problem.point(ends[0](weights), draw)
 
-            how = {"steps": config.steps, "chunk": config.chunk, "points": self.problem.points, "given": given}
+            steps = self._steps(program)
+            how = {"steps": steps, "chunk": config.chunk, "points": self.problem.points, "given": given}
             return [run(program, starts[0], data, rates[0], rng, evaluate=point, **how)]
 
         config = self.problem.config
@@ -127,8 +128,12 @@ class Trainer:
         return {key: range_of(key, recipe, self.problem.config) for key in recipe.search}
 
     def _every(self, program, starts, data, rates, rng, given, ends) -> list[Ended | None]:
-        config = self.problem.config
-        return run_all(program, starts, data, rates, rng, steps=config.steps, chunk=config.chunk, given=given)
+        chunk = self.problem.config.chunk
+        return run_all(program, starts, data, rates, rng, steps=self._steps(program), chunk=chunk, given=given)
+
+    def _steps(self, program: Program) -> int:
+        """Of a run of it."""
+        return program.steps or self.problem.config.steps
 
     def _train(
         self, how: Callable[..., list[Ended | None]], name: str, recipe: Recipe, settings: Sequence[Setting], draw: Draw
@@ -167,7 +172,7 @@ class Trainer:
         """Minus what a run minimises, where it ended, if its recipe is chosen so."""
         if recipe.chosen != OBJECTIVE:
             return math.nan
-        return -objective(program, weights, data, rate, rng, steps=self.problem.config.steps, given=given)
+        return -objective(program, weights, data, rate, rng, steps=self._steps(program), given=given)
 
     def _start(self, name: str, recipe: Recipe, draw: Draw) -> Weights | None:
         """Where a recipe starts, before what comes before it; None where all that it is made of has diverged."""

@@ -5,6 +5,7 @@ DE_ELBO                   elbo                                 how hard transfer
 PARAMETERS                parameter_space, source_recipes      prices, decays and bounds of parameters
 FEATURES, PREDICTIONS     features; predictions, contrast      inner outputs and answers of the source model
 DEPTH                     depth                                what is near the input moves less, or later
+STAGES                    stages                               who moves, in one stage after another
 WEIGHT_SPACE              weight_space, averaging              models that are interpolated or averaged
 ADAPTERS                  adapters                             low-rank changes of kernels that stay
 LOSSES                    class_losses, data.mixing            rare classes, less certain labels, mixed examples
@@ -21,6 +22,7 @@ from jaxtl.methods.finetuning.loss_recipes import LOSSES
 from jaxtl.methods.finetuning.parameter_recipes import PARAMETERS
 from jaxtl.methods.finetuning.prediction_recipes import PREDICTIONS
 from jaxtl.methods.finetuning.recipes import RECIPES, TOWARDS, head, joint, options, pulled, pulls, untuned
+from jaxtl.methods.finetuning.stages import STAGES, Stage, staged
 from jaxtl.methods.finetuning.weight_space_recipes import WEIGHT_SPACE
 
 __all__ = [
@@ -34,8 +36,10 @@ __all__ = [
     "PARAMETERS",
     "PREDICTIONS",
     "RECIPES",
+    "STAGES",
     "TOWARDS",
     "WEIGHT_SPACE",
+    "Stage",
     "head",
     "joint",
     "label_trees",
@@ -44,5 +48,6 @@ __all__ = [
     "options",
     "pulled",
     "pulls",
+    "staged",
     "untuned",
 ]

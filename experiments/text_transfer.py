@@ -1,0 +1,250 @@
+"""Does a network that has read many film reviews help with a few labelled ones of another kind, and in which stages?
+
+A bidirectional LSTM, and the mean of the words as its cheap rival, learn from labelled reviews of one kind (initial
+training). What they know is copied and carried to n labelled texts a class of another kind: held at first or not
+(transfer training), then trained on (fine-tuning), pulled or not. Words that only the target has get vectors of their
+own. Beside them stand what needs no source model: weighted words under logistic regression, and a pretrained encoder.
+
+    python -m experiments.text_transfer                                       # IMDB → Rotten Tomatoes, and back
+    python -m experiments.text_transfer --config.replicates=5                 # and verdicts
+    python -m experiments.text_transfer --config.data=texts.csv --config.back=False
+    python -m experiments.text_transfer --config.preset=classic               # 2 layers of 256: written for a GPU
+    python -m experiments.text_transfer --smoke                               # sentences of documentation
+
+Both sets of reviews are fetched once where they are not at hand. Needs pip install "jaxtl[text]".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+import numpy as np
+
+from jaxtl import cli, files, report
+from jaxtl.data import DataSet, Vocabulary, load_texts, tokenised
+from jaxtl.errors import InputError
+from jaxtl.finetune import tfidf
+from jaxtl.finetune.inputs import Tokens
+from jaxtl.finetune.work import kept_outputs
+from jaxtl.loop import StoppableProgress
+from jaxtl.methods.finetuning import DEPTH, RECIPES, STAGES
+from jaxtl.models.pretrained import Pretrained, load_trunk
+from jaxtl.problems import (
+    FewTexts,
+    LabelledConfig,
+    MeasureName,
+    TextSourceConfig,
+    check_plan,
+    check_tasks,
+    make_sources,
+)
+from jaxtl.problems.few_shot import seed_of
+from jaxtl.program import Weights
+from jaxtl.protocol import Budget, Draw, Recipe, Setting, study
+from jaxtl.selection import heads
+from jaxtl.terminal import Terminal
+from jaxtl.writers import Progress
+
+ENCODER = "minilm_l6"
+WINDOWS = 1  # of the encoder, for each text: its first 126 pieces of words
+SOURCE_WORDS, NEW_WORDS = 10_000, 5_000
+
+
+def by_words(problem: FewTexts, weights: Weights, setting: Setting, draw: Draw) -> Weights:
+    """What weighted words of the labelled texts say of all others."""
+    examples = problem.examples(draw)
+    texts, labels = problem.texts.train["text"], examples.labels[examples.seen]
+    vocabulary = tfidf.Vocabulary.of(list(texts[examples.seen]))
+    seed, count = seed_of(problem.config, draw), len(problem.task.classes)
+    head, _ = tfidf.logistic(vocabulary.vectors(texts[examples.seen]), labels, count, None, seed)
+    parts = (part["text"] for part in (problem.texts.train, problem.texts.test))
+    return problem.answered(weights, *(vocabulary.vectors(part) @ head["kernel"] + head["bias"] for part in parts))
+
+
+def by_encoder(problem: FewTexts, weights: Weights, setting: Setting, draw: Draw) -> Weights:
+    """What logistic regression on features of a pretrained encoder says."""
+    examples = problem.examples(draw)
+    assert problem.encoded is not None  # or it is no row
+    train, test = problem.encoded
+    seed, count = seed_of(problem.config, draw), len(problem.task.classes)
+    head, _ = heads.logistic(train[examples.seen], examples.labels[examples.seen], count, None, seed)
+    return problem.answered(weights, *(part @ head["kernel"] + head["bias"] for part in (train, test)))
+
+
+ROWS = {
+    **{name: RECIPES[name] for name in ("scratch", "features", "fine_tune", "l2_differential", "l2_sp", "lp_ft")},
+    **{name: DEPTH[name] for name in ("discriminative", "gradual_unfreezing")},
+    **STAGES,
+    "tfidf": Recipe(
+        None,
+        (),
+        "words and pairs of words of the labelled texts, weighted by how rare they are, under logistic regression",
+        transfers=False,
+        finish=by_words,
+    ),
+    ENCODER: Recipe(
+        None,
+        (),
+        "logistic regression on features of the pretrained encoder MiniLM-L6, which stays as it is",
+        transfers=False,
+        finish=by_encoder,
+    ),
+}
+Methods = Annotated[tuple[Annotated[str, cli.OneOf("method", ROWS)], ...], cli.Items(0, distinct=True)]
+Honest = Annotated[tuple[Annotated[str, cli.OneOf("method", (*ROWS, "all"))], ...], cli.Items(0, distinct=True)]
+Model = Literal["bilstm", "average"]  # a recurrent network both ways, or the mean of the words
+Models = Annotated[tuple[Annotated[str, cli.OneOf("model", get_args(Model))], ...], cli.Items(1, distinct=True)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(TextSourceConfig, LabelledConfig, Budget):
+    preset: str = ""  # smoke, classic: fills what is not given
+    source: cli.Place = "auto"  # imdb, rotten_tomatoes, a CSV, JSON lines, a folder of texts; auto: imdb if it is found
+    data: cli.Place = "auto"  # the target; auto: rotten_tomatoes if it is found, else sentences of documentation
+    data_dir: cli.Place = ""  # where named sets are looked for
+    back: bool = True  # also from the target to the source
+    models: Models = ("bilstm", "average")  # each with source models of its own
+    n_per_class: cli.Counts = (20, 100)  # labelled target texts
+    length: cli.Count = 128  # words that are kept of a text
+    methods: Methods = ()  # some of the rows; all when empty
+    honest: Honest = ()  # methods that also choose from their n labelled examples alone; or all
+    measure: MeasureName = "accuracy"  # what methods are chosen by and compared by
+    head: Literal["fresh", "shared"] = "fresh"  # shared: copy the head's columns of classes both sets name
+    steps: cli.Steps = 100
+    trials: cli.Trials = 6
+    tuning_draws: cli.Draws = 1
+    report_draws: cli.Draws = 2
+    learning_rate: cli.Span = (0.03, 3.0)
+
+    may_change: ClassVar = (*Budget.may_change, "models", "n_per_class", "methods", "honest")
+    glossary: ClassVar = {name: recipe.means for name, recipe in ROWS.items()}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "smoke": {
+            "source": "numpy_docs",
+            "data": "scipy_docs",
+            "back": False,
+            "models": ("bilstm",),
+            "methods": ("scratch", "features", "fine_tune", "l2_sp", "three_stages", "target_first", "tfidf", ENCODER),
+            "hidden": 16,
+            "embedding": 16,
+            "length": 24,
+            "source_steps": 60,
+            "steps": 20,
+            "trials": 2,
+            "report_draws": 2,
+            "validation": 50,
+            "n_per_class": (5,),
+        },
+        "classic": {"models": ("bilstm",), "layers": 2, "embedding": 100, "hidden": 256, "source_steps": 2000},
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class OfModel(Config):
+    model: Model = "bilstm"  # the one of `models` that is looked at
+
+
+BASELINE = "fine_tune"
+CONTRASTS = (
+    ("l2_sp", "fine_tune"),
+    ("three_stages", "fine_tune"),
+    ("target_first", "three_stages"),
+    ("gradual_unfreezing", "fine_tune"),
+    ("fine_tune", "tfidf"),
+)
+
+
+def reviews(config: Config) -> tuple[DataSet, DataSet]:
+    """The two sets of texts."""
+
+    def read(name: str) -> DataSet:
+        return load_texts(name, config.data_dir or None, progress=StoppableProgress)
+
+    source = read(config.source)
+    if config.data != "auto":
+        return source, read(config.data)
+    try:
+        return source, read("rotten_tomatoes")
+    except InputError as error:
+        if config.source != "auto":
+            raise
+        told = f"Rotten Tomatoes was {error.what}: so this is documentation, and no review"
+        return read("numpy_docs"), read("scipy_docs").told(told)
+
+
+def encoder() -> tuple[Pretrained | None, str]:
+    """The pretrained encoder if it can be had, else why not."""
+    try:
+        return load_trunk(ENCODER, progress=StoppableProgress), ""
+    except InputError as error:
+        return None, f"'{ENCODER}' is left out: {error.what}"
+
+
+def encoded(trunk: Pretrained, texts: DataSet, room: Path) -> tuple[np.ndarray, np.ndarray]:
+    """What the frozen encoder makes of both parts; kept below a directory."""
+    parts = [list(part["text"]) for part in (texts.train, texts.test)]
+    how = Tokens(trunk.tokenizer, trunk.size, trunk.size)
+    every = how.tokenizer.rows([text for part in parts for text in part]).tokens[:, : trunk.size * WINDOWS]
+    features, _ = kept_outputs(room, trunk, every, None, dataclasses.replace(how, length=every.shape[1]), Progress)
+    return features[: len(parts[0])], features[len(parts[0]) :]
+
+
+def main(config: Config, workdir: Path) -> None:
+    started, console = time.perf_counter(), Terminal()
+    cli.check(config)
+    check_plan(config, ROWS)
+    pair = reviews(config)
+    trunk, missing = encoder()
+    names = [name for name in config.methods or ROWS if trunk is not None or name != ENCODER]
+    planned = [both for both in CONTRASTS if {*both} <= {*names}]
+    report.print_plan(console, config.replicates, len(planned), "replicate")
+    report.print_data(console, source=pair[0], target=pair[1])
+    results: list[report.Result] = []
+    for texts in (pair, pair[::-1])[: 1 + config.back]:
+        results += carried(config, texts, names, planned, trunk, workdir, console)
+    notice = report.together(*(data.notice for data in pair), missing)
+    header = cli.header("text_transfer", config, started, data=" → ".join(data.origin for data in pair), notice=notice)
+    report.print_written(console, report.write_files(workdir, header, results, baseline=BASELINE))
+
+
+def carried(
+    config: Config,
+    texts: tuple[DataSet, DataSet],
+    names: list[str],
+    planned: list[tuple[str, str]],
+    trunk: Pretrained | None,
+    workdir: Path,
+    console: Terminal,
+) -> list[report.Result]:
+    """From one set to the other, by every model and with every number of labelled texts."""
+    (theirs, ours), results = texts, list[report.Result]()
+    known = Vocabulary.of(theirs.train["text"], SOURCE_WORDS)
+    words = known.extended(ours.train["text"], NEW_WORDS)
+    source_task, task = tokenised(theirs, known, config.length), tokenised(ours, words, config.length)
+    room = workdir / f"{cli.directory_of(theirs.name)}-{cli.directory_of(ours.name)}"
+    for data, before in ((source_task, theirs), (task, ours)):
+        report.print_notice(console, data, since=before)
+    folds = bool({"all", *names} & {*config.honest})
+    every = [OfModel(**vars(config), model=model) for model in config.models]
+    for its in every:
+        check_tasks(its, source_task, task, config.n_per_class, folds=folds, models=config.trials)
+    files.write(room / "vocabulary.json", words.to_bytes())
+    features = encoded(trunk, ours, room) if trunk is not None and ENCODER in names else None
+    for its in every:
+        sources = make_sources(its, source_task, room / its.model / "source")
+        report.print_source(console, *sources)
+        for n in config.n_per_class:
+            problem = FewTexts(its, sources, task, n, ours, features)
+            report.print_target(console, problem)
+            report.print_transfer(console, problem.moved)
+            axes = {"split": f"{theirs.name} → {ours.name}", "model": its.model, "n_per_class": n}
+            results.append(study(problem, ROWS, room / its.model / f"n_{n}", planned, axes, methods=names))
+            report.print_result(results[-1], console, baseline=BASELINE, preset=config.preset)
+    return results
+
+
+if __name__ == "__main__":
+    cli.run(main, Config)

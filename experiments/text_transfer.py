@@ -117,7 +117,7 @@ class Config(TextSourceConfig, LabelledConfig, Budget):
     trials: cli.Trials = 6
     tuning_draws: cli.Draws = 1
     report_draws: cli.Draws = 2
-    learning_rate: cli.Span = (0.03, 3.0)
+    learning_rate: cli.Span = (0.01, 3.0)
 
     may_change: ClassVar = (*Budget.may_change, "models", "n_per_class", "methods", "honest")
     glossary: ClassVar = {name: recipe.means for name, recipe in ROWS.items()}
@@ -127,7 +127,7 @@ class Config(TextSourceConfig, LabelledConfig, Budget):
             "data": "scipy_docs",
             "back": False,
             "models": ("bilstm",),
-            "methods": ("scratch", "features", "fine_tune", "l2_sp", "three_stages", "target_first", "tfidf", ENCODER),
+            "methods": ("scratch", "features", "fine_tune", "l2_sp", "three_stages", "target_first", "tfidf"),
             "hidden": 16,
             "embedding": 16,
             "length": 24,

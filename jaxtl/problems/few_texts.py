@@ -36,6 +36,7 @@ class FewTexts(FewShot):
     ):
         super().__init__(config, source, task, n)
         self.texts, self.encoded = texts, encoded
+        self.title = f"{self.source.task.name} → {task.name} by {config.model}; {n} labelled texts per class"
 
     def answered(self, start: Weights, train: np.ndarray, test: np.ndarray) -> Weights:
         """Weights that say of the training and of the test part what is said here, [N, C] each."""

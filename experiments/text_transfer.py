@@ -75,9 +75,9 @@ def by_encoder(problem: FewTexts, weights: Weights, setting: Setting, draw: Draw
 
 
 ROWS = {
-    **{name: RECIPES[name] for name in ("scratch", "features", "fine_tune", "l2_differential", "l2_sp", "lp_ft")},
+    **{name: RECIPES[name] for name in ("scratch", "features", "fine_tune", "l2_differential", "l2_sp")},
     **{name: DEPTH[name] for name in ("discriminative", "gradual_unfreezing")},
-    **STAGES,
+    **{name: STAGES[name] for name in ("three_stages", "target_first")},
     "tfidf": Recipe(
         None,
         (),
@@ -108,13 +108,13 @@ class Config(TextSourceConfig, LabelledConfig, Budget):
     back: bool = True  # also from the target to the source
     models: Models = ("bilstm", "average")  # each with source models of its own
     n_per_class: cli.Counts = (20, 100)  # labelled target texts
-    length: cli.Count = 128  # words that are kept of a text
+    length: cli.Count = 256  # words that are kept of a text
     methods: Methods = ()  # some of the rows; all when empty
     honest: Honest = ()  # methods that also choose from their n labelled examples alone; or all
     measure: MeasureName = "accuracy"  # what methods are chosen by and compared by
     head: Literal["fresh", "shared"] = "fresh"  # shared: copy the head's columns of classes both sets name
-    steps: cli.Steps = 100
-    trials: cli.Trials = 6
+    steps: cli.Steps = 60
+    trials: cli.Trials = 4
     tuning_draws: cli.Draws = 1
     report_draws: cli.Draws = 2
     learning_rate: cli.Span = (0.01, 3.0)

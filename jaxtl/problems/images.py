@@ -27,7 +27,7 @@ class Images(NamedTuple):
     mean: np.ndarray
     std: np.ndarray
 
-    field = "image"  # of a part, that has them
+    field, many = "image", "images"  # of a part, that has them; what they are called
 
     @classmethod
     def of(cls, task: DataSet) -> Images:

@@ -73,7 +73,7 @@ class TextSourceConfig(SourceTraining):
     dropout: bounds.Share = 0.5
     source_steps: bounds.Steps = 500
     source_batch_size: bounds.Count = 32
-    source_learning_rate: bounds.Rate = 2e-3
+    source_learning_rate: bounds.Rate = 5e-3
     source_decay: bounds.Rate = 0.0
     source_optimizer = "adam"
 

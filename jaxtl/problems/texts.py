@@ -27,7 +27,7 @@ class Texts(NamedTuple):
     words: int
     new: int
 
-    field = "token"  # of a part, that has them
+    field, many = "token", "texts"  # of a part, that has them; what they are called
 
     @classmethod
     def of(cls, task: DataSet) -> Texts:

@@ -53,7 +53,9 @@ def print_source(console: Console, *sources: Source) -> None:
     """How good the source model, or that of each replicate, is on its own task."""
     what = "source model" if len(sources) == 1 else f"{len(sources)} source models"
     right = ", ".join(f"{source.accuracy:.1%}" for source in sources)
-    console.print(f"{what}: {right} of its {len(sources[0].task.test)} test images are right", soft_wrap=True)
+    console.print(
+        f"{what}: {right} of its {len(sources[0].task.test)} test {sources[0].images.many} are right", soft_wrap=True
+    )
 
 
 def print_target(console: Console, problem: FewShot) -> None:

@@ -19,20 +19,32 @@ from jaxtl.step import EVALUATE
 
 
 class Images(NamedTuple):
-    """How raw images reach a model: their shape [H, W, C], and the [C] mean and std that they are normalised by."""
+    """How raw images reach a model.
+
+    Attributes:
+        shape: [H, W, C].
+        mean, std: [C] that they are normalised by.
+        augment: whether they are shifted, and photographs mirrored.
+    """
 
     shape: tuple[int, ...]
     mean: np.ndarray
     std: np.ndarray
+    augment: bool = True
 
     @classmethod
     def of(cls, task: DataSet) -> Images:
         """Those of a task's training part."""
         return cls(task.train.images.shape[1:], *channel_statistics(task.train.images))
 
+    @classmethod
+    def kept(cls, shape: tuple[int, ...]) -> Images:
+        """Of outputs of a frozen part of a model, which come as they are."""
+        return cls(tuple(shape), np.zeros(shape[-1], np.float32), np.ones(shape[-1], np.float32), augment=False)
+
     def batches(self, batch_size: int) -> Callable:
         """The `prepare` of a step: shifted by up to an eighth of the shorter edge; photographs are mirrored."""
-        if len(self.shape) == 1:  # numbers, not pixels
+        if len(self.shape) == 1 or not self.augment:  # numbers, not pixels
             return image_batches(batch_size, self.mean, self.std)
         crop, photographs = min(self.shape[:2]) // 8, self.shape[-1] == 3
         return image_batches(batch_size, self.mean, self.std, crop=crop, flip=photographs)

@@ -18,7 +18,7 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from jaxtl import cli, report
 from jaxtl.data import load
@@ -46,6 +46,7 @@ from jaxtl.problems import (
     choose_tasks,
     make_sources,
 )
+from jaxtl.problems.pretrained import PRETRAINED, PretrainedConfig, fewer, pretrained_source
 from jaxtl.protocol import Budget, Recipe, study
 from jaxtl.terminal import Terminal
 
@@ -70,8 +71,10 @@ Honest = Annotated[tuple[Annotated[str, cli.OneOf("method", (*ROWS, "all"))], ..
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(SourceConfig, FewShotConfig, Budget):
-    preset: str = ""  # smoke, wide: fills what is not given
+class Config(SourceConfig, PretrainedConfig, FewShotConfig, Budget):
+    preset: str = ""  # smoke, wide, pretrained: fills what is not given
+    # efficientnet_lite0 comes pretrained, and its last stages are trained
+    model: Literal["cnn", "mlp", "wide_resnet", "resnet18", "efficientnet_lite0"] = "cnn"  # type: ignore[assignment]
     data: cli.Place = "auto"  # a name (digits, cifar10, ...) or a path; auto: CIFAR-10 if found, else digits
     data_dir: cli.Place = ""  # where named data sets are looked for
     source: cli.Place = ""  # another data set for the source task, e.g. cifar100
@@ -126,7 +129,7 @@ def methods_of(config: Config) -> list[str]:
         InputError: one of them is for batch normalisation, and the model has none.
     """
     names = list(config.methods or [*BASELINES, *(name for family in config.families for name in FAMILIES[family])])
-    without = config.normalisation != "batch" or config.model == "mlp"
+    without = config.normalisation != "batch" or config.model in ("mlp", *PRETRAINED)
     for name in BATCH_NORMALISED if without else ():
         if name in names:
             todo = "use --config.normalisation=batch and another model than an mlp, or leave it out"
@@ -146,9 +149,15 @@ def main(config: Config, workdir: Path) -> None:
     report.print_data(console, source=source_data, target=data)
     source_task, task = choose_tasks(config.split, "split", source_data, data)
     report.print_notice(console, task, since=data)
+    pretrained = config.model in PRETRAINED
+    if pretrained:
+        source_task, task = fewer(config, source_task), fewer(config, task)
     folds = bool({"all", *names} & {*config.honest})
     check_tasks(config, source_task, task, [config.n_per_class], folds=folds, models=config.trials)
-    sources = make_sources(config, source_task, workdir / "source")
+    if pretrained:
+        sources, task = pretrained_source(config, source_task, task, workdir / "frozen")
+    else:
+        sources = make_sources(config, source_task, workdir / "source")
     report.print_source(console, *sources)
     problem = FewShot(config, sources, task, config.n_per_class)
     report.print_target(console, problem)

@@ -81,6 +81,16 @@ def keep(tree: Tree, mask: Tree) -> Tree:
     return map_named(lambda _, leaf, kept: leaf if kept else None, tree, mask)
 
 
+def among(like: Any, tree: Any) -> Any:
+    """The leaves of a tree of dicts that another one has too.
+
+    Example:
+        >>> among({"a": {"b": 0}}, {"a": {"b": 1, "c": 2}, "d": 3})
+        {'a': {'b': 1}}
+    """
+    return {name: among(part, tree[name]) for name, part in like.items()} if isinstance(like, dict) else tree
+
+
 def sum_leaves(fn: Callable[..., jax.Array], *trees: Tree) -> jax.Array:
     """Σ over leaves and entries of fn(x, ...), in float32 whatever the leaves' dtype (float64 stays float64).
 

@@ -415,7 +415,7 @@ def test_tall_and_wide_pictures_are_shifted_and_averaged_by_their_shorter_edge(c
 
     assert jax.eval_shape(logits, jax.random.key(0)).shape == (4, 4)
     if model == "cnn":
-        turned = make_model(config, Images.as_they_are((shape[1], shape[0], images.shape[2])), head=4)
+        turned = make_model(config, Images.kept((shape[1], shape[0], images.shape[2])), head=4)
         assert turned.trunk.input_pooling == made.trunk.input_pooling == max(1, min(shape[:2]) // config.input_size)
 
 
@@ -471,7 +471,7 @@ def test_images_divided_between_two_tasks_are_told(config, capsys):
 
 @pytest.mark.parametrize(("model", "parameters"), [("wide_resnet", 2_748_890), ("resnet18", 11_173_962)])
 def test_larger_models_are_those_that_are_published(config, model, parameters):
-    made = make_model(dataclasses.replace(config, model=model), Images.as_they_are((32, 32, 3)), head=10)
+    made = make_model(dataclasses.replace(config, model=model), Images.kept((32, 32, 3)), head=10)
     shapes = jax.eval_shape(lambda: initialise(made, jax.random.key(0), (32, 32, 3)))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == parameters
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import math
 import os
@@ -18,10 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtl import bounds, files
+from jaxtl import bounds
 from jaxtl.data import keep_to_data
 from jaxtl.data.dataset import DataSet
 from jaxtl.data.labelled import Labelled
+from jaxtl.data.on_disk import kept_array
 from jaxtl.errors import InputError
 from jaxtl.finetune import plan as planning
 from jaxtl.finetune.checks import UNEQUAL, check_groups, check_kind, names_of
@@ -46,7 +46,6 @@ from jaxtl.terminal import Terminal
 from jaxtl.version import __version__
 
 ASKS_EVERY_CLASS = ("balanced_accuracy", "macro_f1")
-PART = 1024  # pictures whose outputs are written at a time
 PROBE = 20  # steps, to see what one costs
 SHARE = 0.2  # of the memory, for what fine-tuning is given
 LONG = 10.0  # seconds, beside which compiling does not matter
@@ -257,7 +256,7 @@ class Work(NamedTuple):
             where = self.workdir, self.trunk, self.begun.inputs, depth, self.begun.prepared_by, self.display
             array = kept_outputs(*where)[0] if depth else np.asarray(self.begun.inputs)
         how = Images(self.shape(0), self.begun.prepared_by.mean, self.begun.prepared_by.std)
-        inputs = Inputs.kept(array) if depth else Inputs(jnp.asarray(array), how, True)
+        inputs = Inputs.kept(array) if depth else Inputs(jnp.asarray(array), how)
         config = Tuning(steps=effort.steps, trials=effort.trials, seed=self.options.seed)
         features, parts = jnp.asarray(self.features), self.parts(effort)
         return Folder(config, self.trunk, above, inputs, features, parts, self.measure, self.kind)
@@ -305,24 +304,15 @@ def kept_outputs(
     """(what the frozen trunk makes of every example, the seconds that took; 0 where it was kept)."""
     part, size = "features" if depth is None else f"behind_{depth}", "x".join(map(str, how.shape))
     path = workdir / "frozen" / f"{re.sub(r'[^A-Za-z0-9_]', '_', trunk.name)}-{size}-{part}.npy"
-    if path.exists():
-        try:
-            with files.open_regular(path) as content:
-                array = np.lib.format.read_array(content, allow_pickle=False)
-            if len(array) == len(inputs) and array.dtype == np.float32:
-                return array, 0.0
-        except (ValueError, EOFError, OSError):
-            pass  # damaged: made again
-    raise_if_stopped("before the features")
-    made = passed(trunk, inputs, depth, how, display)
-    files.make_room(path)
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(made.array))
-    with files.whole(path) as partial, files.Lines(partial) as out:  # by parts: a copy of all would be gigabytes
-        out.write(header.getvalue())
-        for start in range(0, len(made.array), PART):
-            out.write(made.array[start : start + PART].tobytes())
-    return made.array, made.seconds
+    took = [0.0]
+
+    def made() -> np.ndarray:
+        raise_if_stopped("before the features")
+        found = passed(trunk, inputs, depth, how, display)
+        took.append(found.seconds)
+        return found.array
+
+    return kept_array(path, len(inputs), made), took[-1]
 
 
 def _within(part: Any, whole: Any) -> Any:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtl.errors import InputError
 from jaxtl.models.cache import CACHE, with_votes
 from jaxtl.models.layers import Convolution, at_least_float32, max_pool, mean_pool, normalised
+from jaxtl.models.still import Still
 from jaxtl.trees import Tree
 
 
@@ -152,7 +153,7 @@ def cut(model: Classifier, depth: int) -> tuple[nn.Module, Classifier]:
     model(x) = above(below(x)),   with the same parameters: each part takes its own of the whole tree
 
     Args:
-        model: its trunk is an `Mlp`, `Cnn` or `ResidualNetwork`.
+        model: its trunk is one of this room; also what is above another cut, held `Still`.
         depth: how many blocks (layers, stages) are below, at least 1 and fewer than there are.
 
     Returns:
@@ -175,6 +176,9 @@ def cut(model: Classifier, depth: int) -> tuple[nn.Module, Classifier]:
     if not 1 <= depth < blocks:
         todo = f"use 1 to {blocks - 1}" if blocks > 1 else "give it more blocks"
         raise InputError(f"a cut at {depth} of {blocks} blocks", where="cut depth", todo=todo)
+    if isinstance(trunk, Still):
+        below, above = trunk.parts(depth)
+        return below, Classifier(above, model.heads)
     return trunk.clone(stop=depth), Classifier(trunk.clone(start=depth), model.heads)
 
 
@@ -192,7 +196,9 @@ def stage_paths(model: Classifier) -> list[str]:
         'trunk/[a-z]+(_norm)?_0(_[^/]*)?/.*'
     """
     trunk: Any = model.trunk
-    plain, late = isinstance(trunk, Mlp | Cnn), getattr(trunk, "normalise_first", True)
+    whole = trunk.trunk if isinstance(trunk, Still) else trunk
+    plain = isinstance(whole, Mlp | Cnn) or getattr(whole, "start", 0) > 0
+    late = getattr(whole, "normalise_first", True)
     before = r"trunk/(stem(_norm)?|patches|token|places|embedding" + ("" if late else "|norm") + ")(/.*)?"
     numbers = [name.rpartition("_")[2] for name in trunk.stage_names]
     stages = [

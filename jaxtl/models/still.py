@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 
@@ -18,7 +20,24 @@ class Still(nn.Module):
     Source: what Keras's guide to transfer learning does (`training=False` while the trunk is unfrozen).
     """
 
-    trunk: nn.Module
+    trunk: Any
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels that each of its stages gives to the next."""
+        return tuple(self.trunk.widths[self.trunk.start : self.trunk.stop])
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """Of the stages that it has, as among the taps."""
+        return tuple(self.trunk.stage_names[self.trunk.start : self.trunk.stop])
+
+    @nn.nowrap
+    def parts(self, depth: int) -> tuple[Still, Still]:
+        """(so many of its stages from its input on, the rest)."""
+        trunk: Any = self.trunk
+        where = trunk.start + depth
+        return Still(trunk.clone(stop=where)), Still(trunk.clone(start=where))
 
     def setup(self) -> None:
         """Take the trunk's own scope, so that nothing is renamed."""

@@ -136,7 +136,7 @@ def _check_transfer(config: Any, source: DataSet, task: DataSet) -> None:
             raise InputError(what, where=flag, todo="give fewer; 0 is all") from None
     theirs, ours = source.train.images.shape[1:], task.train.images.shape[1:]
     for shape in (theirs, ours):
-        make_model(config, Images.as_they_are(shape), head=1)
+        make_model(config, Images.kept(shape), head=1)
     if config.corruptions:
         _check_corruptions(task.test.images)
     if theirs == ours:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxtl.data import Split, image_batches, on_device, stratified_folds
+from jaxtl.data import Split, on_device, stratified_folds
 from jaxtl.models import Classifier, cut, initial_model_state, initialise
 from jaxtl.models.still import Still
 from jaxtl.optimizers import pull_per_rate
@@ -22,6 +22,7 @@ from jaxtl.problems.images import Images, outputs
 from jaxtl.program import Program, Weights
 from jaxtl.protocol import Draw, Measure, Setting, Trained, draw_key, rates_of
 from jaxtl.transfer import Transfer, transfer
+from jaxtl.trees import among
 
 BLOCK = 64  # pictures at a time, all blocks full, so that one program serves every number of them
 USES = ("head", "order", "run")  # of a draw's keys
@@ -112,13 +113,11 @@ class Inputs(NamedTuple):
 
     Attributes:
         array: [N, ...] on the device.
-        images: shape, mean and std of what is normalised.
-        augment: whether they are shifted and mirrored.
+        images: how it reaches the model.
     """
 
     array: jax.Array
     images: Images
-    augment: bool
 
     @property
     def mean(self) -> np.ndarray:
@@ -137,14 +136,12 @@ class Inputs(NamedTuple):
 
     def batches(self, batch_size: int) -> Callable:
         """The `prepare` of a step."""
-        return self.images.batches(batch_size) if self.augment else image_batches(batch_size, self.mean, self.std)
+        return self.images.batches(batch_size)
 
     @classmethod
     def kept(cls, array: Any) -> Inputs:
         """Of outputs of a frozen part, which come as they are."""
-        array = jnp.asarray(array)
-        channels = array.shape[-1]
-        return cls(array, Images(array.shape[1:], np.zeros(channels), np.ones(channels)), False)
+        return cls(jnp.asarray(array), Images.kept(array.shape[1:]))
 
 
 def parted(model: Classifier, depth: int) -> tuple[Any, Classifier]:
@@ -192,7 +189,7 @@ class Folder:
         self.content = (features, self.examples.labels)
         self.schedule = optax.cosine_decay_schedule(1.0, config.steps)
         like = jax.eval_shape(lambda: self.fresh(Draw(0)).params)["trunk"]
-        self.trunk = Weights(_among(like, trunk.params), trunk.model_state)
+        self.trunk = Weights(among(like, trunk.params), trunk.model_state)
         width = features.shape[-1]
         head = {"kernel": np.zeros((width, len(self.examples.classes)), np.float32)}  # of which recipes ask the width
         self.source = SimpleNamespace(weights=Weights({HEAD: head}))
@@ -213,7 +210,7 @@ class Folder:
         """The trunk under a fresh head."""
         fresh = self.fresh(draw)
         state = {
-            name: {"trunk": _among(tree["trunk"], self.trunk.model_state[name])}
+            name: {"trunk": among(tree["trunk"], self.trunk.model_state[name])}
             for name, tree in fresh.model_state.items()
         }
         return Weights(self.transferred(draw).params, state)
@@ -275,8 +272,3 @@ class Folder:
         _, out = self.parts.of(draw)
         logits = self.logits(trained.weights, out)
         return {"test": self.measure.score(self.examples.labels[out], logits)}, {"logits": logits, "rows": out}
-
-
-def _among(like: Any, tree: Any) -> Any:
-    """The leaves of a tree that another one has too."""
-    return {name: _among(part, tree[name]) for name, part in like.items()} if isinstance(like, dict) else tree

@@ -21,11 +21,18 @@ from jaxtl.transfer import Adaptation, repeat_channels, sum_channels
 
 
 class Images(NamedTuple):
-    """How raw images reach a model: their shape [H, W, C], and the [C] mean and std that they are normalised by."""
+    """How raw images reach a model.
+
+    Attributes:
+        shape: [H, W, C].
+        mean, std: [C] that they are normalised by.
+        augment: whether they are shifted, and photographs mirrored.
+    """
 
     shape: tuple[int, ...]
     mean: np.ndarray
     std: np.ndarray
+    augment: bool = True
 
     field, many = "image", "images"  # of a part, that has them; what they are called
 
@@ -35,9 +42,9 @@ class Images(NamedTuple):
         return cls(task.train.images.shape[1:], *channel_statistics(task.train.images))
 
     @classmethod
-    def as_they_are(cls, shape: tuple[int, ...]) -> Images:
-        """Of a shape [..., C], and not normalised: what a frozen network made of images, say."""
-        return cls(shape, np.zeros(shape[-1], np.float32), np.ones(shape[-1], np.float32))
+    def kept(cls, shape: tuple[int, ...]) -> Images:
+        """Of outputs of a frozen part of a model, which come as they are."""
+        return cls(tuple(shape), np.zeros(shape[-1], np.float32), np.ones(shape[-1], np.float32), augment=False)
 
     def batch(self, raw: jax.Array) -> dict[str, jax.Array]:
         """What a model is given of raw images [N, ...]."""
@@ -50,7 +57,7 @@ class Images(NamedTuple):
 
     def batches(self, batch_size: int) -> Callable:
         """The `prepare` of a step: shifted by up to an eighth of the shorter edge; photographs are mirrored."""
-        if len(self.shape) == 1:  # numbers, not pixels
+        if len(self.shape) == 1 or not self.augment:  # numbers, not pixels
             return image_batches(batch_size, self.mean, self.std)
         crop, photographs = min(self.shape[:2]) // 8, self.shape[-1] == 3
         return image_batches(batch_size, self.mean, self.std, crop=crop, flip=photographs)
@@ -80,7 +87,7 @@ def inputs_of(task: DataSet) -> Images | Texts:
 
 def unread(task: DataSet) -> Images | Texts:
     """The same, before any image is looked at."""
-    return Texts.of(task) if Texts.field in task.train else Images.as_they_are(task.train.images.shape[1:])
+    return Texts.of(task) if Texts.field in task.train else Images.kept(task.train.images.shape[1:])
 
 
 @functools.partial(jax.jit, static_argnames=("model", "output"))

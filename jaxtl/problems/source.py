@@ -20,7 +20,9 @@ from jaxtl.errors import InputError
 from jaxtl.labels import NEW, label_params
 from jaxtl.losses import mean_of, softmax_cross_entropy
 from jaxtl.models import Classifier, Cnn, Mlp, as_forward, initial_model_state, initialise, resnet18, wide_resnet
+from jaxtl.models.efficientnet import efficientnet_lite0
 from jaxtl.models.recurrent import Lstm, WordAverage
+from jaxtl.models.still import Still
 from jaxtl.optimizers import Group
 from jaxtl.penalties import Term, l2
 from jaxtl.problems.images import Images, accuracy, inputs_of, predict
@@ -112,6 +114,7 @@ def make_model(config: Any, inputs: Images | Texts, **heads: int) -> Classifier:
             "mlp": functools.partial(Mlp, config.widths),
             "wide_resnet": functools.partial(wide_resnet, 16, 4, config.normalisation),
             "resnet18": functools.partial(resnet18, config.normalisation),
+            "efficientnet_lite0": lambda: Still(efficientnet_lite0().clone(start=config.cut)),  # see `pretrained`
         }
         return Classifier(trunks[config.model](), tuple(heads.items()))
     pooling = max(1, min(shape[:2]) // config.input_size)

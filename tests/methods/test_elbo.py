@@ -281,7 +281,7 @@ def test_it_learns_from_pictures_of_ones_own_above_held_batch_statistics():
     params, state = initialise(model, jax.random.key(1), shape), initial_model_state(model, shape)
     trunk = Weights(params["trunk"], {"batch_stats": state["batch_stats"]["trunk"]})
     pictures = np.random.default_rng(0).integers(0, 256, (24, *shape)).astype(np.uint8)
-    inputs = Inputs(jnp.asarray(pictures), Images(shape, np.full(3, 127.0), np.full(3, 60.0)), True)
+    inputs = Inputs(jnp.asarray(pictures), Images(shape, np.full(3, 127.0), np.full(3, 60.0)))
     parts = Parts(Examples(np.arange(24) % 3, None, ("a", "b", "c")), 3, 1, 0)
     config = Budget(steps=3, batch_size=8)
     folder = Folder(config, trunk, parted(model, 0)[1], inputs, jnp.zeros((24, 4)), parts, ACCURACY, KINDS["classes"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jaxtl.data import on_device
 from jaxtl.methods.finetuning.averaging import averaged, ema_decay, of_average, with_average
 from jaxtl.methods.finetuning.recipes import RECIPES, pulled
 from jaxtl.methods.finetuning.weight_space import greedy_soup, lines, model_stock, uniform_soup, wise_ft
-from jaxtl.models import as_forward
+from jaxtl.models import as_forward, stage_paths
 from jaxtl.problems import FewShot
 from jaxtl.program import Program, Weights
 from jaxtl.protocol import Draw, Range, Recipe, Setting, Trained
@@ -34,24 +35,30 @@ def between(problem: FewShot, weights: Weights, setting: Setting, draw: Draw) ->
 
 def by_depth(problem: FewShot, weights: Weights, setting: Setting, draw: Draw) -> Weights:
     """The setting's "alpha" of the way in the first block, all of it in the last."""
-    blocks, anchor = len(problem.config.widths), problem.anchor(draw.replicate)
-    if hasattr(problem.model.trunk, "stage_names"):
-        blocks = len(problem.model.trunk.stage_names)
-    depth = functools.partial(block_of, blocks=blocks, closing=getattr(problem.model.trunk, "normalise_first", False))
+    trunk: Any = problem.model.trunk
+    blocks, anchor = len(trunk.stage_names), problem.anchor(draw.replicate)
+    depth = functools.partial(block_of, stages=stage_paths(problem.model), blocks=blocks)
     params = lines(weights.params, anchor, problem.moved.labels, depth, blocks, setting["alpha"])
     return with_statistics(problem, weights._replace(params=params), draw)
 
 
-def block_of(path: str, blocks: int, closing: bool) -> int:
+def block_of(path: str, stages: Sequence[str], blocks: int) -> int:
     """The block of a trunk's parameter, from 1 on; a stem belongs to the first, a norm that closes to the last.
 
+    Args:
+        path: of the parameter.
+        stages: what `stage_paths` gives.
+        blocks: how many stages the trunk has.
+
     Example:
-        >>> paths = "trunk/stem/kernel", "trunk/stage_1_block_0/norm_1/bias", "trunk/norm/scale"
-        >>> [block_of(path, 3, closing=True) for path in paths]
-        [1, 2, 3]
+        >>> stages = ["trunk/stem/.*", "trunk/stage_0(_[^/]*)?/.*", "trunk/top/.*", "head/.*|trunk/norm/.*"]
+        >>> paths = "trunk/stem/kernel", "trunk/stage_0_block_1/kernel", "trunk/top/kernel", "trunk/norm/scale"
+        >>> [block_of(path, stages, 2) for path in paths]
+        [1, 1, 2, 2]
     """
-    found = re.match(r"trunk/[a-z]+_(\d+)", path)
-    return int(found[1]) + 1 if found else blocks if closing and path.startswith("trunk/norm/") else 1
+    before = len(stages) - 1 - blocks  # 1 where something stands before the first stage
+    place = next(k for k, stage in enumerate(stages) if re.fullmatch(stage, path))
+    return min(max(place + 1 - before, 1), blocks)
 
 
 def followed(problem: FewShot) -> Program:

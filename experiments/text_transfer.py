@@ -186,6 +186,7 @@ def encoder() -> tuple[Pretrained | None, str]:
 def encoded(trunk: Pretrained, texts: DataSet, room: Path) -> tuple[np.ndarray, np.ndarray]:
     """What the frozen encoder makes of both parts; kept below a directory."""
     parts = [list(part["text"]) for part in (texts.train, texts.test)]
+    assert trunk.tokenizer is not None  # it is one of texts
     how = Tokens(trunk.tokenizer, trunk.size, trunk.size)
     every = how.tokenizer.rows([text for part in parts for text in part]).tokens[:, : trunk.size * WINDOWS]
     features, _ = kept_outputs(room, trunk, every, None, dataclasses.replace(how, length=every.shape[1]), Progress)
@@ -228,7 +229,7 @@ def carried(
     for data, before in ((source_task, theirs), (task, ours)):
         report.print_notice(console, data, since=before)
     folds = bool({"all", *names} & {*config.honest})
-    every = [OfModel(**vars(config), model=model) for model in config.models]
+    every = [OfModel(**{**vars(config), "model": model}) for model in config.models]
     for its in every:
         check_tasks(its, source_task, task, config.n_per_class, folds=folds, models=config.trials)
     files.write(room / "vocabulary.json", words.to_bytes())
@@ -240,7 +241,7 @@ def carried(
             problem = FewTexts(its, sources, task, n, ours, features)
             report.print_target(console, problem)
             report.print_transfer(console, problem.moved)
-            axes = {"split": f"{theirs.name} → {ours.name}", "model": its.model, "n_per_class": n}
+            axes: dict[str, Any] = {"split": f"{theirs.name} → {ours.name}", "model": its.model, "n_per_class": n}
             results.append(study(problem, ROWS, room / its.model / f"n_{n}", planned, axes, methods=names))
             report.print_result(results[-1], console, baseline=BASELINE, preset=config.preset)
     return results

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtl.data import DataSet, Split, channel_statistics, image_batches, normalise
 from jaxtl.errors import InputError
 from jaxtl.models import as_forward
-from jaxtl.problems.texts import Texts
+from jaxtl.problems.texts import TOKEN, Texts
 from jaxtl.program import Weights
 from jaxtl.step import EVALUATE
 from jaxtl.transfer import Adaptation, repeat_channels, sum_channels
@@ -34,7 +34,15 @@ class Images(NamedTuple):
     std: np.ndarray
     augment: bool = True
 
-    field, many = "image", "images"  # of a part, that has them; what they are called
+    @property
+    def field(self) -> str:
+        """Of a part of a data set, that has them."""
+        return "image"
+
+    @property
+    def many(self) -> str:
+        """What examples are called."""
+        return "images"
 
     @classmethod
     def of(cls, task: DataSet) -> Images:
@@ -82,12 +90,12 @@ class Images(NamedTuple):
 
 def inputs_of(task: DataSet) -> Images | Texts:
     """How a task's examples reach a model."""
-    return Texts.of(task) if Texts.field in task.train else Images.of(task)
+    return Texts.of(task) if TOKEN in task.train else Images.of(task)
 
 
 def unread(task: DataSet) -> Images | Texts:
     """The same, before any image is looked at."""
-    return Texts.of(task) if Texts.field in task.train else Images.kept(task.train.images.shape[1:])
+    return Texts.of(task) if TOKEN in task.train else Images.kept(task.train.images.shape[1:])
 
 
 @functools.partial(jax.jit, static_argnames=("model", "output"))

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtl.data import DataSet, batches
 from jaxtl.transfer import Adaptation
 
+TOKEN = "token"  # the field of texts
 NEW_WORDS = "trunk/embedding/new"  # of words that only the target has
 
 
@@ -27,12 +28,20 @@ class Texts(NamedTuple):
     words: int
     new: int
 
-    field, many = "token", "texts"  # of a part, that has them; what they are called
+    @property
+    def field(self) -> str:
+        """Of a part of a data set, that has them."""
+        return TOKEN
+
+    @property
+    def many(self) -> str:
+        """What examples are called."""
+        return "texts"
 
     @classmethod
     def of(cls, task: DataSet) -> Texts:
         """Those of a task whose words are counted."""
-        return cls(task.train["token"].shape[1], *task.words)
+        return cls(task.train[TOKEN].shape[1], *task.words)
 
     @property
     def like(self) -> jax.ShapeDtypeStruct:

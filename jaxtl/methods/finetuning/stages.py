@@ -137,7 +137,7 @@ def staged(*stages: Stage, means: str, fresh: bool = False) -> Recipe:
             means,
             start=_fresh if fresh else None,
             transfers=not fresh or any(one.copies for one in stages),
-            before=recipe and (recipe, _handed_on(stages, k)),
+            before=None if recipe is None else (recipe, _handed_on(stages, k)),
             finish=_copied if stage.copies else None,
         )
     assert recipe is not None

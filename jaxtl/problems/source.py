@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -89,7 +88,7 @@ class Source(NamedTuple):
     accuracy: float
 
 
-def _reader(config: Any, texts: Texts) -> nn.Module:
+def _reader(config: Any, texts: Texts) -> Any:
     """The trunk that a Config names, for texts."""
     if config.model == "average":
         return WordAverage(texts.words, texts.new, config.embedding, config.dropout)

@@ -5,7 +5,7 @@ DE_ELBO                   elbo                                 how hard transfer
 PARAMETERS                parameter_space, source_recipes      prices, decays and bounds of parameters
 FEATURES, PREDICTIONS     features; predictions, contrast      inner outputs and answers of the source model
 DEPTH                     depth                                what is near the input moves less, or later
-STAGES                    stages                               who moves, in one stage after another
+STAGES                    stage_recipes                          who moves, in one stage after another
 WEIGHT_SPACE              weight_space, averaging              models that are interpolated or averaged
 ADAPTERS                  adapters                             low-rank changes of kernels that stay
 LOSSES                    class_losses, data.mixing            rare classes, less certain labels, mixed examples
@@ -22,7 +22,7 @@ from jaxtl.methods.finetuning.loss_recipes import LOSSES
 from jaxtl.methods.finetuning.parameter_recipes import PARAMETERS
 from jaxtl.methods.finetuning.prediction_recipes import PREDICTIONS
 from jaxtl.methods.finetuning.recipes import RECIPES, TOWARDS, head, joint, options, pulled, pulls, untuned
-from jaxtl.methods.finetuning.stages import STAGES, Stage, staged
+from jaxtl.methods.finetuning.stage_recipes import STAGES, Stage, staged
 from jaxtl.methods.finetuning.weight_space_recipes import WEIGHT_SPACE
 
 __all__ = [

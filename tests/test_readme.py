@@ -151,6 +151,7 @@ def test_the_rooms_of_the_house_are_those_that_the_imports_are_held_to():
         "files",
         "archives",
         "clients",
+        "wheels",
         "terminal",
     }
 

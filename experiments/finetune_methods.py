@@ -2,9 +2,13 @@
 
 Rows by family: what acts on parameters, on inner outputs, on predictions, along the depth; models that are averaged,
 adapters, losses, heads in closed form. All have the same number of steps, trials and draws; L2, L2-SP and plain
-fine-tuning are always among them.
+fine-tuning are always among them, and training from scratch. "source" is what a method forgets: the accuracy of the
+source model's head on the trunk as the method leaves it. In the second picture methods to the right are better on the
+target, and those above have kept more of the source. Where a gain over a baseline has been published it stands beside
+ours: other networks, other data, and seldom a baseline that was tuned as long.
 
     python -m experiments.finetune_methods                                  # CIFAR-10 where it is found, else digits
+    python -m experiments.finetune_methods --config.preset=pretrained       # last stages of EfficientNet-Lite0
     python -m experiments.finetune_methods --config.families=depth,features --config.replicates=8
     python -m experiments.finetune_methods --config.preset=wide             # a Wide ResNet; written for a GPU
     python -m experiments.finetune_methods --smoke                          # digits, a row of each family
@@ -18,7 +22,7 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from jaxtl import cli, report
 from jaxtl.data import load
@@ -46,11 +50,16 @@ from jaxtl.problems import (
     choose_tasks,
     make_sources,
 )
-from jaxtl.problems.pretrained import PRETRAINED, PretrainedConfig, fewer, pretrained_source
-from jaxtl.protocol import Budget, Recipe, study
+from jaxtl.problems.pretrained import PRETRAINED, PretrainedConfig, fewer, frozen_in_words, pretrained_source
+from jaxtl.protocol import Budget, Recipe, Result, study, verdict_sentence
+from jaxtl.protocol.results import number, points
+from jaxtl.report import Table
+from jaxtl.report.plots.comparison import plots_of
+from jaxtl.report.tables import CONTRASTS_FIXED, DASH, method_table, notes
+from jaxtl.report.tasks import figures_of
 from jaxtl.terminal import Terminal
 
-BASELINES = {name: RECIPES[name] for name in ("fine_tune", "l2", "l2_sp")}
+BASELINES = {name: RECIPES[name] for name in ("scratch", "fine_tune", "l2", "l2_sp")}
 FAMILIES: dict[str, Mapping[str, Recipe]] = {  # a table of rows each
     "parameters": PARAMETERS,
     "features": FEATURES,
@@ -99,8 +108,20 @@ class Config(SourceConfig, PretrainedConfig, FewShotConfig, Budget):
             "report_draws": 2,
             "validation": 100,
             "n_per_class": 5,
-            "methods": ("l2", "l2_sp", "mars", "delta", "lwf", "layer_decay", "wise_ft", "lora", "focal", "ridge"),
+            "methods": (
+                "fine_tune",
+                "l2_sp",
+                "mars",
+                "delta",
+                "lwf",
+                "layer_decay",
+                "wise_ft",
+                "lora",
+                "focal",
+                "ridge",
+            ),
         },
+        "pretrained": {"model": "efficientnet_lite0", "learning_rate": (0.001, 0.03), "n_per_class": 10},
         "wide": {
             "model": "wide_resnet",
             "normalisation": "batch",
@@ -122,6 +143,36 @@ CONTRASTS = (
 )
 
 
+class Published(NamedTuple):
+    """Gains over a baseline in points, as they were published."""
+
+    method: str
+    over: str
+    gains: tuple[float, ...]
+    on: str
+    by: str
+
+
+CUB = "CUB-200 from ResNet-50, 15/30/50/100 % of its images"
+LIBRARY = "Jiang et al., Transfer-Learning-Library"
+CIFAR, HARVEY = "CIFAR-10 from ResNet-50, 100/1k/10k/50k images", "Harvey et al., 2026"
+FLOWERS, GOUK = "Flowers from ResNet-101", "Gouk et al., 2021"
+PUBLISHED = (
+    Published("lwf", "fine_tune", (5.5, 2.2, -1.2, -0.3), CUB, LIBRARY),
+    Published("bss", "fine_tune", (2.2, 2.1, 1.4, 0.2), CUB, LIBRARY),
+    Published("delta", "fine_tune", (3.6, 2.7, 1.7, 0.5), CUB, LIBRARY),
+    Published("delta", "fine_tune", (9.9,), FLOWERS, GOUK),
+    Published("stochnorm", "fine_tune", (3.6, 2.2, 1.2, 0.4), CUB, LIBRARY),
+    Published("co_tuning", "fine_tune", (6.4, 5.5, 2.7, 0.7), CUB, LIBRARY),
+    Published("bi_tuning", "fine_tune", (4.6, 4.7, 2.6, 1.3), CUB, LIBRARY),
+    Published("l2_sp", "fine_tune", (6.4,), FLOWERS, GOUK),
+    Published("l2_sp", "l2", (1.3, 1.0, 0.8, 0.3), CIFAR, HARVEY),
+    Published("mars", "fine_tune", (10.7,), FLOWERS, GOUK),
+    Published("wise_ft", "fine_tune", (1.6,), "ImageNet from CLIP", "Wortsman et al., 2022"),
+)
+SOUPS = (("uniform_soup", "fine_tune"), ("scratch_soup", "scratch"))  # beside what it is a soup of
+
+
 def methods_of(config: Config) -> list[str]:
     """The rows that are run.
 
@@ -135,6 +186,50 @@ def methods_of(config: Config) -> list[str]:
             todo = "use --config.normalisation=batch and another model than an mlp, or leave it out"
             raise InputError(f"'{name}' needs batch normalisation", where="--config.normalisation", todo=todo)
     return names
+
+
+def compared_section(result: Result, baseline: str, pretrained: bool) -> report.Section:
+    """A row for every method; each setting that was chosen is in summary.json and runs.csv."""
+    shown = [
+        plot for plot in plots_of(result, baseline) if plot.name in (result.measure.key, "source_kept", "contrasts")
+    ]
+    said = [note for note in notes(result, baseline) if note.heading != CONTRASTS_FIXED]
+    lines = [f"{note.heading}: {line}" if note.heading else line for note in said for line in note.lines]
+    if pretrained:
+        lines.append("From scratch: the stages that are trained begin anew, behind those that are frozen.")
+    return report.Section(result.title, [method_table(result, baseline)], lines, shown)
+
+
+def published_section(result: Result) -> report.Section:
+    """Gains here beside those that were published, and what soups gain over their members."""
+
+    def gain(method: str, over: str) -> str:
+        difference = result.difference(method, over)
+        return points(difference) if difference else DASH
+
+    rows = [
+        [
+            one.method,
+            one.over,
+            gain(one.method, one.over),
+            ", ".join(number(x, "+.1f") for x in one.gains),
+            one.on,
+            one.by,
+        ]
+        for one in PUBLISHED
+        if one.method in result.methods
+    ]
+    columns = ["method", "over", "gain here", "published gain", "on", "by"]
+    lines = [
+        f"Points of {result.measure.name}. Here: paired by {result.unit}, 95 % interval, not corrected for the number "
+        "of rows; both sides tuned alike. Published: without an interval, on other data and from larger networks."
+    ]
+    for soup, member in SOUPS:
+        if {soup, member} <= {*result.methods}:
+            lines.append(f"{soup} − {member}: {gain(soup, member)}: a mean of models, beside the best of them.")
+    if "scratch_soup" in result.methods:
+        lines.append("Models from random starts have no basin in common, and their mean is no model.")
+    return report.Section("Gains beside published ones", [Table(columns, rows, words=(0, 1, 4, 5))], lines)
 
 
 def main(config: Config, workdir: Path) -> None:
@@ -152,6 +247,7 @@ def main(config: Config, workdir: Path) -> None:
     pretrained = config.model in PRETRAINED
     if pretrained:
         source_task, task = fewer(config, source_task), fewer(config, task)
+        console.print(f"pictures: {frozen_in_words(config)}", soft_wrap=True)
     folds = bool({"all", *names} & {*config.honest})
     check_tasks(config, source_task, task, [config.n_per_class], folds=folds, models=config.trials)
     if pretrained:
@@ -165,10 +261,17 @@ def main(config: Config, workdir: Path) -> None:
     report.print_transfer(console, problem.moved)
     result = study(problem, ROWS, workdir / "study", planned, {"n_per_class": config.n_per_class}, methods=names)
     baseline = BASELINE if BASELINE in names else names[0]
-    report.print_result(result, console, baseline=baseline, preset=config.preset)
+    page = report.Page(console, config.preset)
+    page.add(compared_section(result, baseline, pretrained), figures_of(result))
+    if result.contrasts:
+        page.add(report.Section(CONTRASTS_FIXED, lines=[verdict_sentence(one) for one in result.contrasts]))
+    if {*result.methods} & {one.method for one in PUBLISHED}:
+        page.add(published_section(result), {"published": [one._asdict() for one in PUBLISHED]})
     origin = data.origin if data is source_data else f"{source_data.origin} → {data.origin}"
-    header = cli.header("finetune_methods", config, started, data=origin, notice=task.notice)
-    report.print_written(console, report.write_files(workdir, header, [result], baseline=baseline))
+    origin += f"; {frozen_in_words(config)}" if pretrained else ""
+    page.write(
+        workdir, cli.header("finetune_methods", config, started, data=origin, notice=task.notice), {"runs": result.runs}
+    )
 
 
 if __name__ == "__main__":

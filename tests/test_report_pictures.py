@@ -15,6 +15,7 @@ from jaxtl.report.plots.comparison import by_method, finished, forest
 from jaxtl.report.plots.confusions import confusion_maps
 from jaxtl.report.plots.curves import Quantity
 from jaxtl.report.plots.curves import figure as draw
+from jaxtl.report.plots.kept import against_source
 from jaxtl.report.plots.maps import Map, heat_maps
 from jaxtl.report.plots.paths import coefficient_paths
 from jaxtl.report.plots.searches import Ground, labellings, ways
@@ -158,6 +159,9 @@ def pictures():
     ground = Ground("λ", "rate", grid, grid, np.arange(9.0).reshape(3, 3))
     searched = {name: np.ones((2, 2)) for name in WIDE[:4]}
     sure = Result(title, {}, runs_of("l2", [0.99, 0.97, 1.0]) + runs_of("method_with_a_long_name", [0.5] * 3), [], None)
+    both = [
+        run for name in WIDE for run in runs_of(name, [0.5, 1.0 - 0.01 * len(name)], source=0.99 - 0.01 * len(name))
+    ]
     several = [replace(sure, axes={"n": n}) for n in (1, 2)]
     rows = [{"block 0": "new", "head": "new"}, {"block 0": "frozen", "head": "new"}]
     tasks = runs_of("equal_l2", [0.98, 1.0], **{"test/left": 0.99, "test/right": 1.0})
@@ -165,6 +169,7 @@ def pictures():
         "weights": lambda: weights_and_cosines(curves_result(WIDE[:6]), title),
         "maps": lambda: heat_maps(title, [one, one._replace(accuracy=one.accuracy / 2)]),
         "accuracy": lambda: by_method(sure, "l2"),
+        "kept": lambda: against_source(Result(title, {}, both, [], None), WIDE[0]),
         "trend": lambda: draw_trend(Trend("n", {}, several), "l2"),
         "ways": lambda: ways(title, ground, searched),
         "labellings": lambda: labellings(title, ["block 0", "head"], rows, np.array([[0.99, 1.0], [0.5, 0.6]]), 0, 1),
@@ -189,7 +194,7 @@ def test_nothing_is_cut_off(name):
         assert cut_off(plot.figure()) == []
 
 
-@pytest.mark.parametrize("name", ["accuracy", "trend", "labellings", "tasks"])
+@pytest.mark.parametrize("name", ["accuracy", "kept", "trend", "labellings", "tasks"])
 def test_accuracies_end_at_100(name):
     with styled():
         figure = pictures()[name]()
@@ -197,7 +202,33 @@ def test_accuracies_end_at_100(name):
     limits += [axis.get_ylim() for axis in figure.axes if axis.get_ylabel() == "accuracy, %"]
     assert limits
     assert all(low >= 0 and high <= 100 for low, high in limits)
-    assert any(high == 100 for _, high in limits)
+    assert name == "kept" or any(high == 100 for _, high in limits)
+
+
+def crosses(one, other):
+    """Whether two segments have a point in common, by the sides on which their ends lie."""
+
+    def side(a, b, c):
+        return np.sign((b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0]))
+
+    return side(*one, other[0]) != side(*one, other[1]) and side(*other, one[0]) != side(*other, one[1])
+
+
+def test_a_point_per_method_and_no_line_to_a_name_crosses_another():
+    rng = np.random.default_rng(0)
+    kept = {f"method {k}": (rng.uniform(0.6, 0.9), rng.choice([0.8, rng.uniform(0.4, 0.7)])) for k in range(20)}
+    runs = [run for name, (x, y) in kept.items() for run in runs_of(name, [x, x + 0.02], source=y)]
+    runs += runs_of("scratch", [0.5, 0.6])  # nothing was transferred
+    with styled():
+        figure = against_source(Result("toy", {}, runs, [], None), "method 3")
+    (axis,) = figure.axes
+    points = [tuple(line.get_xydata()[0]) for line in axis.lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(points, [(100 * (x + 0.01), 100 * y) for x, y in kept.values()])
+    low, high = np.transpose([axis.get_xlim(), axis.get_ylim()])
+    lines = [((np.array(text.xy) - low) / (high - low), np.array(text.xyann)) for text in axis.texts]
+    assert [text.get_text() for text in axis.texts] == list(kept)
+    assert len({tuple(end) for _, end in lines}) == len(kept)
+    assert not any(crosses(a, b) for k, a in enumerate(lines) for b in lines[:k])
 
 
 def test_differences_end_at_100():

@@ -21,7 +21,7 @@ from jaxtl.data.resized import resized
 from jaxtl.errors import InputError
 from jaxtl.loop import StoppableProgress
 from jaxtl.models import Classifier, cut, initial_model_state, initialise
-from jaxtl.models.pretrained import Pretrained, load_trunk
+from jaxtl.models.pretrained import TRUNKS, Pretrained, load_trunk
 from jaxtl.problems.folder import BLOCK
 from jaxtl.problems.images import Images, accuracy, outputs, predict
 from jaxtl.problems.source import Source, make_model
@@ -40,6 +40,20 @@ class PretrainedConfig:
     picture_size: Annotated[int, bounds.Within(32, 512)] = 96  # edge to which its images are brought, in pixels
     most_train: bounds.Count = 4000  # training images of source and target each that go through it, at most
     most_test: bounds.Count = 2000  # test images of each
+
+
+def frozen_in_words(config: Any) -> str:
+    """What stands for the pictures, to be said beside them.
+
+    Args:
+        config: as for `pretrained_source`.
+    """
+    trunk = TRUNKS[config.model]
+    return (
+        f"by {config.cut} frozen stages of {config.model} ({trunk.trained_on}, {trunk.licence}) at "
+        f"{config.picture_size} pixels, of each task at most {config.most_train:,} training and "
+        f"{config.most_test:,} test pictures"
+    )
 
 
 def fewer(config: Any, task: DataSet) -> DataSet:

@@ -21,6 +21,7 @@ from jaxtl.report.plots.confusions import in_words
 from jaxtl.text import markdown, printable
 
 DASH = "–"
+CONTRASTS_FIXED = "Contrasts fixed beforehand"
 MAJORITY = "majority class"  # the row of what guessing gives
 EDGE = {"<": "▼", ">": "▲"}
 
@@ -170,7 +171,7 @@ def notes(result: Result, baseline: str) -> list[Note]:
     """What is to be said below the tables."""
     found = [
         Note(
-            "Contrasts fixed beforehand",
+            CONTRASTS_FIXED,
             [verdict_sentence(c) for c in result.contrasts],
         ),
         Note("Where these differences vary, standard deviations in points", _components(result)),

@@ -1,6 +1,6 @@
 """Questions put to methods: what a draw is given, where training starts, how what was trained is judged.
 
-a source model and few labels    source, few_shot
+a source model and few labels    source, few_shot; pretrained: a source behind frozen stages
 what is refused beforehand       checks
 rates, starts that are learned   tuning, meta
 several tasks                    many_tasks, new_task

@@ -65,9 +65,10 @@ class LstmDirection(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, seen: jax.Array) -> tuple[jax.Array, jax.Array]:
         """x [T, B, D], seen [T, B] bool: where there is a token -> (h at every time [T, B, H], the last h [B, H])."""
-        inputs = nn.Dense(GATES * self.size, name="input", bias_init=_open_forget_gates)(x)
+        flat = x.reshape(-1, x.shape[-1])  # see `recur`
+        inputs = nn.Dense(GATES * self.size, name="input", bias_init=_open_forget_gates)(flat)
         kernel = _HiddenKernel(self.size, name="hidden")()
-        states = recur(inputs, kernel, seen, self.reverse)
+        states = recur(inputs.reshape(*x.shape[:2], -1), kernel, seen, self.reverse)
         return states, states[0 if self.reverse else -1]
 
 
@@ -247,7 +248,10 @@ def lstm_classic(words: int, new: int = 0) -> Lstm:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
 def recur(inputs: jax.Array, kernel: jax.Array, seen: jax.Array, reverse: bool) -> jax.Array:
-    """The states h of an LSTM from 0 on, see `LstmDirection`, whose derivatives have few products in their loops.
+    """The states h of an LSTM from 0 on, see `LstmDirection`, with derivatives that are fast on a CPU.
+
+    Their loop has one product, as the states have: that of the derivative of h with U. The other, of h with the
+    derivative of U, is one for all times, and so is its transpose in a gradient.
 
     Args:
         inputs: x_t·W + b, [T, B, 4·H], gates beside each other: input, forget, cell, output.
@@ -262,55 +266,80 @@ def recur(inputs: jax.Array, kernel: jax.Array, seen: jax.Array, reverse: bool) 
         >>> recur(jnp.zeros((5, 2, 12)), jnp.zeros((3, 12)), jnp.ones((5, 2), bool), False).shape
         (5, 2, 3)
     """
-    return _forward(inputs, kernel, seen, reverse)[0]
-
-
-def _forward(
-    inputs: jax.Array, kernel: jax.Array, seen: jax.Array, reverse: bool
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(h [T, B, H], c [T, B, H], σ and tanh of the gates [T, B, 4·H])."""
 
     def step(state, now):
-        (h, c), (x, there) = state, now
-        z = jnp.split(x + h @ kernel, GATES, axis=-1)
-        i, f, g, o = jax.nn.sigmoid(z[0]), jax.nn.sigmoid(z[1]), jnp.tanh(z[2]), jax.nn.sigmoid(z[3])
-        fresh = f * c + i * g
-        c = jnp.where(there[:, None], fresh, c)
-        h = jnp.where(there[:, None], o * jnp.tanh(fresh), h)
-        return (h, c), (h, c, jnp.concatenate([i, f, g, o], axis=-1))
+        x, there = now
+        state = _cell(state, x + state[0] @ kernel, there[:, None])[0]
+        return state, state[0]
 
-    start = jnp.zeros((inputs.shape[1], kernel.shape[0]), inputs.dtype)
-    return lax.scan(step, (start, start), (inputs, seen), reverse=reverse)[1]
-
-
-def _before(states: jax.Array, reverse: bool) -> jax.Array:
-    """What stood there one step earlier."""
-    start = jnp.zeros_like(states[:1])
-    return jnp.concatenate([states[1:], start] if reverse else [start, states[:-1]])
+    return lax.scan(step, _start(inputs, kernel), (inputs, seen), reverse=reverse)[1]
 
 
 @recur.defjvp
-def _derivative(reverse, primals, tangents):
+def _derivative(reverse: bool, primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     inputs, kernel, seen = primals
-    h, c, gates = _forward(inputs, kernel, seen, reverse)
-    i, f, g, o = jnp.split(gates, GATES, axis=-1)
-    there, inner, before = seen[..., None], jnp.tanh(c), _before(c, reverse)
-    # how the fresh c depends on each gate's z and on c before, how h depends on z of its gate and on the fresh c; all
-    # of them, and what keeps the state, are 0 where there is no token or 1
-    by_gate = jnp.where(there, jnp.concatenate([g * i * (1 - i), before * f * (1 - f), i * (1 - g * g)], axis=-1), 0)
-    by_before = jnp.where(there, f, 1)
-    by_output = jnp.where(there, inner * o * (1 - o), 0)
-    by_fresh = jnp.where(there, o * (1 - inner * inner), 0)
-    moved = tangents[0] + jnp.einsum("tbh,hg->tbg", _before(h, reverse), tangents[1])
+    h, before, by_gate, keeps, by_cell = _linearised(inputs, kernel, seen, reverse)
+    # flat, or XLA turns around one side of the product in a gradient
+    by_kernel = before.reshape(-1, before.shape[-1]) @ tangents[1]
+    moved, stays = tangents[0] + by_kernel.reshape(inputs.shape), jnp.where(seen, 0, 1).astype(h.dtype)[..., None]
+    turned = lax.optimization_barrier(kernel.T)  # so that a gradient finds it in the order in which a product is fast
 
     def step(state, now):
-        (dh, dc), (x, by_gate, by_before, by_output, by_fresh, there) = state, now
-        z = x + dh @ kernel
-        within = jnp.split(by_gate * z[:, : 3 * kernel.shape[0]], 3, axis=-1)
-        dc = by_before * dc + within[0] + within[1] + within[2]
-        dh = jnp.where(there[:, None], by_output * z[:, 3 * kernel.shape[0] :] + by_fresh * dc, dh)
+        (dh, dc), (x, by_gate, keeps, by_cell, stays) = state, now
+        z = x + lax.dot_general(dh, turned, (((1,), (1,)), ((), ())))
+        z = by_gate * lax.optimization_barrier(z).reshape(by_gate.shape)
+        dc = keeps * dc + jnp.sum(_by_gate((1, 1, 1, 0), z) * z, axis=1)
+        dh = stays * dh + jnp.sum(_by_gate((0, 0, 0, 1), z) * z, axis=1) + by_cell * dc
         return (dh, dc), dh
 
-    start = jnp.zeros_like(h[0])
-    given = (moved, by_gate, by_before, by_output, by_fresh, seen)
-    return h, lax.scan(step, (start, start), given, reverse=reverse)[1]
+    given = (moved, by_gate, keeps, by_cell, stays)
+    return h, lax.scan(step, _start(inputs, kernel), given, reverse=reverse)[1]
+
+
+def _linearised(inputs: jax.Array, kernel: jax.Array, seen: jax.Array, reverse: bool) -> tuple[jax.Array, ...]:
+    """At every time h; h before; and how c depends on z of the first three gates and h on that of the last, [B, 4, H],
+    how c depends on c before, and h on c.
+
+    What stays where there is no token has derivatives 0 and 1. All of it is made in the loop, where the numbers are at
+    hand; nothing is put beside another array, which XLA would do number by number.
+    """
+    which = jnp.arange(GATES)[None, :, None]
+
+    def step(state, now):
+        (h, c), (x, there) = state, (now[0], now[1][:, None])
+        after, gates, inner = _cell(state, x + h @ kernel, there)
+        i, f, g, o = (gates[:, k] for k in range(GATES))
+        factors = jnp.where(which == 1, c[:, None], jnp.where(which == 2, i[:, None], inner[:, None]))
+        factors = jnp.where(which == 0, g[:, None], factors)
+        slopes = _by_gate((0, 0, 1, 0), gates) + _by_gate((1, 1, 0, 1), gates) * gates - gates * gates
+        by_gate = jnp.where(there[:, None], factors * slopes, 0)
+        by_cell = jnp.where(there, o * (1 - inner * inner), 0)
+        return after, (after[0], h, by_gate, jnp.where(there, f, 1), by_cell)
+
+    return lax.scan(step, _start(inputs, kernel), (inputs, seen), reverse=reverse)[1]
+
+
+def _start(inputs: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return (jnp.zeros((inputs.shape[1], kernel.shape[0]), inputs.dtype),) * 2
+
+
+def _cell(
+    state: tuple[jax.Array, jax.Array], z: jax.Array, there: jax.Array
+) -> tuple[tuple[jax.Array, jax.Array], jax.Array, jax.Array]:
+    """((h, c), the gates [B, 4, H], tanh(c)) of the state before, z [B, 4·H] and there [B, 1].
+
+    σ(z) = ½·tanh(½·z) + ½: one function for all gates. The barriers keep XLA from computing it again for every use.
+    """
+    h, c = state
+    z = z.reshape(len(z), GATES, -1)
+    half = _by_gate((0.5, 0.5, 1, 0.5), z)
+    gates = lax.optimization_barrier(jnp.tanh(z * half) * half + _by_gate((0.5, 0.5, 0, 0.5), z))
+    i, f, g, o = (gates[:, k] for k in range(GATES))
+    c = jnp.where(there, f * c + i * g, c)
+    inner = lax.optimization_barrier(jnp.tanh(c))
+    return (jnp.where(there, o * inner, h), c), gates, inner
+
+
+def _by_gate(numbers: tuple[float, ...], like: jax.Array) -> jax.Array:
+    """[1, 4, 1]."""
+    return jnp.array(numbers, like.dtype)[None, :, None]

@@ -17,9 +17,11 @@ Both sets of reviews are fetched once where they are not at hand. Needs pip inst
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -108,7 +110,7 @@ class Config(TextSourceConfig, LabelledConfig, Budget):
     back: bool = True  # also from the target to the source
     models: Models = ("bilstm", "average")  # each with source models of its own
     n_per_class: cli.Counts = (20, 100)  # labelled target texts
-    length: cli.Count = 256  # words that are kept of a text
+    length: Annotated[int, cli.Within(1, 2000)] = 256  # words that are kept of a text
     methods: Methods = ()  # some of the rows; all when empty
     honest: Honest = ()  # methods that also choose from their n labelled examples alone; or all
     measure: MeasureName = "accuracy"  # what methods are chosen by and compared by
@@ -193,57 +195,77 @@ def encoded(trunk: Pretrained, texts: DataSet, room: Path) -> tuple[np.ndarray, 
     return features[: len(parts[0])], features[len(parts[0]) :]
 
 
+class Way(NamedTuple):
+    """From one set of texts to another."""
+
+    title: str
+    room: str  # below the run's directory
+    texts: DataSet  # of the target
+    source_task: DataSet
+    task: DataSet
+    words: Vocabulary  # of both; the source's come first
+
+
+def way_of(config: Config, theirs: DataSet, ours: DataSet) -> Way:
+    """Words of training texts alone are known; those of the source have the same numbers for the target."""
+    known = Vocabulary.of(theirs.train["text"], SOURCE_WORDS)
+    words = known.extended(ours.train["text"], NEW_WORDS)
+    source_task, task = tokenised(theirs, known, config.length), tokenised(ours, words, config.length)
+    room = f"{cli.directory_of(theirs.name)}-{cli.directory_of(ours.name)}"
+    return Way(f"{theirs.name} → {ours.name}", room, ours, source_task, task, words)
+
+
 def main(config: Config, workdir: Path) -> None:
     started, console = time.perf_counter(), Terminal()
     cli.check(config)
     check_plan(config, ROWS)
+    every = [OfModel(**{**vars(config), "model": model}) for model in config.models]
     pair = reviews(config)
-    trunk, missing = encoder()
+    report.print_data(console, source=pair[0], target=pair[1])
+    ways = [way_of(config, *texts) for texts in (pair, pair[::-1])[: 1 + config.back]]
+    folds = bool({"all", *(config.methods or ROWS)} & {*config.honest})
+    for way, its in itertools.product(ways, every):
+        check_tasks(its, way.source_task, way.task, config.n_per_class, folds=folds, models=config.trials)
+    trunk, missing = encoder() if ENCODER in (config.methods or ROWS) else (None, "")
     names = [name for name in config.methods or ROWS if trunk is not None or name != ENCODER]
     planned = [both for both in CONTRASTS if {*both} <= {*names}]
     report.print_plan(console, config.replicates, len(planned), "replicate")
-    report.print_data(console, source=pair[0], target=pair[1])
     results: list[report.Result] = []
-    for texts in (pair, pair[::-1])[: 1 + config.back]:
-        results += carried(config, texts, names, planned, trunk, workdir, console)
+    for way in ways:
+        report.print_notice(console, way.task, since=way.texts)
+        files.write(workdir / way.room / "vocabulary.json", way.words.to_bytes())
+        features = None if trunk is None else encoded(trunk, way.texts, workdir / way.room)
+        for its in every:
+            results += carried(its, way, features, names, planned, workdir / way.room / its.model, console)
     notice = report.together(*(data.notice for data in pair), missing)
     header = cli.header("text_transfer", config, started, data=" → ".join(data.origin for data in pair), notice=notice)
-    report.print_written(console, report.write_files(workdir, header, results, baseline=BASELINE))
+    report.print_written(console, report.write_files(workdir, header, results, baseline=baseline_of(names)))
+
+
+def baseline_of(names: Sequence[str]) -> str:
+    """What the others are compared with."""
+    return BASELINE if BASELINE in names else names[0]
 
 
 def carried(
-    config: Config,
-    texts: tuple[DataSet, DataSet],
-    names: list[str],
-    planned: list[tuple[str, str]],
-    trunk: Pretrained | None,
-    workdir: Path,
+    config: OfModel,
+    way: Way,
+    features: tuple[np.ndarray, np.ndarray] | None,
+    names: Sequence[str],
+    planned: Sequence[tuple[str, str]],
+    room: Path,
     console: Terminal,
 ) -> list[report.Result]:
-    """From one set to the other, by every model and with every number of labelled texts."""
-    (theirs, ours), results = texts, list[report.Result]()
-    known = Vocabulary.of(theirs.train["text"], SOURCE_WORDS)
-    words = known.extended(ours.train["text"], NEW_WORDS)
-    source_task, task = tokenised(theirs, known, config.length), tokenised(ours, words, config.length)
-    room = workdir / f"{cli.directory_of(theirs.name)}-{cli.directory_of(ours.name)}"
-    for data, before in ((source_task, theirs), (task, ours)):
-        report.print_notice(console, data, since=before)
-    folds = bool({"all", *names} & {*config.honest})
-    every = [OfModel(**{**vars(config), "model": model}) for model in config.models]
-    for its in every:
-        check_tasks(its, source_task, task, config.n_per_class, folds=folds, models=config.trials)
-    files.write(room / "vocabulary.json", words.to_bytes())
-    features = encoded(trunk, ours, room) if trunk is not None and ENCODER in names else None
-    for its in every:
-        sources = make_sources(its, source_task, room / its.model / "source")
-        report.print_source(console, *sources)
-        for n in config.n_per_class:
-            problem = FewTexts(its, sources, task, n, ours, features)
-            report.print_target(console, problem)
-            report.print_transfer(console, problem.moved)
-            axes: dict[str, Any] = {"split": f"{theirs.name} → {ours.name}", "model": its.model, "n_per_class": n}
-            results.append(study(problem, ROWS, room / its.model / f"n_{n}", planned, axes, methods=names))
-            report.print_result(results[-1], console, baseline=BASELINE, preset=config.preset)
+    """One model, with every number of labelled texts."""
+    sources, results = make_sources(config, way.source_task, room / "source"), list[report.Result]()
+    report.print_source(console, *sources)
+    for n in config.n_per_class:
+        problem = FewTexts(config, sources, way.task, n, way.texts, features)
+        report.print_target(console, problem)
+        report.print_transfer(console, problem.moved)
+        axes: dict[str, Any] = {"split": way.title, "model": config.model, "n_per_class": n}
+        results.append(study(problem, ROWS, room / f"n_{n}", planned, axes, methods=names))
+        report.print_result(results[-1], console, baseline=baseline_of(names), preset=config.preset)
     return results
 
 

@@ -20,11 +20,13 @@ from jaxtl.problems import check_plan
 EXPERIMENTS = [
     *("cifar_transfer", "lambda_selection", "learned_rates", "label_trees", "learned_starts"),
     *("multitask", "ridge_regression", "calibration", "finetune_methods", "choose_source"),
+    "text_transfer",
     *(f"benchmarks.{part}" for part in ("accuracy", "machine", "step", "multitask", "selection", "benchmarks")),
 ]
 WORK = (
     "keep_to_data",
     "make_source",
+    "encoder",
     "make_sources",
     "keep",
     "textbook",
@@ -55,10 +57,13 @@ def idle(monkeypatch, tmp_path):
     """Every experiment up to where its work begins; data are read once."""
     loaded = {}
 
-    def load(name, directory=None, progress=None):
-        if (name, directory) not in loaded:
-            loaded[name, directory] = data.load(name, directory)
-        return loaded[name, directory]
+    def kept(read):
+        def load(name, directory=None, progress=None):
+            if (read, name, directory) not in loaded:
+                loaded[read, name, directory] = read(name, directory)
+            return loaded[read, name, directory]
+
+        return load
 
     def begin(*args, **kwargs):
         raise Began
@@ -69,8 +74,9 @@ def idle(monkeypatch, tmp_path):
         for work in WORK:
             if hasattr(experiment, work):
                 monkeypatch.setattr(experiment, work, begin)
-        if hasattr(experiment, "load"):
-            monkeypatch.setattr(experiment, "load", load)
+        for read in (data.load, data.load_texts):
+            if hasattr(experiment, read.__name__):
+                monkeypatch.setattr(experiment, read.__name__, kept(read))
 
 
 def accepted(name, argv, workdir):

@@ -187,4 +187,5 @@ def check_memory(config: Any, task: DataSet, models: int) -> None:
     size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     what = f"{models:,} models of {size:,} parameters side by side"
     todo = "use smaller ones, or fewer settings at a time"
-    refuse_beyond_memory(12.0 * size * (models + 1), what, where="--config.widths", todo=todo)
+    where = "--config.hidden" if isinstance(inputs, Texts) else "--config.widths"
+    refuse_beyond_memory(12.0 * size * (models + 1), what, where=where, todo=todo)

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,9 +68,9 @@ class SourceConfig(SourceTraining):
 class TextSourceConfig(SourceTraining):
     """The models of texts and their training: fields of an experiment's Config, which says which `model` it is."""
 
-    embedding: bounds.Count = 64  # size of the vector of a word
-    hidden: bounds.Count = 64  # size of a state of bilstm, in one direction
-    layers: bounds.Count = 1  # of bilstm
+    embedding: Annotated[int, bounds.Within(1, 4096)] = 64  # size of the vector of a word
+    hidden: Annotated[int, bounds.Within(1, 4096)] = 64  # size of a state of bilstm, in one direction
+    layers: Annotated[int, bounds.Within(1, 16)] = 1  # of bilstm
     dropout: bounds.Share = 0.5
     source_steps: bounds.Steps = 500
     source_batch_size: bounds.Count = 32

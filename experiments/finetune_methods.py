@@ -3,9 +3,9 @@
 Rows by family: what acts on parameters, on inner outputs, on predictions, along the depth; models that are averaged,
 adapters, losses, heads in closed form. All have the same number of steps, trials and draws; L2, L2-SP and plain
 fine-tuning are always among them, and training from scratch. "source" is what a method forgets: the accuracy of the
-source model's head on the trunk as the method leaves it. In the second picture methods to the right are better on the
-target, and those above have kept more of the source. Where a gain over a baseline has been published it stands beside
-ours: other networks, other data, and seldom a baseline that was tuned as long.
+source model's head on the trunk as the method leaves it. In the picture of both, methods to the right are better on
+the target, and those above have kept more of the source. Where a gain over a baseline has been published it stands
+beside ours: other networks, other data, and seldom a baseline that was tuned as long.
 
     python -m experiments.finetune_methods                                  # CIFAR-10 where it is found, else digits
     python -m experiments.finetune_methods --config.preset=pretrained       # last stages of EfficientNet-Lite0
@@ -19,6 +19,7 @@ Not yet measured.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,7 +56,8 @@ from jaxtl.protocol import Budget, Recipe, Result, study, verdict_sentence
 from jaxtl.protocol.results import number, points
 from jaxtl.report import Table
 from jaxtl.report.plots.comparison import plots_of
-from jaxtl.report.tables import CONTRASTS_FIXED, DASH, method_table, notes
+from jaxtl.report.plots.kept import SOURCE, against_source
+from jaxtl.report.tables import CONTRASTS_FIXED, DASH, EDGE, method_table, notes
 from jaxtl.report.tasks import figures_of
 from jaxtl.terminal import Terminal
 
@@ -190,11 +192,15 @@ def methods_of(config: Config) -> list[str]:
 
 def compared_section(result: Result, baseline: str, pretrained: bool) -> report.Section:
     """A row for every method; each setting that was chosen is in summary.json and runs.csv."""
-    shown = [
-        plot for plot in plots_of(result, baseline) if plot.name in (result.measure.key, "source_kept", "contrasts")
-    ]
+    shown = [plot for plot in plots_of(result, baseline) if plot.name in (result.measure.key, "contrasts")]
+    if result.measured(SOURCE):
+        draw = functools.partial(against_source, result, baseline)
+        shown.append(
+            report.Plot("source_kept", f"Target {result.measure.name} beside what is kept of the source", draw)
+        )
     said = [note for note in notes(result, baseline) if note.heading != CONTRASTS_FIXED]
     lines = [f"{note.heading}: {line}" if note.heading else line for note in said for line in note.lines]
+    lines = [line for line in lines if not line.startswith(EDGE["<"])]  # signs of the table of settings
     if pretrained:
         lines.append("From scratch: the stages that are trained begin anew, behind those that are frozen.")
     return report.Section(result.title, [method_table(result, baseline)], lines, shown)

@@ -14,7 +14,6 @@ from jaxtl.protocol.results import Result, headed, interval_of_mean, points, slu
 from jaxtl.report.plots import curves, trends
 from jaxtl.report.plots.confusions import confusion_maps
 from jaxtl.report.plots.glyphs import fit_to_fonts
-from jaxtl.report.plots.kept import SOURCE, against_source
 from jaxtl.report.plots.style import (
     BAND,
     BLUE,
@@ -75,9 +74,6 @@ def plots_of(result: Result, baseline: str, axes: Sequence[str] = ()) -> list[Pl
     found = [Plot(measure.key, f"Target {measure.name} by method", partial(by_method, result, baseline))]
     if result.contrasts:
         found.append(Plot("contrasts", "The contrasts fixed beforehand", partial(forest, result)))
-    if len(result.methods) > 1 and result.measured(SOURCE):
-        caption = f"Target {measure.name} beside what is kept of the source"
-        found.append(Plot("source_kept", caption, partial(against_source, result, baseline)))
     if result.truth is not None and (confusions := result.looked_into(baseline)):
         caption = "Which classes are taken for which"
         draw = partial(confusion_maps, f"{caption}: {result.title}", result.truth.names, confusions)

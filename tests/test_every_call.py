@@ -1,7 +1,7 @@
 """A run that ends at any call of the file system goes on with the same command and ends like an undisturbed one.
 
-`tests/every_call.py` is the run, and every k is a process of its own. The quick form takes every sixth call, the slow
-one every single one.
+`tests/every_call.py` is the run, and every k is a process of its own. The quick form takes every thirtieth call, the
+slow one every single one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-STRIDES = (12, pytest.param(1, marks=pytest.mark.slow))
+STRIDES = (30, pytest.param(1, marks=pytest.mark.slow))
 
 
 def told(how: str, room: Path, first: int, stride: int) -> list[dict]:

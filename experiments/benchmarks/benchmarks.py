@@ -1,11 +1,11 @@
-"""How fast is it all? Steps, penalties, freezing, sweeps, paths, tasks, starts, memory, images: one report.
+"""How fast is it all? Steps, penalties, freezing, sweeps, paths, tasks, texts, starts, memory, images: one report.
 
     make bench                                              # less than ten minutes on 2 CPU cores
     python -m experiments.benchmarks --config.preset=long   # every part by its own defaults
     python -m experiments.benchmarks --config.parts=step,machine
     python -m experiments.benchmarks.compare A/summary.json B/summary.json
 
-The four parts run alone too, each with flags of its own: `python -m experiments.benchmarks.step --help`. The figures of
+The parts run alone too, each with flags of its own: `python -m experiments.benchmarks.step --help`. The figures of
 summary.json have one level, so that those of two commits or two machines can be compared.
 """
 
@@ -17,11 +17,17 @@ from typing import Annotated, Any, ClassVar
 
 from rich.console import Console
 
-from experiments.benchmarks import machine, multitask, selection, step
+from experiments.benchmarks import machine, multitask, selection, sequences, step
 from experiments.benchmarks.results import Findings, Once, Part, keep
 from jaxtl import cli
 
-PARTS: dict[str, Any] = {"step": step, "selection": selection, "multitask": multitask, "machine": machine}
+PARTS: dict[str, Any] = {
+    "step": step,
+    "selection": selection,
+    "multitask": multitask,
+    "sequences": sequences,
+    "machine": machine,
+}
 Parts = Annotated[tuple[Annotated[str, cli.OneOf("part", PARTS)], ...], cli.Items(1, distinct=True)]
 
 

@@ -11,6 +11,7 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxtl.models.layers import at_least_float32
@@ -278,9 +279,10 @@ def recur(inputs: jax.Array, kernel: jax.Array, seen: jax.Array, reverse: bool) 
 @recur.defjvp
 def _derivative(reverse: bool, primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     inputs, kernel, seen = primals
-    h, before, by_gate, keeps, by_cell = _linearised(inputs, kernel, seen, reverse)
+    h, by_gate, keeps, by_cell = _linearised(inputs, kernel, seen, reverse)
+    earlier = [h[1:], jnp.zeros_like(h[:1])] if reverse else [jnp.zeros_like(h[:1]), h[:-1]]
     # flat, or XLA turns around one side of the product in a gradient
-    by_kernel = before.reshape(-1, before.shape[-1]) @ tangents[1]
+    by_kernel = jnp.concatenate(earlier).reshape(-1, h.shape[-1]) @ tangents[1]
     moved, stays = tangents[0] + by_kernel.reshape(inputs.shape), jnp.where(seen, 0, 1).astype(h.dtype)[..., None]
     turned = lax.optimization_barrier(kernel.T)  # so that a gradient finds it in the order in which a product is fast
 
@@ -288,7 +290,7 @@ def _derivative(reverse: bool, primals: tuple, tangents: tuple) -> tuple[jax.Arr
         (dh, dc), (x, by_gate, keeps, by_cell, stays) = state, now
         z = x + lax.dot_general(dh, turned, (((1,), (1,)), ((), ())))
         z = by_gate * lax.optimization_barrier(z).reshape(by_gate.shape)
-        dc = keeps * dc + jnp.sum(_by_gate((1, 1, 1, 0), z) * z, axis=1)
+        dc = lax.optimization_barrier(keeps * dc + jnp.sum(_by_gate((1, 1, 1, 0), z) * z, axis=1))
         dh = stays * dh + jnp.sum(_by_gate((0, 0, 0, 1), z) * z, axis=1) + by_cell * dc
         return (dh, dc), dh
 
@@ -297,24 +299,23 @@ def _derivative(reverse: bool, primals: tuple, tangents: tuple) -> tuple[jax.Arr
 
 
 def _linearised(inputs: jax.Array, kernel: jax.Array, seen: jax.Array, reverse: bool) -> tuple[jax.Array, ...]:
-    """At every time h; h before; and how c depends on z of the first three gates and h on that of the last, [B, 4, H],
-    how c depends on c before, and h on c.
+    """(h [T, B, H]; how c depends on z of three gates and h on that of the last [T, B, 4, H]; how c depends on
+    c before, and h on c [T, B, H]).
 
     What stays where there is no token has derivatives 0 and 1. All of it is made in the loop, where the numbers are at
     hand; nothing is put beside another array, which XLA would do number by number.
     """
-    which = jnp.arange(GATES)[None, :, None]
 
     def step(state, now):
-        (h, c), (x, there) = state, (now[0], now[1][:, None])
-        after, gates, inner = _cell(state, x + h @ kernel, there)
+        c, (x, there) = state[1], now
+        after, gates, inner = _cell(state, x + state[0] @ kernel, there[:, None])
         i, f, g, o = (gates[:, k] for k in range(GATES))
-        factors = jnp.where(which == 1, c[:, None], jnp.where(which == 2, i[:, None], inner[:, None]))
-        factors = jnp.where(which == 0, g[:, None], factors)
-        slopes = _by_gate((0, 0, 1, 0), gates) + _by_gate((1, 1, 0, 1), gates) * gates - gates * gates
-        by_gate = jnp.where(there[:, None], factors * slopes, 0)
-        by_cell = jnp.where(there, o * (1 - inner * inner), 0)
-        return after, (after[0], h, by_gate, jnp.where(there, f, 1), by_cell)
+        factors = sum(
+            _by_gate(tuple(row), x) * part[:, None] for row, part in zip(np.eye(GATES), (g, c, i, inner), strict=True)
+        )
+        slopes = _by_gate((0, 0, 1, 0), x) + _by_gate((1, 1, 0, 1), x) * gates - gates * gates
+        there = there.astype(x.dtype)[:, None]
+        return after, (after[0], there[:, None] * factors * slopes, there * f + 1 - there, there * o * (1 - inner**2))
 
     return lax.scan(step, _start(inputs, kernel), (inputs, seen), reverse=reverse)[1]
 

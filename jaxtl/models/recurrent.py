@@ -222,7 +222,7 @@ def _split(marked: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def lstm_default(words: int, new: int = 0) -> Lstm:
-    """One layer of 64 both ways, over vectors of 64: a training step in hundredths of a second on one core.
+    """One layer of 64 both ways, over vectors of 64; how long a step takes: `experiments.benchmarks.sequences`.
 
     Args:
         words, new: as for `Lstm`.

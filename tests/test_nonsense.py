@@ -20,6 +20,7 @@ from jaxtl.problems import check_plan
 EXPERIMENTS = [
     *("cifar_transfer", "lambda_selection", "learned_rates", "label_trees", "learned_starts"),
     *("multitask", "ridge_regression", "calibration", "finetune_methods", "choose_source"),
+    "domain_digits",
     *(f"benchmarks.{part}" for part in ("accuracy", "machine", "step", "multitask", "selection", "benchmarks")),
 ]
 WORK = (

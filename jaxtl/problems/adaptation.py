@@ -189,12 +189,7 @@ class Adaptation:
         return self._last[1]
 
     def selections(self, methods: tuple[str, ...], first: str) -> list[Selection]:
-        """Every way to choose among settings of some methods: one validator first, at the end the oracle.
-
-        Example:
-            >>> [way.name for way in Adaptation.selections(None, (), "information")]  # no net is asked here
-            ['information', 'source', 'importance', 'embedded', 'entropy', 'neighbours', 'oracle']
-        """
+        """Every way to choose among settings of some methods: one validator first, at the end the oracle."""
 
         def by(fn: Callable[[Seen], float]) -> Callable[[Trained, Draw], float]:
             return lambda trained, draw: fn(self.seen(trained.weights, draw))

@@ -78,7 +78,7 @@ VALIDATORS: dict[str, Callable[[Seen], float]] = {  # larger is better
     "source": lambda seen: source_accuracy(seen.logits, seen.labels),
     "importance": lambda seen: importance_weighted(seen.logits, seen.labels, seen.weights),
     "embedded": lambda seen: deep_embedded(seen.logits, seen.labels, seen.weights),
-    "entropy": lambda seen: confidence(seen.target_logits),
+    "confidence": lambda seen: confidence(seen.target_logits),
     "information": lambda seen: mutual_information(seen.target_logits),
     "neighbours": lambda seen: neighbourhood_density(seen.target_logits),
 }
@@ -86,7 +86,7 @@ MEANS = {  # what they are, in a line
     "source": "accuracy on held-out source examples",
     "importance": "the same, examples weighted by how much more often the target has such",
     "embedded": "the same with a control variate: deep embedded validation",
-    "entropy": "how sure answers to target examples are",
+    "confidence": "how sure answers to target examples are",
     "information": "sure, and not of one class for all: mutual information of example and answer",
     "neighbours": "soft neighbourhood density: target examples that are answered like many others",
     ORACLE: "accuracy on target training examples: nobody has their labels, a bound",

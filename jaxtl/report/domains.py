@@ -68,7 +68,8 @@ def gains_section(
         "not at all, 2 always. Seconds: choosing and report runs.",
     ]
     title = f"Adaptation without target labels: {result.title}"
-    gains = {f"chosen by {way}": _gains(result, baseline, way, bound) for way in (validator, ORACLE)}
+    ways = {f"chosen by {validator}": validator, f"chosen by {ORACLE}: a bound": ORACLE}
+    gains = {words: _gains(result, baseline, way, bound) for words, way in ways.items()}
     regrets = {name: _value(regret_of(result, name)) for name in validators}
     plot = Plot(f"domains{slug(result.axes)}", title, functools.partial(adaptation, title, gains, regrets, baseline))
     return Section(title, [Table(columns, rows)], lines, [plot]), figures

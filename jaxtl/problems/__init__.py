@@ -4,10 +4,12 @@ a source model and few labels    source, few_shot; pretrained: a source behind f
 what is refused beforehand       checks
 rates, starts that are learned   tuning, meta
 several tasks                    many_tasks, new_task
+a target without labels          adaptation
 how hard to pull, by criterion   criteria, pull_map, trunk_pulls
 images, tokens on their way      images, texts
 """
 
+from jaxtl.problems.adaptation import Adaptation, AdaptationConfig
 from jaxtl.problems.checks import (
     check_examples,
     check_memory,
@@ -37,6 +39,8 @@ from jaxtl.problems.tuning import Found, Tuning
 
 __all__ = [
     "CLASSIFY",
+    "Adaptation",
+    "AdaptationConfig",
     "FewShot",
     "FewShotConfig",
     "FewTexts",

@@ -6,6 +6,7 @@ closed forms      ridge, logistic, inputs              all λ at once, with ever
 criteria          criteria, curvature, lanczos         df, AIC, BIC and evidence of any net
                   validation, choices                  held-out and k-fold validation; what choices are worth
 features, ranks   probes, ranking                      what a linear head makes of features; what a ranking is worth
+no target labels  unlabelled                           what answers to source and target examples say of a net
 by gradient       learning, gradient, implicit, meta   rates and starts that are learned
 by search         label_search                         which blocks are frozen, transferred, new
 """
@@ -27,6 +28,15 @@ from jaxtl.selection.meta import imaml, reptile
 from jaxtl.selection.probes import Probe, a_distance, ridge_probe
 from jaxtl.selection.ranking import Ranked, kendall, rank_and_choose, resampled_interval
 from jaxtl.selection.ridge import RidgePath, ridge_path
+from jaxtl.selection.unlabelled import (
+    confidence,
+    deep_embedded,
+    density_ratio,
+    importance_weighted,
+    mutual_information,
+    neighbourhood_density,
+    source_accuracy,
+)
 from jaxtl.selection.validation import (
     ValidationCriteria,
     regret,
@@ -53,15 +63,21 @@ __all__ = [
     "assignment_start",
     "assignments",
     "compare",
+    "confidence",
+    "deep_embedded",
+    "density_ratio",
     "hypergradient",
     "imaml",
     "implicit_gradient",
+    "importance_weighted",
     "judge_choices",
     "kendall",
     "learn_rates",
     "linearised",
     "logistic_criteria",
     "logistic_path",
+    "mutual_information",
+    "neighbourhood_density",
     "net_criteria",
     "rank_and_choose",
     "regret",
@@ -70,6 +86,7 @@ __all__ = [
     "resilient",
     "ridge_path",
     "ridge_probe",
+    "source_accuracy",
     "sweep",
     "temperature",
     "validation_criteria",

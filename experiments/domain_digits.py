@@ -1,0 +1,169 @@
+"""Labelled digits of one kind, unlabelled ones of another: which method carries over, and can it be chosen honestly?
+
+A network sees labelled source digits and unlabelled target digits. Settings are chosen without target labels: by one
+validator that is fixed beforehand, and beside it by every other one, and by an oracle that knows the labels and is a
+bound. What a validator costs is what choosing by it loses against the oracle. Nothing of the target's labels is given
+to a method, but to `target_only`, which is the other bound.
+
+    python -m experiments.domain_digits --config.data=digits.npz#mnist,digits.npz#usps  # both ways
+    python -m experiments.domain_digits                     # scikit-learn's digits, half of them distorted
+    python -m experiments.domain_digits --config.methods=source_only,dann,bsp,jan,afn,entropy
+    python -m experiments.domain_digits --smoke             # a few methods and steps
+
+Not yet measured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtl import cli, report
+from jaxtl.data import DataSet, Split, contrast, gaussian_blur, gaussian_noise, load
+from jaxtl.errors import InputError
+from jaxtl.loop import StoppableProgress
+from jaxtl.methods.domain.recipes import BOUND, RECIPES
+from jaxtl.problems import check_memory, check_plan
+from jaxtl.problems.adaptation import MEANS, VALIDATORS, Adaptation, AdaptationConfig
+from jaxtl.protocol import Budget, study
+from jaxtl.protocol.results import Axes
+from jaxtl.report.domains import gains_section, validators_section
+from jaxtl.terminal import Terminal
+
+USUAL = ("source_only", BOUND, "dan", "coral", "dann", "cdan_e", "mdd", "mcc")
+BASELINE = "source_only"
+EDGE = 16  # pixels: images of 28 are brought to it
+
+Methods = Annotated[tuple[Annotated[str, cli.OneOf("method", RECIPES)], ...], cli.Items(1, distinct=True)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(AdaptationConfig, Budget):
+    preset: str = ""  # smoke: fills what is not given
+    data: cli.Names = ("digits",)  # two sets of images, names or paths; digits: its images, and others distorted
+    data_dir: cli.Place = ""  # where named data sets are looked for
+    both_ways: bool = True  # also from the second to the first
+    methods: Methods = USUAL
+    validator: Annotated[str, cli.OneOf("validator", VALIDATORS)] = "information"  # what the headline is chosen by
+    honest: ClassVar[tuple[str, ...]] = ()  # type: ignore[misc]  # no fields here: no target example is labelled
+    folds: ClassVar[int] = 5  # type: ignore[misc]
+    steps: cli.Steps = 400
+    batch_size: cli.Count = 64  # of each domain
+    trials: cli.Trials = 4
+    tuning_draws: cli.Draws = 1
+    report_draws: cli.Draws = 1
+    replicates: cli.Draws = 5
+
+    may_change: ClassVar = (*Budget.may_change, "methods", "validator")  # each run is scored by every validator
+    glossary: ClassVar = {name: recipe.means for name, recipe in RECIPES.items()} | MEANS
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "smoke": {
+            "data": ("digits",),
+            "both_ways": False,
+            "model": "mlp",
+            "widths": (32,),
+            "steps": 40,
+            "trials": 2,
+            "replicates": 2,
+            "validation": 100,
+            "methods": ("source_only", BOUND, "dan", "dann"),
+        }
+    }
+
+
+def distorted(images: np.ndarray) -> np.ndarray:
+    """Grey levels 0..255 blurred, with half of the contrast and noise over them; always the same."""
+    worse = gaussian_noise(contrast(gaussian_blur(jnp.asarray(images), 0.7), 0.5), jax.random.key(0), 30.0)
+    return np.asarray(worse).round().astype(np.uint8)
+
+
+def in_two(data: DataSet) -> tuple[DataSet, DataSet]:
+    """Every other training image as it is, the rest distorted: no image is on both sides."""
+    level = 255 / float(np.max(data.train.images))  # digits have levels 0 to 16
+
+    def grey(part: Split) -> Split:
+        return part.having(image=np.asarray(part.images * level).round().astype(np.uint8))
+
+    def worse(part: Split) -> Split:
+        return part.having(image=distorted(part.images))
+
+    first, second, test = grey(data.train.take(slice(0, None, 2))), grey(data.train.take(slice(1, None, 2))), data.test
+    source = dataclasses.replace(data, train=first, test=grey(test))
+    target = dataclasses.replace(data, train=worse(second), test=worse(grey(test)), name=f"{data.name}, distorted")
+    return source, target
+
+
+def at_edge(data: DataSet) -> DataSet:
+    """Images of 28 pixels without their margin of 2 and at the size of those of 16; others as they are."""
+
+    def small(part: Split) -> Split:
+        inner = np.asarray(part.images)[:, 2:26, 2:26]
+        doubled = inner.repeat(2, axis=1).repeat(2, axis=2)
+        blocks = doubled.reshape(len(inner), EDGE, 3, EDGE, 3, -1).mean(axis=(2, 4))
+        return part.having(image=blocks.round().astype(inner.dtype))
+
+    if data.train.images.shape[1:3] != (28, 28):
+        return data
+    return dataclasses.replace(data, train=small(data.train), test=small(data.test))
+
+
+def domains(config: Config) -> tuple[DataSet, DataSet]:
+    """The two sets.
+
+    Raises:
+        InputError: more than two sets, or one without images and classes.
+    """
+    if len(config.data) > 2:
+        raise InputError(f"{len(config.data)} sets", where="--config.data", todo="name one, or two")
+    loaded = [load(name, config.data_dir or None, progress=StoppableProgress) for name in config.data]
+    for data in loaded:
+        if not ("image" in data.train and data.train.images.ndim == 4 and data.train.target == "class"):
+            what = f"'{data.name}' has no images with a class each"
+            raise InputError(what, where="--config.data", todo="name sets of images")
+    first, second = in_two(loaded[0]) if len(loaded) == 1 else (at_edge(data) for data in loaded)
+    return first, second
+
+
+def pairs(config: Config) -> Iterator[tuple[DataSet, DataSet]]:
+    """(source, target), one way or both."""
+    first, second = domains(config)
+    yield first, second
+    if config.both_ways:
+        yield second, first
+
+
+def main(config: Config, workdir: Path) -> None:
+    started, console = time.perf_counter(), Terminal()
+    cli.check(config)
+    check_plan(config, config.methods)
+    rows = {name: dataclasses.replace(recipe, chosen=config.validator) for name, recipe in RECIPES.items()}
+    rows |= {BOUND: RECIPES[BOUND]}
+    chosen = tuple(name for name in config.methods if name != BOUND)
+    contrasts = [(name, BASELINE) for name in chosen if name != BASELINE]
+    report.print_plan(console, config.replicates, len(contrasts), "replicate")
+    page, runs, origin = report.Page(console, config.preset), {}, ""
+    for source, target in pairs(config):
+        report.print_data(console, source=source, target=target)
+        check_memory(config, target, config.trials)
+        problem = Adaptation(config, source, target)
+        way, origin = cli.directory_of(problem.title), origin or problem.origin
+        ways = problem.selections(chosen, config.validator)
+        axes: Axes = {"pair": problem.title}
+        result = study(problem, rows, workdir / way, contrasts, axes, methods=config.methods, selections=ways)
+        section, figures = gains_section(result, BASELINE, config.validator, BOUND, [*VALIDATORS])
+        page.add(section, {f"methods: {problem.title}": figures})
+        section, figures = validators_section(result, BASELINE, [*VALIDATORS])
+        page.add(section, {f"validators: {problem.title}": figures})
+        runs[way] = result.runs
+    page.write(workdir, cli.header("domain_digits", config, started, data=origin), runs)
+
+
+if __name__ == "__main__":
+    cli.run(main, Config)

@@ -1,0 +1,82 @@
+"""What answers to unlabelled examples pay for being unsure, or for taking one class for another: entropy, MCC."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxtl.errors import InputError
+
+TEMPERATURE = 2.5  # of minimum class confusion
+UNUSED = 1e-12  # the sum of a class's probabilities over a batch, squares of which float32 can still divide by
+
+
+def entropy(logits: jax.Array) -> jax.Array:
+    """−Σ_c p_c log p_c with p = softmax(logits), per example: 0 for a sure answer, log C for none.
+
+    Args:
+        logits: [B, C].
+
+    Returns:
+        [B], in float32 at least; finite with a finite gradient for answers as sure as they can be.
+
+    Example:
+        >>> entropy(jnp.array([[0.0, 0.0], [1000.0, 0.0]])).tolist()
+        [0.6931471824645996, 0.0]
+
+    Source: Grandvalet and Bengio, "Semi-supervised Learning by Entropy Minimization", 2004.
+    """
+    log_p = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+    return jnp.sum(jnp.exp(log_p) * -log_p, axis=-1)
+
+
+def certainty(logits: jax.Array) -> jax.Array:
+    """(1 + exp(−H_b)) / their mean, H_b the entropy of the answer: sure examples count more. No gradient passes.
+
+    Args:
+        logits: [B, C] of one domain.
+
+    Returns:
+        [B] with mean 1.
+
+    Example:
+        >>> [round(float(weight), 4) for weight in certainty(jnp.array([[0.0, 0.0], [100.0, 0.0]]))]
+        [0.8571, 1.1429]
+
+    Source: Long, Cao, Wang and Jordan, "Conditional Adversarial Domain Adaptation", 2018.
+    """
+    weights = 1 + jnp.exp(-entropy(jax.lax.stop_gradient(logits)))
+    return weights / jnp.mean(weights)
+
+
+def minimum_class_confusion(logits: jax.Array, temperature: float = TEMPERATURE) -> jax.Array:
+    """1 − tr(A)/C, A the rows of Pᵀ W P each divided by its sum: what one class is taken for another.
+
+    P = softmax(logits / T); W holds `certainty` of these answers, through which no gradient passes.
+
+    Args:
+        logits: [B, C] of unlabelled examples.
+        temperature: T > 0.
+
+    Returns:
+        Scalar in [0, 1 − 1/C].
+
+    Raises:
+        InputError: no two classes.
+
+    Example:
+        >>> float(minimum_class_confusion(jnp.zeros((3, 4)))), float(minimum_class_confusion(1000 * jnp.eye(4)))
+        (0.75, 0.0)
+
+    Source: Jin, Wang, Long and Wang, "Minimum Class Confusion for Versatile Domain Adaptation", 2020.
+    """
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        todo = "give [examples, classes], two classes or more"
+        raise InputError(f"logits {list(logits.shape)}", where="minimum_class_confusion", todo=todo)
+    cooled = logits.astype(jnp.promote_types(logits.dtype, jnp.float32)) / temperature
+    p = jax.nn.softmax(cooled)
+    confusion = p.T @ (certainty(cooled)[:, None] * p)
+    sums = jnp.sum(confusion, axis=1)
+    used = sums > UNUSED  # a class that no example is taken for has no row to divide; in the limit its share is 0
+    shares = jnp.where(used, jnp.diagonal(confusion) / jnp.where(used, sums, 1.0), 0.0)
+    return 1 - jnp.mean(shares)

@@ -1,0 +1,153 @@
+"""Methods that carry a source over to a target without labels, and what validators that see no target label cost."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxtl.problems.adaptation import ORACLE
+from jaxtl.protocol import Contrast, paired
+from jaxtl.protocol.results import Result, number, points, slug
+from jaxtl.report.cells import percent
+from jaxtl.report.page import Section
+from jaxtl.report.plots.comparison import Plot
+from jaxtl.report.plots.domains import Value, adaptation
+from jaxtl.report.tables import DASH, Table, repeated
+from jaxtl.selection import kendall
+
+
+def gains_section(
+    result: Result, baseline: str, validator: str, bound: str, validators: Sequence[str]
+) -> tuple[Section, dict[str, Any]]:
+    """A row for each method: accuracy as a validator chooses, its gain, and beside it what the oracle would have.
+
+    Args:
+        result: a study whose methods were chosen by all validators and the oracle; the bound by the oracle alone.
+        baseline: the method that gains are over.
+        validator: fixed beforehand, what the headline is chosen by.
+        bound: the method that was told target labels.
+        validators: all of them, for the picture.
+
+    Returns:
+        (the section, by method its figures).
+    """
+    rows, figures = [], {}
+    for method in result.methods:
+        told = method == bound
+        headline = result.summaries[method, ORACLE if told else validator]
+        gain = result.difference(method, baseline)
+        figures[method] = {
+            "test": None if told else headline.values,
+            "bound": result.summaries[method, ORACLE].values,
+            "gain": gain and not told and gain.difference,
+            "ci95": gain and not told and gain.ci95,
+            "a_distance": headline.metrics.get("a_distance", math.nan),
+        }
+        rows.append(
+            [
+                method,
+                DASH if told else percent(headline.units),
+                points(gain) if gain and not told else "",
+                percent(result.summaries[method, ORACLE].units),
+                number(100 * headline.metrics.get("source", math.nan), ".1f"),
+                number(headline.metrics.get("a_distance", math.nan), ".2f"),
+                number(headline.choosing_seconds + headline.seconds, ".0f"),
+            ]
+        )
+    columns = ["method", validator, f"− {baseline}", f"{ORACLE} (bound)", "source", "A-distance", "seconds"]
+    lines = [
+        f"Accuracy on target test data in %, mean ± standard deviation over {repeated(result)}, settings chosen by "
+        f"{validator}: no target label is looked at. − {baseline}: points, paired by {result.unit}, 95 % interval, not "
+        "corrected for the number of rows.",
+        f"{ORACLE}: settings chosen by labels of target training examples, a bound, as is {bound}, which learns them.",
+        "Source: accuracy on held-out source examples. A-distance: how well features of both domains are told apart, 0 "
+        "not at all, 2 always. Seconds: choosing and report runs.",
+    ]
+    title = f"Adaptation without target labels: {result.title}"
+    ways = {f"chosen by {validator}": validator, f"chosen by {ORACLE}: a bound": ORACLE}
+    gains = {words: _gains(result, baseline, way, bound) for words, way in ways.items()}
+    regrets = {name: _value(regret_of(result, name)) for name in validators}
+    plot = Plot(f"domains{slug(result.axes)}", title, functools.partial(adaptation, title, gains, regrets, baseline))
+    return Section(title, [Table(columns, rows)], lines, [plot]), figures
+
+
+def validators_section(result: Result, baseline: str, validators: Sequence[str]) -> tuple[Section, dict[str, Any]]:
+    """A row for each validator: what choosing by it loses against the oracle, and how many methods gain by it.
+
+    Args:
+        result: as for `gains_section`.
+        baseline: the method that is to be gained over, chosen by the same validator.
+        validators: all of them.
+
+    Returns:
+        (the section, by validator its figures).
+    """
+    rows, figures = [], {}
+    methods = chosen_methods(result, validators[0])
+    others = [name for name in methods if name != baseline]
+    for name in (*validators, ORACLE):
+        lost = regret_of(result, name)
+        losses = {method: float(_lost(result, method, name).mean()) for method in methods}
+        worst = max(losses, key=losses.__getitem__)
+        ahead = [method for method in others if _is_ahead(result.difference(method, baseline, name))]
+        tau = float(np.mean(_taus(result, name)))
+        most = f"{worst}: {number(100 * losses[worst], '.1f')}"
+        count = f"{len(ahead)} of {len(others)}"
+        told = name == ORACLE
+        rows.append([name, *(["0", "", ""] if told else [points(lost), most, number(tau, ".2f")]), count])
+        figures[name] = {"regret": lost.difference, "ci95": lost.ci95, "worst": worst, "tau": tau, "ahead": ahead}
+    columns = ["validator", "regret, points", "most", "τ", "ahead"]
+    lines = [
+        "Regret: test accuracy of the settings that the oracle chooses, less that of those chosen by a validator, mean "
+        f"over methods; 95 % interval over {result.unit}s. Most: the method that loses most.",
+        "τ: Kendall's τ-b of validator and target accuracy over all settings of all methods that were tried on a draw. "
+        f"Ahead: methods that gain over {baseline} by more than two standard errors, both chosen by that validator.",
+    ]
+    title = f"What validators cost: {result.title}"
+    return Section(title, [Table(columns, rows, words=(0, 2))], lines), figures
+
+
+def chosen_methods(result: Result, validator: str) -> list[str]:
+    """Those that a validator has chosen settings of: all but bounds."""
+    return [method for method in result.methods if (method, validator) in result.summaries]
+
+
+def regret_of(result: Result, validator: str) -> Contrast:
+    """What choosing by a validator loses against the oracle, in the mean over methods, by draw or replicate."""
+    of = [_lost(result, method, validator) for method in chosen_methods(result, validator)]
+    return paired(ORACLE, validator, np.mean(of, axis=0), unit=result.unit)
+
+
+def _lost(result: Result, method: str, validator: str) -> np.ndarray:
+    """Test accuracy by the oracle's settings less that by a validator's, by unit."""
+    best, chosen = (np.asarray(result.summaries[method, way].units) for way in (ORACLE, validator))
+    return best - chosen
+
+
+def _taus(result: Result, validator: str) -> list[float]:
+    """Of validator and oracle over all settings that were tried, by draw that chooses."""
+    tried: dict[tuple[int, int], list[tuple[float, float]]] = {}
+    for run in result.runs:
+        if validator in run.scores and ORACLE in run.scores:
+            tried.setdefault((run.replicate, run.seed), []).append((run.scores[validator], run.scores[ORACLE]))
+    pairs = [np.array(scores) for scores in tried.values() if len(scores) > 1]
+    return [kendall(both[:, 0], both[:, 1]) for both in pairs]
+
+
+def _gains(result: Result, baseline: str, way: str, bound: str) -> dict[str, Value]:
+    others = [name for name in result.methods if name not in (baseline, bound)]
+    found = {name: result.difference(name, baseline, way) for name in others}
+    return {name: _value(gain) for name, gain in found.items() if gain}
+
+
+def _value(c: Contrast) -> Value:
+    return c.difference, c.ci95
+
+
+def _is_ahead(gain: Contrast | None) -> bool:
+    """By more than two standard errors; never by one unit alone."""
+    return gain is not None and gain.n > 1 and gain.difference > 2 * gain.sd / math.sqrt(gain.n)

@@ -1,0 +1,46 @@
+"""What adaptation gains on a target without labels, and what choosing without them costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from jaxtl.report.plots.style import FAINT, PALETTE, explain, legend_outside, mark, name_rows, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Value = tuple[float, tuple[float, float]]  # a mean with its interval, fractions
+
+
+def adaptation(
+    title: str, gains: Mapping[str, Mapping[str, Value]], regrets: Mapping[str, Value], baseline: str
+) -> Figure:
+    """Left a row for each method: its gain, a colour for each way to choose; right a row for each validator.
+
+    Args:
+        title: of the figure.
+        gains: {way to choose in words: {method: gain over the baseline}}; all have the methods of the first.
+        regrets: validator -> what choosing by it loses against the oracle.
+        baseline: the method that gains are over.
+    """
+    from matplotlib.lines import Line2D
+
+    methods = list(next(iter(gains.values())))
+    figure = new_figure(9.0, 1.5 + 0.36 * max(len(methods), len(regrets)), title)
+    left, right = figure.subplots(1, 2)
+    for panel in (left, right):
+        panel.axvline(0, color=FAINT, linewidth=0.9, zorder=1)
+    for k, of in enumerate(gains.values()):
+        for y, method in enumerate(methods):
+            mark(left, y + 0.24 * (k - (len(gains) - 1) / 2), *of[method], PALETTE[k], scale=100.0)
+    for y, value in enumerate(regrets.values()):
+        mark(right, y, *value, PALETTE[len(gains)], scale=100.0)
+    name_rows(left, methods)
+    name_rows(right, list(regrets))
+    left.set_xlabel(f"test accuracy − {baseline}, points")
+    right.set_xlabel("regret against the oracle, points")
+    explain(left, "mean with 95 % interval")
+    lines = [Line2D([], [], marker="o", color=PALETTE[k], linewidth=1.6, markersize=6) for k in range(len(gains))]
+    legend_outside(figure, lines, list(gains))
+    return figure

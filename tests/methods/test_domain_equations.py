@@ -20,15 +20,15 @@ Q = np.arange(32.0)
 Z, Z2 = 2 * np.sin(0.7 * Q * Q).reshape(8, 4), 2 * np.cos(1.3 * Q * Q).reshape(8, 4)
 
 # compiled as one, which is how a step runs them: operation by operation they take a minute
-mk_mmd = jax.jit(domain.mk_mmd, static_argnums=2)
-mk_mmd_linear, coral, jmmd = jax.jit(domain.mk_mmd_linear), jax.jit(domain.coral), jax.jit(domain.jmmd)
-batch_spectral_penalisation = jax.jit(domain.batch_spectral_penalisation)
+mmd = jax.jit(domain.mmd, static_argnums=2)
+mmd_linear, coral, jmmd = jax.jit(domain.mmd_linear), jax.jit(domain.coral), jax.jit(domain.jmmd)
+bsp = jax.jit(domain.bsp)
 entropy, certainty, conditioned = jax.jit(domain.entropy), jax.jit(domain.certainty), jax.jit(domain.conditioned)
-minimum_class_confusion = jax.jit(domain.minimum_class_confusion)
-feature_norm, margin_disparity = jax.jit(domain.feature_norm), jax.jit(domain.margin_disparity)
+mcc = jax.jit(domain.mcc)
+afn, mdd = jax.jit(domain.afn), jax.jit(domain.mdd)
 
 WIDTHS = [2.0**k for k in range(-3, 2)]
-FEATURE_GAPS = {"mk_mmd": mk_mmd, "mk_mmd_linear": mk_mmd_linear, "coral": coral}
+FEATURE_GAPS = {"mmd": mmd, "mmd_linear": mmd_linear, "coral": coral}
 
 
 def single(array):
@@ -52,32 +52,32 @@ def unbiased(kernel, n):
 
 
 def test_fixed_numbers():
-    assert float(mk_mmd(single(S), single(T))) == pytest.approx(1.062735217, rel=1e-5)
-    assert float(mk_mmd(single(S), single(T), (1.0,))) == pytest.approx(0.229309114, rel=1e-5)
+    assert float(mmd(single(S), single(T))) == pytest.approx(1.062735217, rel=1e-5)
+    assert float(mmd(single(S), single(T), (1.0,))) == pytest.approx(0.229309114, rel=1e-5)
     assert float(coral(single(S), single(T))) == pytest.approx(0.009956452, rel=1e-5)
-    assert float(batch_spectral_penalisation(single(S), single(T))) == pytest.approx(25.574660421, rel=1e-6)
-    assert float(minimum_class_confusion(single(Z))) == pytest.approx(0.713616530, rel=1e-6)
+    assert float(bsp(single(S), single(T))) == pytest.approx(25.574660421, rel=1e-6)
+    assert float(mcc(single(Z))) == pytest.approx(0.713616530, rel=1e-6)
 
 
 def test_mmd_of_any_numbers_of_examples_is_that_of_all_pairs():
     for n, m in ((8, 5), (2, 7)):
         expected = unbiased(kernels(S[:n], T[:m]), n)
-        assert float(mk_mmd(single(S[:n]), single(T[:m]))) == pytest.approx(expected, rel=1e-5)
+        assert float(mmd(single(S[:n]), single(T[:m]))) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_linear_form_is_a_mean_over_pairs_that_share_no_example():
     kernel = kernels(S, T)
     pairs = [kernel[i, i + 1] + kernel[8 + i, 9 + i] - kernel[i, 9 + i] - kernel[i + 1, 8 + i] for i in range(0, 8, 2)]
-    assert float(mk_mmd_linear(single(S), single(T))) == pytest.approx(np.mean(pairs), rel=1e-5)
+    assert float(mmd_linear(single(S), single(T))) == pytest.approx(np.mean(pairs), rel=1e-5)
     odd = kernels(S[:7], T[:7])
     pairs = [odd[i, i + 1] + odd[7 + i, 8 + i] - odd[i, 8 + i] - odd[i + 1, 7 + i] for i in range(0, 6, 2)]
-    assert float(mk_mmd_linear(single(S[:7]), single(T[:7]))) == pytest.approx(np.mean(pairs), rel=1e-5)
+    assert float(mmd_linear(single(S[:7]), single(T[:7]))) == pytest.approx(np.mean(pairs), rel=1e-5)
 
 
 def test_both_forms_are_near_0_in_the_mean_for_one_distribution_and_quadratic_varies_less():
     rng = np.random.default_rng(0)
     draws = single(rng.normal(size=(2000, 2, 6, 3)))
-    values = [jax.vmap(fn)(draws[:, 0], draws[:, 1]) for fn in (mk_mmd, mk_mmd_linear)]
+    values = [jax.vmap(fn)(draws[:, 0], draws[:, 1]) for fn in (mmd, mmd_linear)]
     for found in values:
         assert abs(float(found.mean())) < 4 * float(found.std()) / np.sqrt(len(draws))
     assert float(values[0].std()) < float(values[1].std())
@@ -92,11 +92,11 @@ def test_jmmd_is_the_product_of_two_kernels():
 
 
 def test_equal_domains_are_at_no_distance_where_the_estimate_can_be_0():
-    assert float(mk_mmd_linear(single(S), single(S))) == 0.0
+    assert float(mmd_linear(single(S), single(S))) == 0.0
     assert float(coral(single(S), single(S))) < 1e-15  # compiled, both covariances may be summed in other orders
     np.testing.assert_allclose(jax.grad(coral)(single(S), single(S)), 0, atol=1e-8)
-    slope = jax.grad(mk_mmd_linear)(single(S), single(S))
-    np.testing.assert_allclose(slope, jax.grad(mk_mmd_linear, 1)(single(S), single(S)), atol=1e-6)
+    slope = jax.grad(mmd_linear)(single(S), single(S))
+    np.testing.assert_allclose(slope, jax.grad(mmd_linear, 1)(single(S), single(S)), atol=1e-6)
     one = jnp.ones((4, 3))
     for fn in FEATURE_GAPS.values():
         value, slope = jax.value_and_grad(fn)(one, one)
@@ -117,9 +117,9 @@ def test_a_gap_does_not_depend_on_place_rotation_or_which_side_comes_first(name)
 def test_gradients_are_those_of_finite_differences_with_the_width_of_kernels_held():
     with jax.enable_x64(True):
         s, t = jnp.asarray(S), jnp.asarray(T)
-        for fn in (coral, batch_spectral_penalisation):
+        for fn in (coral, bsp):
             check_grads(fn, (s, t), order=1, modes=["rev"])
-        moved, at = jax.grad(mk_mmd)(s, t), 1e-6
+        moved, at = jax.grad(mmd)(s, t), 1e-6
         both = np.concatenate([S, T])
         scale = cdist(both, both, "sqeuclidean").mean()
 
@@ -141,7 +141,7 @@ def test_features_that_are_no_two_batches_of_one_network_are_refused():
         with pytest.raises(InputError, match="of one network"):
             fn(jnp.ones((4, 3)), jnp.ones((4, 2)))
     with pytest.raises(InputError, match="4 source and 3 target"):
-        mk_mmd_linear(jnp.ones((4, 3)), jnp.ones((3, 3)))
+        mmd_linear(jnp.ones((4, 3)), jnp.ones((3, 3)))
     with pytest.raises(InputError, match="both of the same examples"):
         jmmd((jnp.ones((4, 3)), jnp.ones((3, 2))), (jnp.ones((4, 3)), jnp.ones((5, 2))))
 
@@ -174,34 +174,34 @@ def test_class_confusion_is_numpys_with_the_slope_of_held_weights():
     p = softmax(Z / 2.5, axis=1)
     weights = 1 + np.exp((p * np.log(p)).sum(axis=1))
     with jax.enable_x64(True):
-        assert float(minimum_class_confusion(jnp.asarray(Z))) == pytest.approx(confused(Z, weights), rel=1e-12)
-        slope = jax.grad(minimum_class_confusion)(jnp.asarray(Z))
+        assert float(mcc(jnp.asarray(Z))) == pytest.approx(confused(Z, weights), rel=1e-12)
+        slope = jax.grad(mcc)(jnp.asarray(Z))
     nudge = np.zeros_like(Z)
     nudge[2, 1] = 1e-6
     expected = (confused(Z + nudge, weights) - confused(Z - nudge, weights)) / 2e-6
     assert float(slope[2, 1]) == pytest.approx(expected, rel=1e-6)
     order = [2, 0, 3, 1]  # of the classes
-    assert float(minimum_class_confusion(single(Z[:, order]))) == pytest.approx(0.713616530, rel=1e-5)
-    assert np.isfinite(jax.grad(minimum_class_confusion)(single([[1e4, 0.0, 0.0]] * 3))).all()
+    assert float(mcc(single(Z[:, order]))) == pytest.approx(0.713616530, rel=1e-5)
+    assert np.isfinite(jax.grad(mcc)(single([[1e4, 0.0, 0.0]] * 3))).all()
 
 
 def test_norms_grow_by_a_gradient_of_one_length_whose_value_says_nothing():
     f = single(S)
-    np.testing.assert_allclose(feature_norm(f, 0.5), 0.25)
-    slope = jax.jit(jax.grad(lambda f: feature_norm(f, 0.5).sum()))(f)
+    np.testing.assert_allclose(afn(f, 0.5), 0.25)
+    slope = jax.jit(jax.grad(lambda f: afn(f, 0.5).sum()))(f)
     np.testing.assert_allclose(slope, -f / np.linalg.norm(S, axis=1, keepdims=True), rtol=1e-5)
-    assert not np.any(jax.grad(lambda f: feature_norm(f).sum())(jnp.zeros((2, 3))))
+    assert not np.any(jax.grad(lambda f: afn(f).sum())(jnp.zeros((2, 3))))
 
 
 def test_the_spectral_norm_of_equal_directions_has_a_finite_slope():
     even = jnp.eye(3)
-    value, slope = jax.value_and_grad(batch_spectral_penalisation)(even, 2 * even)
+    value, slope = jax.value_and_grad(bsp)(even, 2 * even)
     assert float(value) == pytest.approx(5.0)
     assert np.isfinite(slope).all()
     wide, tall = S[:2], S
     for part in (wide, tall):
         expected = np.linalg.svd(part, compute_uv=False)[0] ** 2 + np.linalg.svd(T, compute_uv=False)[0] ** 2
-        assert float(batch_spectral_penalisation(single(part), single(T))) == pytest.approx(expected, rel=1e-5)
+        assert float(bsp(single(part), single(T))) == pytest.approx(expected, rel=1e-5)
 
 
 # ---------------------------------------------------------------- games
@@ -262,6 +262,29 @@ def test_the_trunk_is_given_minus_the_strength_times_what_the_adversary_would_gi
     np.testing.assert_array_equal(ours, -0.5 * theirs)
 
 
+def test_a_reversal_of_gradients_gives_both_players_what_two_terms_give_them():
+    def by_reversal(params, x, strength):
+        return domain_loss(play(params, domain.gradient_reversal(x, strength)), play(params, single(T)))
+
+    def by_terms(params, x):
+        learns, fooled = both_players(play, params, x)
+        other = play(params, single(T))
+        return domain_loss(learns, other) - 0.3 * domain_loss(fooled, jax.lax.stop_gradient(other))
+
+    ours = jax.grad(by_reversal, argnums=(0, 1, 2))(PLAYER, single(S), 0.3)
+    theirs = jax.grad(by_terms, argnums=(0, 1))(PLAYER, single(S))
+    for mine, other in zip(jax.tree.leaves(ours[:2]), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-8)
+    assert ours[2] == 0
+    np.testing.assert_array_equal(domain.gradient_reversal(single(S), 0.3), single(S))
+
+
+def test_the_discrepancy_of_classifiers_is_numpys_and_0_where_they_agree():
+    p, q = softmax(Z, axis=1), softmax(Z2, axis=1)
+    assert float(domain.mcd(single(p), single(q))) == pytest.approx(np.abs(p - q).mean(), rel=1e-6)
+    assert float(domain.mcd(single(p), single(p))) == 0
+
+
 def test_each_domain_counts_one_half_and_weights_of_one_change_nothing():
     a, b = single([0.3, -2.0, 5.0]), single([1.0, -4.0])
     expected = 0.5 * np.log1p(np.exp(-np.asarray(a))).mean() + 0.5 * np.log1p(np.exp(np.asarray(b))).mean()
@@ -286,19 +309,19 @@ def test_margin_disparity_is_its_probabilities_and_exact_where_the_second_head_i
     second_s, second_t = softmax(Z2, axis=1), softmax(Z, axis=1)
     agree = -np.log(second_s[np.arange(8), said_s]).mean()
     disagree = -np.log(1 - second_t[np.arange(8), said_t]).mean()
-    found = margin_disparity((single(Z), single(Z2)), (single(Z2), single(Z)), 3.0)
+    found = mdd((single(Z), single(Z2)), (single(Z2), single(Z)), 3.0)
     assert float(found) == pytest.approx(3 * agree + disagree, rel=1e-5)
     sure = single([[60.0, 0.0, 0.0]])
-    value, slope = jax.value_and_grad(lambda z: margin_disparity((sure, sure), (sure, z)))(sure)
+    value, slope = jax.value_and_grad(lambda z: mdd((sure, sure), (sure, z)))(sure)
     assert float(value) == pytest.approx(60 - np.log(2), rel=1e-5)
     np.testing.assert_allclose(slope, [[1.0, -0.5, -0.5]], atol=1e-6)
-    first = jax.grad(lambda z: margin_disparity((z, single(Z2)), (z, single(Z))))(single(Z))
+    first = jax.grad(lambda z: mdd((z, single(Z2)), (z, single(Z))))(single(Z))
     assert not np.any(first), "the first head learns from labels alone"
 
 
 @pytest.mark.parametrize("name", [*FEATURE_GAPS, "bsp"])
 def test_jit_and_vmap_agree_and_half_precision_is_widened(name):
-    fn = {**FEATURE_GAPS, "bsp": batch_spectral_penalisation}[name]
+    fn = {**FEATURE_GAPS, "bsp": bsp}[name]
     s, t = single(np.stack([S, 2 * S])), single(np.stack([T, T + 1]))
     one_by_one = [float(fn(a, b)) for a, b in zip(s, t, strict=True)]
     np.testing.assert_allclose(jax.jit(jax.vmap(fn))(s, t), one_by_one, rtol=1e-5)

@@ -43,6 +43,34 @@ def ramp(progress: jax.Array | float, steepness: float = STEEPNESS) -> jax.Array
     return jnp.tanh(0.5 * steepness * jnp.asarray(progress, jnp.float32))
 
 
+@jax.custom_vjp
+def gradient_reversal(x: jax.Array, strength: jax.Array | float) -> jax.Array:
+    """x on the way forwards, −strength · gradient on the way back: one objective for both players of a game.
+
+    The rows here play by `both_players`, in which λ is a rate like any other; their gradients are the same.
+
+    Args:
+        x: features, of any shape.
+        strength: λ, a scalar; no gradient goes to it.
+
+    Returns:
+        x.
+
+    Example:
+        >>> jax.grad(lambda x: jnp.sum(3.0 * gradient_reversal(x, 0.5)))(jnp.zeros(2)).tolist()
+        [-1.5, -1.5]
+
+    Source: Ganin et al., "Domain-Adversarial Training of Neural Networks", 2016.
+    """
+    return x
+
+
+gradient_reversal.defvjp(
+    lambda x, strength: (x, jnp.asarray(strength)),
+    lambda strength, gradient: (-strength.astype(gradient.dtype) * gradient, jnp.zeros_like(strength)),
+)
+
+
 def both_players(
     adversary: Callable[[Tree, jax.Array], jax.Array], params: Tree, inputs: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
@@ -116,9 +144,7 @@ def conditioned(features: jax.Array, logits: jax.Array) -> jax.Array:
     return (p[:, :, None] * features[:, None]).reshape(len(features), -1)
 
 
-def margin_disparity(
-    source: tuple[jax.Array, jax.Array], target: tuple[jax.Array, jax.Array], margin: float = MARGIN
-) -> jax.Array:
+def mdd(source: tuple[jax.Array, jax.Array], target: tuple[jax.Array, jax.Array], margin: float = MARGIN) -> jax.Array:
     """γ · mean −log p′(ŷ_s | s) − mean log(1 − p′(ŷ_t | t)): another head agrees on s, not on t.
 
     ŷ is the class that the first head takes an example for. log(1 − p′) by the logits of the other classes, exact
@@ -137,7 +163,7 @@ def margin_disparity(
 
     Example:
         >>> first, second = jnp.array([[9.0, 0.0]]), jnp.array([[0.0, 0.0]])
-        >>> round(float(margin_disparity((first, second), (first, second), margin=1.0)), 4)  # −log ½ − log ½
+        >>> round(float(mdd((first, second), (first, second), margin=1.0)), 4)  # −log ½ − log ½
         1.3863
 
     Source: Zhang, Liu, Long and Jordan, "Bridging Theory and Algorithm for Domain Adaptation", 2019.
@@ -145,7 +171,7 @@ def margin_disparity(
     for side in (source, target):
         if side[0].shape != side[1].shape or side[0].ndim != 2:
             what = f"logits {list(side[0].shape)} and {list(side[1].shape)}"
-            raise InputError(what, where="margin_disparity", todo="give both heads' [examples, classes]")
+            raise InputError(what, where="mdd", todo="give both heads' [examples, classes]")
     agree, _ = _picked(*source)
     _, disagree = _picked(*target)
     return -margin * jnp.mean(agree) - jnp.mean(disagree)

@@ -49,7 +49,25 @@ def certainty(logits: jax.Array) -> jax.Array:
     return weights / jnp.mean(weights)
 
 
-def minimum_class_confusion(logits: jax.Array, temperature: float = TEMPERATURE) -> jax.Array:
+def mcd(p: jax.Array, q: jax.Array) -> jax.Array:
+    """mean |p − q| over examples and classes: how far two classifiers on one trunk are from agreeing.
+
+    Args:
+        p, q: [B, C] probabilities.
+
+    Returns:
+        Scalar in 0..2/C.
+
+    Example:
+        >>> float(mcd(jnp.array([[1.0, 0.0]]), jnp.array([[0.25, 0.75]])))
+        0.75
+
+    Source: Saito et al., "Maximum Classifier Discrepancy for Unsupervised Domain Adaptation", 2018.
+    """
+    return jnp.mean(jnp.abs(p - q))
+
+
+def mcc(logits: jax.Array, temperature: float = TEMPERATURE) -> jax.Array:
     """1 − tr(A)/C, A the rows of Pᵀ W P each divided by its sum: what one class is taken for another.
 
     P = softmax(logits / T); W holds `certainty` of these answers, through which no gradient passes.
@@ -65,14 +83,14 @@ def minimum_class_confusion(logits: jax.Array, temperature: float = TEMPERATURE)
         InputError: no two classes.
 
     Example:
-        >>> float(minimum_class_confusion(jnp.zeros((3, 4)))), float(minimum_class_confusion(1000 * jnp.eye(4)))
+        >>> float(mcc(jnp.zeros((3, 4)))), float(mcc(1000 * jnp.eye(4)))
         (0.75, 0.0)
 
     Source: Jin, Wang, Long and Wang, "Minimum Class Confusion for Versatile Domain Adaptation", 2020.
     """
     if logits.ndim != 2 or logits.shape[1] < 2:
         todo = "give [examples, classes], two classes or more"
-        raise InputError(f"logits {list(logits.shape)}", where="minimum_class_confusion", todo=todo)
+        raise InputError(f"logits {list(logits.shape)}", where="mcc", todo=todo)
     cooled = logits.astype(jnp.promote_types(logits.dtype, jnp.float32)) / temperature
     p = jax.nn.softmax(cooled)
     confusion = p.T @ (certainty(cooled)[:, None] * p)

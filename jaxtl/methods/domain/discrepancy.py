@@ -11,7 +11,7 @@ WIDTHS = tuple(2.0**k for k in range(-3, 2))  # α of the kernels exp(−d² / (
 SIGMA = 0.92  # of the kernel on probabilities
 
 
-def mk_mmd(source: jax.Array, target: jax.Array, widths: tuple[float, ...] = WIDTHS) -> jax.Array:
+def mmd(source: jax.Array, target: jax.Array, widths: tuple[float, ...] = WIDTHS) -> jax.Array:
     """MMD² with a sum of Gaussian kernels: mean_{i≠j} k(s_i, s_j) + mean_{i≠j} k(t_i, t_j) − 2 mean_ij k(s_i, t_j).
 
     k(a, b) = Σ_α exp(−‖a − b‖² / (2 α m)), m the mean of ‖a − b‖² over all (n + m)² pairs of the batch, those of an
@@ -30,26 +30,26 @@ def mk_mmd(source: jax.Array, target: jax.Array, widths: tuple[float, ...] = WID
         InputError: features of other sizes, or fewer than two.
 
     Example:
-        >>> round(float(mk_mmd(jnp.array([[0.0], [1.0]]), jnp.array([[4.0], [5.0]]), (1.0,))), 4)
+        >>> round(float(mmd(jnp.array([[0.0], [1.0]]), jnp.array([[4.0], [5.0]]), (1.0,))), 4)
         1.0862
 
     Source: Long, Cao, Wang and Jordan, "Learning Transferable Features with Deep Adaptation Networks", 2015; Gretton et
     al., "A Kernel Two-Sample Test", 2012.
     """
-    both, n = _together(source, target, "mk_mmd")
+    both, n = _together(source, target, "mmd")
     return _unbiased(_summed(_distances(both), _bandwidth(both), widths), n)
 
 
-def mk_mmd_linear(source: jax.Array, target: jax.Array, widths: tuple[float, ...] = WIDTHS) -> jax.Array:
+def mmd_linear(source: jax.Array, target: jax.Array, widths: tuple[float, ...] = WIDTHS) -> jax.Array:
     """The same in time O(n): mean_i k(s_2i, s_2i+1) + k(t_2i, t_2i+1) − k(s_2i, t_2i+1) − k(s_2i+1, t_2i).
 
-    Unbiased, of larger variance than `mk_mmd`; exactly 0 where both batches are the same. Pairs share no example, as in
+    Unbiased, of larger variance than `mmd`; exactly 0 where both batches are the same. Pairs share no example, as in
     the paper. (Popular code goes round in a circle, and uses every example twice.)
 
     Args:
         source: [N, D] features, N >= 2; the last of an odd number is left out.
         target: [N, D] as many.
-        widths: as for `mk_mmd`.
+        widths: as for `mmd`.
 
     Returns:
         Scalar, in float32 at least.
@@ -59,16 +59,16 @@ def mk_mmd_linear(source: jax.Array, target: jax.Array, widths: tuple[float, ...
 
     Example:
         >>> same = jnp.array([[0.0], [1.0]])
-        >>> float(mk_mmd_linear(same, same)), round(float(mk_mmd_linear(same, same + 4.0, (1.0,))), 4)
+        >>> float(mmd_linear(same, same)), round(float(mmd_linear(same, same + 4.0, (1.0,))), 4)
         (0.0, 1.067)
 
     Source: Long, Cao, Wang and Jordan, "Learning Transferable Features with Deep Adaptation Networks", 2015; Gretton et
     al., "Optimal Kernel Choice for Large-Scale Two-Sample Tests", 2012.
     """
-    both, n = _together(source, target, "mk_mmd_linear")
+    both, n = _together(source, target, "mmd_linear")
     if len(both) != 2 * n:
         what = f"{n} source and {len(both) - n} target examples"
-        raise InputError(what, where="mk_mmd_linear", todo="give as many of both, or use mk_mmd")
+        raise InputError(what, where="mmd_linear", todo="give as many of both, or use mmd")
     scale, last = _bandwidth(both), n - n % 2
     s, t = (side[:last].reshape(-1, 2, both.shape[1]) for side in (both[:n], both[n:]))
 
@@ -83,25 +83,25 @@ def mk_mmd_linear(source: jax.Array, target: jax.Array, widths: tuple[float, ...
 def jmmd(
     source: tuple[jax.Array, jax.Array], target: tuple[jax.Array, jax.Array], widths: tuple[float, ...] = WIDTHS
 ) -> jax.Array:
-    """`mk_mmd` of features and answers together: the kernel is k(features) · exp(−‖p − q‖² / (2 · 0.92²)).
+    """`mmd` of features and answers together: the kernel is k(features) · exp(−‖p − q‖² / (2 · 0.92²)).
 
     p and q are probabilities, softmax of the logits; gradients pass through both factors.
 
     Args:
         source: (features [N, D], logits [N, C]), N >= 2.
         target: (features [M, D], logits [M, C]), M >= 2.
-        widths: of the kernels on features, as for `mk_mmd`.
+        widths: of the kernels on features, as for `mmd`.
 
     Returns:
         Scalar, in float32 at least.
 
     Raises:
-        InputError: as `mk_mmd`, for features or logits.
+        InputError: as `mmd`, for features or logits.
 
     Example:
         >>> side, far = jnp.array([[0.0], [1.0]]), jnp.array([[4.0], [5.0]])
         >>> unsure = jnp.zeros((2, 3))  # answers that are all the same add nothing
-        >>> float(jmmd((side, unsure), (far, unsure)) - mk_mmd(side, far))
+        >>> float(jmmd((side, unsure), (far, unsure)) - mmd(side, far))
         0.0
 
     Source: Long, Zhu, Wang and Jordan, "Deep Transfer Learning with Joint Adaptation Networks", 2017.

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 
-def feature_norm(features: jax.Array, step: float = 1.0) -> jax.Array:
+def afn(features: jax.Array, step: float = 1.0) -> jax.Array:
     """(‖f‖ − ‖f‖ as it is − step)² per example, without gradient through "as it is": norms grow, step by step.
 
     Its value is always step², its gradient −2 step · f/‖f‖: larger norms carry over better. (Popular code weighs it
@@ -21,7 +21,7 @@ def feature_norm(features: jax.Array, step: float = 1.0) -> jax.Array:
 
     Example:
         >>> f = jnp.array([[3.0, 4.0]])
-        >>> feature_norm(f).tolist(), jax.grad(lambda f: feature_norm(f).sum())(f).tolist()
+        >>> afn(f).tolist(), jax.grad(lambda f: afn(f).sum())(f).tolist()
         ([1.0], [[-1.2000000476837158, -1.600000023841858]])
 
     Source: Xu, Li, Yang and Lin, "Larger Norm More Transferable: An Adaptive Feature Norm Approach for Unsupervised
@@ -33,7 +33,7 @@ def feature_norm(features: jax.Array, step: float = 1.0) -> jax.Array:
     return jnp.square(norms - jax.lax.stop_gradient(norms) - step)
 
 
-def batch_spectral_penalisation(source: jax.Array, target: jax.Array) -> jax.Array:
+def bsp(source: jax.Array, target: jax.Array) -> jax.Array:
     """σ₁(source)² + σ₁(target)²: the largest squared singular value of each batch of features.
 
     An adversary aligns what is strong; held down, strong directions leave room for those that tell classes apart. By
@@ -47,7 +47,7 @@ def batch_spectral_penalisation(source: jax.Array, target: jax.Array) -> jax.Arr
         Scalar, in float32 at least.
 
     Example:
-        >>> float(batch_spectral_penalisation(jnp.diag(jnp.array([3.0, 1.0])), jnp.zeros((2, 2))))
+        >>> float(bsp(jnp.diag(jnp.array([3.0, 1.0])), jnp.zeros((2, 2))))
         9.0
 
     Source: Chen, Wang, Long and Wang, "Transferability vs. Discriminability: Batch Spectral Penalization for

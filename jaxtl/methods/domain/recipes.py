@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from jaxtl.data import paired
 from jaxtl.labels import NEW, SHARED, label_params
 from jaxtl.losses import softmax_cross_entropy
-from jaxtl.methods.domain.adversary import both_players, conditioned, domain_loss, margin_disparity, ramp
-from jaxtl.methods.domain.confidence import certainty, entropy, minimum_class_confusion
-from jaxtl.methods.domain.discrepancy import coral, jmmd, mk_mmd, mk_mmd_linear
-from jaxtl.methods.domain.norms import batch_spectral_penalisation, feature_norm
+from jaxtl.methods.domain.adversary import both_players, conditioned, domain_loss, mdd, ramp
+from jaxtl.methods.domain.confidence import certainty, entropy, mcc
+from jaxtl.methods.domain.discrepancy import coral, jmmd, mmd, mmd_linear
+from jaxtl.methods.domain.norms import afn, bsp
 from jaxtl.models import Classifier, Mlp, as_forward, initialise
 from jaxtl.optimizers import Group
 from jaxtl.penalties import Term, l2
@@ -124,7 +124,7 @@ def _joint(outputs: Sides, batch: Any, ctx: Any) -> jax.Array:
 
 
 def _norms(source: jax.Array, target: jax.Array) -> jax.Array:
-    return jnp.mean(feature_norm(source)) + jnp.mean(feature_norm(target))
+    return jnp.mean(afn(source)) + jnp.mean(afn(target))
 
 
 def _mean_entropy(logits: jax.Array) -> jax.Array:
@@ -132,13 +132,13 @@ def _mean_entropy(logits: jax.Array) -> jax.Array:
 
 
 TERMS: dict[str, Callable] = {
-    "dan": of_features(mk_mmd),
-    "dan_linear": of_features(mk_mmd_linear),
+    "dan": of_features(mmd),
+    "dan_linear": of_features(mmd_linear),
     "jan": _joint,
     "coral": of_features(coral),
     "afn": of_features(_norms),
     "entropy": of_answers(_mean_entropy),
-    "mcc": of_answers(minimum_class_confusion),
+    "mcc": of_answers(mcc),
 }
 
 
@@ -169,7 +169,7 @@ def _conditioned(play: Play, sides: Sides, weighted: bool = False) -> list[jax.A
 def _disparity(play: Play, sides: Sides) -> list[jax.Array]:
     source, target = (play(sides[side]["features"]) for side in ("source", "target"))
     said = [sides[side]["head"] for side in ("source", "target")]
-    return [margin_disparity((said[0], s), (said[1], t)) for s, t in zip(source, target, strict=True)]
+    return [mdd((said[0], s), (said[1], t)) for s, t in zip(source, target, strict=True)]
 
 
 class Game(NamedTuple):
@@ -247,7 +247,7 @@ def _row(make: Callable[[Adaptation], Program], means: str, *, start: Any = None
 
 
 USUAL, PULL = Range(0.1, 3.0), ("learning_rate", "pull")
-SPECTRAL = {"bsp": Term(0.0, of_features(batch_spectral_penalisation))}
+SPECTRAL = {"bsp": Term(0.0, of_features(bsp))}
 BOUND = "target_only"  # the row that is told target labels
 RECIPES = {
     "source_only": _row(source_only, "source examples alone, nothing pulled: what all are to be better than"),

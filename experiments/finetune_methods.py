@@ -13,7 +13,7 @@ beside ours: other networks, other data, and seldom a baseline that was tuned as
     python -m experiments.finetune_methods --config.preset=wide             # a Wide ResNet; written for a GPU
     python -m experiments.finetune_methods --smoke                          # digits, a row of each family
 
-Figures are on the page `finetune_methods.md`: the small CNN, 10 labels a class. The other presets have not been measured.
+Figures are on the page `finetune_methods.md`: the small CNN, 10 labels a class. Other presets have not been measured.
 """
 
 from __future__ import annotations

@@ -8,6 +8,15 @@ and not that of a clock, so that what else the machine does counts little: PyTor
 that more than 1 is faster than PyTorch. A step is forwards, backwards and Adam, several in a dispatch as in `fit`; all
 texts are as long as the rows. PyTorch's LSTM takes them "padded", one array, or "packed", as texts of several lengths
 need it for the last state to be that of the last word; ours is told by the words themselves.
+
+    PyTorch ÷ jaxtl                     features            features, packed    training step       step, packed
+    BiLSTM 64, one layer                0.89 (0.82–0.91)    1.00 (0.94–1.05)    1.13 (0.98–1.17)    1.06 (1.02–1.11)
+    BiLSTM 256, two layers, dropout     0.90 (0.86–0.93)    0.94 (0.88–0.99)    0.98 (0.88–1.04)    1.03 (0.98–1.07)
+    MiniLM-L6                           0.90 (0.88–0.92)           –            0.91 (0.89–0.92)           –
+
+By --config.rounds=9 --config.calls=3, medians and quartiles, on one of 2 CPU cores (x86_64) that other programs used at
+the same time, huge pages on, Python 3.11, jax 0.10.2, PyTorch 2.13.0. A step took 39 ms, 0.81 s and 1.34 s of the
+processor.
 """
 
 from __future__ import annotations

@@ -47,9 +47,19 @@ def test_nothing_heavy_is_imported_before_a_name_is_asked_for():
     assert light == "['jax', 'numpy', 'optax']"
 
 
+ANEW = """
+import sys
+for first in {ways}:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "jaxtl"]:
+        del sys.modules[name]
+    exec(first + "; import jaxtl as tl; {again}; {asked}")
+"""
+
+
 @pytest.mark.parametrize("room", ["transfer", "sweep", "finetune"])
 def test_a_room_called_like_what_it_is_for_does_not_hide_it(room):
+    """In one interpreter, in which jaxtl is imported anew for every way to ask for the room first."""
+    ways = [f"import jaxtl.{room}", f"from jaxtl.{room} import {room}", f"import jaxtl; jaxtl.{room}"]
+    again = f"import jaxtl.{room}; from jaxtl.{room} import {room}; assert {room} is tl.{room}"
     asked = f"print(tl.{room}.__name__, callable(tl.{room}))"
-    for first in (f"import jaxtl.{room}", f"from jaxtl.{room} import {room}", f"import jaxtl; jaxtl.{room}"):
-        again = f"import jaxtl.{room}; from jaxtl.{room} import {room}; assert {room} is tl.{room}"
-        assert python(f"{first}; import jaxtl as tl; {again}; {asked}") == f"{room} True"
+    assert python(ANEW.format(ways=ways, again=again, asked=asked)).splitlines() == [f"{room} True"] * 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import json
 import re
 import subprocess
 import sys
@@ -350,14 +351,37 @@ EXPERIMENTS = sorted(  # whatever a command line can start, in folders below too
 )
 
 
+# Each is run as `python -m` does it, by one interpreter that has imported JAX.
+ASK = """
+import contextlib, io, json, runpy, sys
+helps = {}
+for name in sys.argv[1:]:
+    sys.argv, out, err = ["", "--help"], io.StringIO(), io.StringIO()
+    sys.modules.pop(f"experiments.{name}", None)  # another has imported it
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
+        code = None
+    except SystemExit as exit:
+        code = exit.code
+    helps[name] = code, out.getvalue(), err.getvalue()
+print(json.dumps(helps))
+"""
+
+
+@pytest.fixture(scope="module")
+def helps():
+    """{experiment: (exit code, stdout, stderr)} of its --help."""
+    asked = [sys.executable, "-c", ASK, *EXPERIMENTS]
+    return json.loads(subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True).stdout)
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_help_of_an_experiment(name):
-    done = subprocess.run(
-        [sys.executable, "-m", f"experiments.{name}", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+def test_help_of_an_experiment(name, helps):
+    code, said, errors = helps[name]
+    assert (code, errors) == (0, "")
     docstring = ast.get_docstring(ast.parse((ROOT / "experiments" / f"{name.replace('.', '/')}.py").read_text()))
     assert docstring, "an experiment says what it asks, how to run it and what came out"
-    assert done.stdout.startswith(docstring.splitlines()[0])
-    assert f"python -m experiments.{name}" in done.stdout
-    assert "--config." in done.stdout
+    assert said.startswith(docstring.splitlines()[0])
+    assert f"python -m experiments.{name}" in said
+    assert "--config." in said

@@ -43,8 +43,8 @@ def gains_section(
         figures[method] = {
             "test": None if told else headline.values,
             "bound": result.summaries[method, ORACLE].values,
-            "gain": gain and not told and gain.difference,
-            "ci95": gain and not told and gain.ci95,
+            "gain": None if gain is None or told else gain.difference,
+            "ci95": None if gain is None or told else gain.ci95,
             "a_distance": headline.metrics.get("a_distance", math.nan),
         }
         rows.append(

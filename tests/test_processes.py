@@ -118,7 +118,8 @@ def test_two_processes_are_one_run_and_the_first_writes(pair, alone):
     assert os.listdir(cwd / "private") == []
 
 
-@pytest.mark.parametrize("mesh", ["data:4", pytest.param("data:2,parameters:2", marks=pytest.mark.slow)])
+@pytest.mark.slow  # two are tested quickly
+@pytest.mark.parametrize("mesh", ["data:4", "data:2,parameters:2"])
 def test_four_processes_are_one_run(tmp_path, alone, mesh):
     ends = run(4, *TINY, f"--config.mesh={mesh}", "--workdir=run", cwd=tmp_path)
     assert [(code, err) for code, _, err in ends] == [(0, "")] * 4

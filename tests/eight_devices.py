@@ -1,5 +1,6 @@
 """Run by test_placement.py in a process with eight devices: steps on all of them are the steps on one."""
 
+import functools
 import sys
 
 import jax
@@ -28,9 +29,10 @@ def covariance(outputs, batch, ctx):
     return jnp.sum((centred.T @ centred / len(centred)) ** 2)
 
 
-def trained(mesh=None, workdir=None, steps=4):
-    """The state and history after a few steps of a method with all that could go wrong on many devices: batch
-    statistics, a loss between examples, an anchor, clipping, augmentation; 42 examples, which eight do not divide."""
+@functools.cache
+def method():
+    """(step, tx, parameters, data) with all that could go wrong on many devices: batch statistics, a loss between
+    examples, an anchor, clipping, augmentation; 42 examples, which eight do not divide."""
     params = initialise(MODEL, jax.random.key(0), SHAPE)
     labels = label_params(params, [("trunk/.*", TRANSFERRED), ("head/.*", NEW)])
     penalty = labelled(labels, {TRANSFERRED: Term(0.1, l2, ("anchor",)), NEW: Term(0.1, l2)})
@@ -39,8 +41,15 @@ def trained(mesh=None, workdir=None, steps=4):
     images = np.random.default_rng(0).integers(0, 256, (42, *SHAPE), np.uint8)
     data = from_arrays(images, np.arange(42) % 4)
     prepare = image_batches(16, np.full(3, 128.0), np.full(3, 64.0), crop=1, flip=True)
+    step = make_train_step(total_gradient(make_loss_fn(as_forward(MODEL), terms, penalty)), tx, prepare)
+    return step, tx, params, data
+
+
+def trained(mesh=None, workdir=None, steps=4):
+    """The state and history after a few steps of the method."""
+    step, tx, params, data = method()
     return fit(
-        make_train_step(total_gradient(make_loss_fn(as_forward(MODEL), terms, penalty)), tx, prepare),
+        step,
         init_state(params, tx, jax.random.key(2), initial_model_state(MODEL, SHAPE)),
         on_device(data.train, jax.random.key(3), sharding=by_example(mesh) if mesh else None),
         Fixed(given={"anchor": initialise(MODEL, jax.random.key(4), SHAPE)}),

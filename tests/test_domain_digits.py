@@ -90,10 +90,10 @@ def test_images_of_28_pixels_lose_their_margin_and_keep_their_mean():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data": ("digits", "digits", "digits")}, "--config.data: 3 sets"),
+        ({"data": ("digits", "mnist", "usps")}, "--config.data: 3 sets"),
         ({"methods": ("source",)}, "no method 'source'"),
         ({"validator": "labels"}, "no validator 'labels'"),
-        ({"replicates": 100_000}, "--config.trials"),
+        ({"replicates": 100_000}, "--config.replicates: 100000 is more"),
     ],
 )
 def test_a_config_that_cannot_be_run_is_refused(changes, message, tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import json
 import re
 import signal
@@ -50,8 +51,14 @@ SETTING = {
 }
 
 
+@functools.cache
+def trainer_of(problem):
+    """One for all tests with this problem: their methods are compiled once."""
+    return Trainer(problem, RECIPES)
+
+
 def train(problem, *how):
-    return Trainer(problem, RECIPES).train(*how)
+    return trainer_of(problem).train(*how)
 
 
 def asked(config, source, target):
@@ -169,7 +176,7 @@ def _lines(workdir):
 
 
 def test_methods_of_one_structure_run_in_one_compiled_program(problem):
-    trainer = Trainer(problem, RECIPES)
+    trainer = trainer_of(problem)
     shared = [name for name, recipe in RECIPES.items() if recipe.program is pulled]
     for name in shared:
         for factor in (1.0, 0.5):
@@ -179,12 +186,21 @@ def test_methods_of_one_structure_run_in_one_compiled_program(problem):
     assert program_of(trainer.program(head).step, 1)._cache_size() == 1  # what probes for lp_ft
 
 
+@pytest.fixture(scope="module")
+def decaying(problem):
+    """The problem with each kind of decay."""
+    kinds = ("loss", "coupled", "decoupled")
+    return {
+        kind: FewShot(dataclasses.replace(problem.config, decay=kind), problem.source, problem.task, 4)
+        for kind in kinds
+    }
+
+
 @pytest.mark.parametrize("method", ["l2", "l2_differential", "l2_sp", "scratch"])
-def test_a_pull_in_the_loss_is_the_coupled_decay_and_not_the_decoupled_one(method, problem):
-    trained = {}
-    for decay in ("loss", "coupled", "decoupled"):
-        other = FewShot(dataclasses.replace(problem.config, decay=decay), problem.source, problem.task, 4)
-        trained[decay] = train(other, method, setting(method), Draw(0)).weights.params
+def test_a_pull_in_the_loss_is_the_coupled_decay_and_not_the_decoupled_one(method, decaying):
+    trained = {
+        decay: train(other, method, setting(method), Draw(0)).weights.params for decay, other in decaying.items()
+    }
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), trained["loss"], trained["coupled"]
     )

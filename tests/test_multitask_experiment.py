@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import json
 
 import jax
@@ -74,9 +75,15 @@ def finished(tmp_path_factory):
     return workdir
 
 
+@functools.cache
+def trainer_of(problem):
+    """One for all tests with this problem: their methods are compiled once."""
+    return Trainer(problem, recipes(problem.names))
+
+
 def trained(problem, method, settings, draw):
     """The nets of all settings, none of which diverged."""
-    found = Trainer(problem, recipes(problem.names)).train_all(method, settings, draw)
+    found = trainer_of(problem).train_all(method, settings, draw)
     assert all(one is not None for one in found)
     return found
 
@@ -122,7 +129,7 @@ def test_the_pull_on_the_trunk_and_the_one_on_the_heads_reach_their_own(problem)
 def test_every_method_learns_and_is_followed(problem, method):
     setting = {"learning_rate": 0.01} | dict.fromkeys([f"weight/{task}" for task in problem.names], 1.0)
     setting = {name: value for name, value in setting.items() if name in recipes(problem.names)[method].search}
-    followed = Trainer(problem, recipes(problem.names)).train(method, setting, Draw(0))
+    followed = trainer_of(problem).train(method, setting, Draw(0))
     metrics, arrays = problem.test(followed, Draw(0))
     assert arrays["curve/loss"][-1] < arrays["curve/loss"][0]
     assert metrics["test"] == pytest.approx(np.mean([metrics[f"test/{task}"] for task in problem.names]))
@@ -217,7 +224,7 @@ def test_criteria_of_numbers_are_those_of_their_likelihood_and_fall_in_df_with_t
 
 
 def test_a_trunk_comes_whole_from_its_source_and_labels_are_of_other_examples(problem):
-    trainer = Trainer(problem, recipes(problem.names))
+    trainer = trainer_of(problem)
     chosen = {"single_l2": SETTING, "equal_l2": SETTING}
     own = {(method, 0): setting for method, setting in chosen.items()}
     new = NewTask(problem, lambda draw: experiment.trunks_of(trainer, own, draw))

@@ -30,12 +30,14 @@ from jaxtl.selection.unlabelled import (
     importance_weighted,
     mutual_information,
     neighbourhood_density,
+    reverse_accuracy,
     source_accuracy,
 )
 
 USES = ("start", "source order", "target order", "run")  # of a draw's keys
 TOLD = "told"  # the label of parameters that learn from target labels: the bound
 ORACLE = "oracle"  # the selection by target labels: a bound too
+DRAWN = 200  # examples of each domain whose features are kept, of the first replicate, to be looked at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,8 @@ class AdaptationConfig:
     normalisation: Literal["group", "batch", "none"] = "group"
     input_size: bounds.Count = 16  # larger images are averaged down towards this edge, for cnn
     adversary: bounds.Count = 64  # hidden units of the adversary
+    source_steps: bounds.Steps = 200  # of the rows that begin with a source model: part of their steps
+    source_learning_rate: bounds.Rate = 0.05  # of that model
     validation: bounds.Count = 1000  # source examples that are held out, and target examples that validators look at
 
 
@@ -81,6 +85,7 @@ VALIDATORS: dict[str, Callable[[Seen], float]] = {  # larger is better
     "confidence": lambda seen: confidence(seen.target_logits),
     "information": lambda seen: mutual_information(seen.target_logits),
     "neighbours": lambda seen: neighbourhood_density(seen.target_logits),
+    "reverse": lambda seen: reverse_accuracy(seen.target_features, seen.target_logits, seen.features, seen.labels),
 }
 MEANS = {  # what they are, in a line
     "source": "accuracy on held-out source examples",
@@ -89,6 +94,7 @@ MEANS = {  # what they are, in a line
     "confidence": "how sure answers to target examples are",
     "information": "sure, and not of one class for all: mutual information of example and answer",
     "neighbours": "soft neighbourhood density: target examples that are answered like many others",
+    "reverse": "accuracy on held-out source examples of what is learned from the answers to target examples",
     ORACLE: "accuracy on target training examples: nobody has their labels, a bound",
 }
 
@@ -126,7 +132,6 @@ class Adaptation:
         self.source_images, self.target_images = (jnp.asarray(data.train.images) for data in (source, target))
         self.test_images = jnp.asarray(target.test.images)
         self.truth = Truth(target.test.labels, target.classes)
-        self.schedule = falling(config.steps)
         self._last: tuple[Weights, Seen] | None = None
 
     @functools.cache  # noqa: B019  (a problem lives as long as its run)
@@ -157,15 +162,14 @@ class Adaptation:
         _, learned, _ = self.parts(draw.replicate)
         return {"source": on_device(source, orders["source"], learned), "target": on_device(target, orders["target"])}
 
-    @functools.cached_property
-    def reach(self) -> dict[str, float]:
-        """Of a learning rate 1 in a whole run."""
-        of = functools.partial(pull_per_rate, 1.0, self.config.steps, schedule=self.schedule)
-        return {"penalty": of(momentum=self.config.momentum)}
+    @functools.cache  # noqa: B019
+    def reached_in(self, steps: int) -> dict[str, float]:
+        """Of a learning rate 1 in a run of so many steps, at whose end it is 0."""
+        return {"penalty": pull_per_rate(1.0, steps, momentum=self.config.momentum, schedule=falling(steps))}
 
     def rates(self, program: Program, setting: Setting) -> dict[str, float]:
         """See `rates_of`."""
-        return rates_of(program, setting, self.reach)
+        return rates_of(program, setting, self.reached_in(program.steps or self.config.steps))
 
     def answers(self, weights: Weights, images: jax.Array, output: str = "head") -> np.ndarray:
         """Logits [N, C], or features, of raw images of either domain."""
@@ -223,4 +227,8 @@ class Adaptation:
             "source": source_accuracy(seen.logits, seen.labels),
             "a_distance": a_distance(seen.features, seen.target_features),
         }
-        return metrics, {"prediction": said}
+        arrays = {"prediction": said}
+        if draw.replicate == 0:
+            features = {"source": seen.features, "target": seen.target_features}
+            arrays |= {f"{side}_features": part[:DRAWN].astype(np.float16) for side, part in features.items()}
+        return metrics, arrays

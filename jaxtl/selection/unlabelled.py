@@ -2,6 +2,7 @@
 
 held-out source labels              source_accuracy; importance_weighted, deep_embedded: by how alike the target is
 answers to unlabelled target ones   confidence, mutual_information, neighbourhood_density
+there and back again                reverse_accuracy
 
 None is right everywhere: those of the source do not see the target, and those of the target are content with a net that
 is sure of what is wrong. What choosing by each costs is to be measured.
@@ -16,6 +17,7 @@ from jaxtl.errors import InputError
 from jaxtl.protocol.measures import checked_classes
 from jaxtl.selection.inputs import checked_features
 from jaxtl.selection.logistic import logistic_path
+from jaxtl.selection.probes import ridge_probe
 
 DENSITIES = np.logspace(-3, 1, 5)  # λ of the classifier that density ratios come from
 SHARPNESS = 0.05  # the temperature of neighbours
@@ -211,6 +213,49 @@ def neighbourhood_density(logits: ArrayLike, temperature: float = SHARPNESS) -> 
     np.fill_diagonal(near, -np.inf)
     near = np.exp(near - near.max(axis=1, keepdims=True))
     return float(_entropies(near / near.sum(axis=1, keepdims=True)).mean())
+
+
+def reverse_accuracy(target: ArrayLike, logits: ArrayLike, source: ArrayLike, labels: ArrayLike) -> float:
+    """Accuracy on held-out source examples of a classifier that has learned the net's answers to target examples.
+
+    Where answers to the target are wrong in a way of their own, what is learned from them fails at home. The way back
+    is a linear classifier on the net's features (`ridge_probe`); in the paper it is a whole net, trained the other way
+    round, at twice the price. A net that answers everything with one class has the share of that class.
+
+    Args:
+        target: [M, D] features of unlabelled target examples.
+        logits: [M, C] what the net answers to them.
+        source: [N, D] features of source examples that the net was not trained on.
+        labels: [N] integers 0..C−1 of these.
+
+    Returns:
+        0 to 1.
+
+    Raises:
+        InputError: shapes that do not fit, values that are not finite, features that are all the same.
+
+    Example:
+        >>> here, there = [[0.0], [0.2], [1.0], [1.2]], [[0.1], [0.3], [0.9], [1.1]]
+        >>> reverse_accuracy(there, [[1.0, 0.0]] * 2 + [[0.0, 1.0]] * 2, here, [0, 0, 1, 1])
+        1.0
+
+    Source: Zhong, Fan, Yang, Verscheure and Ren, "Cross Validation Framework to Choose amongst Models and Datasets for
+    Transfer Learning", 2010; Ganin et al., "Domain-Adversarial Training of Neural Networks", 2016.
+    """
+    where = "reverse_accuracy"
+    there, here = (
+        checked_features(part, f"{where}, {name}") for name, part in (("target", target), ("source", source))
+    )
+    said = _probabilities(logits, where).argmax(axis=1)
+    classes = np.shape(logits)[1]
+    known = checked_classes(np.asarray(labels), len(here), classes, where)
+    if len(said) != len(there) or here.shape[1] != there.shape[1]:
+        what = f"features {list(there.shape)}, {list(here.shape)} and {len(said)} answers"
+        raise InputError(what, where=where, todo="give features of one net, and an answer for each target example")
+    present, answers = np.unique(said, return_inverse=True)
+    if len(present) == 1:
+        return float(np.mean(known == present[0]))
+    return float(np.mean(present[ridge_probe(there, answers).predict(here)] == known))
 
 
 def _probabilities(logits: ArrayLike, where: str) -> np.ndarray:

@@ -24,6 +24,7 @@ from jaxtl.models import Classifier, Mlp, as_forward, initialise
 from jaxtl.optimizers import Group
 from jaxtl.penalties import Term, l2
 from jaxtl.problems.adaptation import ORACLE, TOLD, Adaptation
+from jaxtl.problems.few_shot import falling
 from jaxtl.program import Program, Weights, make_program
 from jaxtl.protocol import Draw, Range, Recipe
 from jaxtl.trees import Tree
@@ -89,7 +90,7 @@ def adapted(
         {name: Term(0.0, l2) for name in names},
         optimizer="nesterov",
         momentum=problem.config.momentum,
-        schedule=problem.schedule,
+        schedule=falling(problem.config.steps),
         prepare=paired(**dict.fromkeys(domains, prepare)),
         dense=problem.config.model == "mlp",
     )

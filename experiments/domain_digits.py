@@ -29,6 +29,7 @@ from jaxtl import cli, report
 from jaxtl.data import DataSet, Split, contrast, gaussian_blur, gaussian_noise, load
 from jaxtl.errors import InputError
 from jaxtl.loop import StoppableProgress
+from jaxtl.methods.domain.after import check_after
 from jaxtl.methods.domain.recipes import BOUND, RECIPES
 from jaxtl.problems import check_memory, check_plan
 from jaxtl.problems.adaptation import MEANS, VALIDATORS, Adaptation, AdaptationConfig
@@ -70,6 +71,7 @@ class Config(AdaptationConfig, Budget):
             "model": "mlp",
             "widths": (32,),
             "steps": 40,
+            "source_steps": 20,
             "trials": 2,
             "replicates": 2,
             "validation": 100,
@@ -143,6 +145,7 @@ def main(config: Config, workdir: Path) -> None:
     started, console = time.perf_counter(), Terminal()
     cli.check(config)
     check_plan(config, config.methods)
+    check_after(config, config.methods)
     rows = {name: dataclasses.replace(recipe, chosen=config.validator) for name, recipe in RECIPES.items()}
     rows |= {BOUND: RECIPES[BOUND]}
     chosen = tuple(name for name in config.methods if name != BOUND)

@@ -230,4 +230,4 @@ def alternate(**programs: Program) -> Program:
     given = {key: tree for program in programs.values() for key, tree in program.given.items()}
     tx = optax.GradientTransformationExtraArgs(init, update)
     dense = all(program.dense for program in programs.values())
-    return Program(step, tx, first.labels, rates, given, dense)
+    return Program(step, tx, first.labels, rates, given, dense, first.steps)

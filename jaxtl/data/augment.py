@@ -107,3 +107,46 @@ def random_flip(images: jax.Array, rng: jax.Array) -> jax.Array:
     """
     flipped = jax.random.bernoulli(rng, shape=(len(images), 1, 1, 1))
     return jnp.where(flipped, images[:, :, ::-1], images)
+
+
+def distorted(images: jax.Array, rng: jax.Array) -> jax.Array:
+    """Another view of each image, harder to recognise: moved, of another contrast, and with a hole.
+
+    Shifted by up to a quarter of the shorter edge; x ← mean + 2^u (x − mean) with u ~ U(−1, 1) and the mean of each
+    channel; then a square of half the edge, anywhere, takes that mean (cutout). Digits remain the digits that they are.
+
+    Args:
+        images: [N, H, W, C] float, raw or normalised.
+        rng: a key.
+
+    Returns:
+        Like `images`.
+
+    Raises:
+        InputError: what are no images.
+
+    Example:
+        >>> images = jnp.ones((2, 4, 4, 1)).at[:, 0].set(3.0)
+        >>> seen = distorted(images, jax.random.key(0))
+        >>> seen.shape, bool(jnp.any(seen != images))
+        ((2, 4, 4, 1), True)
+
+    Source: DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout", 2017; Sohn et
+    al., "FixMatch: Simplifying Semi-Supervised Learning with Consistency and Confidence", 2020, who draw from more.
+    """
+    if images.ndim != 4:
+        raise InputError(f"shape {list(images.shape)}", where="distorted", todo="give images [N, H, W, C]")
+    count, *size, _ = images.shape
+    shift, strength, place = jax.random.split(rng, 3)
+    images = random_crop(images, shift, min(size) // 4)
+    mean = jnp.mean(images, axis=(1, 2), keepdims=True)
+    images = mean + jnp.exp2(jax.random.uniform(strength, (count, 1, 1, 1), minval=-1.0)) * (images - mean)
+    corner = jax.random.uniform(place, (count, 2, 1), minval=-0.25, maxval=0.75)  # it may stand half outside
+    inside = [_within(corner[:, axis] * edge, edge) for axis, edge in enumerate(size)]
+    return jnp.where((inside[0][:, :, None] & inside[1][:, None])[..., None], mean, images)
+
+
+def _within(start: jax.Array, edge: int) -> jax.Array:
+    """[N, edge] whether a row, or column, is in the half of an edge that begins at `start` [N, 1]."""
+    pixel = jnp.arange(edge)[None]
+    return (pixel >= start) & (pixel < start + edge / 2)

@@ -16,8 +16,11 @@ from jaxtl.errors import InputError
 from jaxtl.models import as_forward
 from jaxtl.problems.texts import TOKEN, Texts
 from jaxtl.program import Weights
-from jaxtl.step import EVALUATE
+from jaxtl.step import EVALUATE, Context
 from jaxtl.transfer import Adaptation, repeat_channels, sum_channels
+
+STATISTICS = "batch_stats"
+PASSES = 100  # batches over which they are taken: running averages keep 0.9 of a batch's in the next
 
 
 class Images(NamedTuple):
@@ -124,6 +127,36 @@ def outputs(
     blocks[-1] = jnp.concatenate([blocks[-1], blocks[0][:short]])
     parts = [_output_of(model, weights, part, images, output) for part in blocks]
     return np.concatenate(parts)[: len(image)]
+
+
+def with_statistics_of(problem: Any, weights: Weights, data: Any, rng: jax.Array) -> Weights:
+    """Weights with the statistics of batch normalisation of some data; without such, as they are.
+
+    Args:
+        problem: has `model`, `images`, and `batch_size` in its config.
+        weights: of the whole model.
+        data: what its `prepare` reads.
+        rng: a key.
+    """
+    if STATISTICS not in weights.model_state:
+        return weights
+    return weights._replace(model_state=_passed(problem)(weights, data, rng))
+
+
+@functools.lru_cache(maxsize=8)
+def _passed(problem: Any) -> Callable:
+    """(weights, data, key) -> the model state after some batches, compiled once for a problem."""
+    forward, prepare = as_forward(problem.model), problem.images.batches(problem.config.batch_size)
+
+    @jax.jit
+    def passed(weights, data, rng):
+        def one(state, step):
+            key = jax.random.fold_in(rng, step)
+            return forward(weights.params, state, prepare(data, key, step), Context(step, key, {}, {}))[1], None
+
+        return jax.lax.scan(one, weights.model_state, jnp.arange(PASSES))[0]
+
+    return passed
 
 
 def predict(model, weights: Weights, image: jax.Array, images: Images | Texts, head: str = "head") -> np.ndarray:

@@ -1,7 +1,7 @@
 """Labelled source examples, unlabelled target examples: terms on what a network makes of a batch of both.
 
 features     discrepancy (mmd, mmd_linear, jmmd, coral), norms (afn, bsp)
-answers      confidence (entropy, certainty, mcc, mcd)
+answers      confidence (entropy, certainty, mcc, mcd, pseudo_label)
 a game       adversary (ramp, both_players, gradient_reversal, domain_loss, conditioned, mdd)
 
 Rows of a table on `problems.Adaptation` are in `recipes`; which setting to take without target labels is
@@ -9,7 +9,7 @@ Rows of a table on `problems.Adaptation` are in `recipes`; which setting to take
 """
 
 from jaxtl.methods.domain.adversary import both_players, conditioned, domain_loss, gradient_reversal, mdd, ramp
-from jaxtl.methods.domain.confidence import certainty, entropy, mcc, mcd
+from jaxtl.methods.domain.confidence import certainty, entropy, mcc, mcd, pseudo_label
 from jaxtl.methods.domain.discrepancy import coral, jmmd, mmd, mmd_linear
 from jaxtl.methods.domain.norms import afn, bsp
 
@@ -29,5 +29,6 @@ __all__ = [
     "mdd",
     "mmd",
     "mmd_linear",
+    "pseudo_label",
     "ramp",
 ]

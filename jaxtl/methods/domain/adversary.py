@@ -22,6 +22,7 @@ from jaxtl.trees import Tree
 
 STEEPNESS = 10.0  # of the schedule
 MARGIN = 4.0  # γ of MDD
+LARGEST, PROJECTED = 4096, 1024  # numbers of a product that is seen as it is, and of one that is projected
 
 
 def ramp(progress: jax.Array | float, steepness: float = STEEPNESS) -> jax.Array:
@@ -118,15 +119,16 @@ def domain_loss(source: jax.Array, target: jax.Array, weights: tuple[jax.Array, 
 def conditioned(features: jax.Array, logits: jax.Array) -> jax.Array:
     """p ⊗ f per example: what the adversary of CDAN sees, so that it tells domains apart within classes.
 
-    No gradient passes through p, so that fooling the adversary does not change answers directly. The paper replaces
-    products of more than 4096 numbers by random projections; here they stay as they are.
+    Of more than 4096 products it sees random projections, (R_p p) ⊙ (R_f f) / √1024 with R ~ N(0, 1) that never change,
+    whose scalar products are those of p ⊗ f in expectation. No gradient passes through p, so that fooling the adversary
+    does not change answers directly.
 
     Args:
         features: [B, D].
         logits: [B, C].
 
     Returns:
-        [B, C·D].
+        [B, `conditioned_size(D, C)`].
 
     Raises:
         InputError: not as many of both.
@@ -141,7 +143,24 @@ def conditioned(features: jax.Array, logits: jax.Array) -> jax.Array:
         what = f"{len(features)} features, {len(logits)} logits"
         raise InputError(what, where="conditioned", todo="give both of the same examples")
     p = jax.nn.softmax(jax.lax.stop_gradient(logits))
-    return (p[:, :, None] * features[:, None]).reshape(len(features), -1)
+    width, classes = features.shape[1], logits.shape[1]
+    if width * classes <= LARGEST:
+        return (p[:, :, None] * features[:, None]).reshape(len(features), -1)
+    keys = jax.random.split(jax.random.key(0))
+    f, g = (
+        x @ jax.random.normal(key, (x.shape[1], PROJECTED), x.dtype) for key, x in zip(keys, (features, p), strict=True)
+    )
+    return f * g / jnp.sqrt(PROJECTED)
+
+
+def conditioned_size(width: int, classes: int) -> int:
+    """How many numbers `conditioned` makes of so many features and classes.
+
+    Example:
+        >>> conditioned_size(64, 10), conditioned_size(2048, 31)
+        (640, 1024)
+    """
+    return width * classes if width * classes <= LARGEST else PROJECTED
 
 
 def mdd(source: tuple[jax.Array, jax.Array], target: tuple[jax.Array, jax.Array], margin: float = MARGIN) -> jax.Array:

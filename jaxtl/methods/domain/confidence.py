@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxtl.errors import InputError
+from jaxtl.losses import softmax_cross_entropy
 
 TEMPERATURE = 2.5  # of minimum class confusion
+THRESHOLD = 0.95  # above which an answer is believed
 UNUSED = 1e-12  # the sum of a class's probabilities over a batch, squares of which float32 can still divide by
 
 
@@ -98,3 +100,33 @@ def mcc(logits: jax.Array, temperature: float = TEMPERATURE) -> jax.Array:
     used = sums > UNUSED  # a class that no example is taken for has no row to divide; in the limit its share is 0
     shares = jnp.where(used, jnp.diagonal(confusion) / jnp.where(used, sums, 1.0), 0.0)
     return 1 - jnp.mean(shares)
+
+
+def pseudo_label(weak: jax.Array, strong: jax.Array, threshold: float = THRESHOLD) -> jax.Array:
+    """mean [max p > τ] · −log q_ĉ with p = softmax(weak), ĉ its class, q = softmax(strong): sure answers are taught.
+
+    An example whose answer is not sure counts as 0 and in the mean. No gradient passes through p.
+
+    Args:
+        weak, strong: [B, C] logits of the same unlabelled examples, in a plain and in a distorted view.
+        threshold: τ, 0.95 in the paper.
+
+    Returns:
+        Scalar >= 0, in float32 at least.
+
+    Raises:
+        InputError: not as many of both.
+
+    Example:
+        >>> sure, unsure = [9.0, 0.0], [0.0, 0.0]
+        >>> round(float(pseudo_label(jnp.array([sure, unsure]), jnp.zeros((2, 2)))), 4)  # ½ log 2
+        0.3466
+
+    Source: Sohn et al., "FixMatch: Simplifying Semi-Supervised Learning with Consistency and Confidence", 2020.
+    """
+    if weak.shape != strong.shape or weak.ndim != 2:
+        what = f"logits {list(weak.shape)} and {list(strong.shape)}"
+        raise InputError(what, where="pseudo_label", todo="give two views of the same examples, [examples, classes]")
+    p = jax.nn.softmax(jax.lax.stop_gradient(weak).astype(jnp.promote_types(weak.dtype, jnp.float32)))
+    believed = jnp.max(p, axis=-1) > threshold
+    return jnp.mean(jnp.where(believed, softmax_cross_entropy(strong, jnp.argmax(p, axis=-1)), 0.0))

@@ -7,24 +7,18 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-import jax
-import jax.numpy as jnp
 
 from jaxtl.data import on_device
 from jaxtl.methods.finetuning.averaging import averaged, ema_decay, of_average, with_average
 from jaxtl.methods.finetuning.recipes import RECIPES, pulled
 from jaxtl.methods.finetuning.weight_space import greedy_soup, lines, model_stock, uniform_soup, wise_ft
-from jaxtl.models import as_forward, stage_paths
+from jaxtl.models import stage_paths
 from jaxtl.problems import FewShot
+from jaxtl.problems.images import with_statistics_of
 from jaxtl.program import Program, Weights
 from jaxtl.protocol import Draw, Range, Recipe, Setting, Trained
-from jaxtl.step import Context
-
-STATISTICS = "batch_stats"
-PASSES = 100  # batches over which they are taken: running averages keep 0.9 of a batch's in the next
 
 
 def between(problem: FewShot, weights: Weights, setting: Setting, draw: Draw) -> Weights:
@@ -105,27 +99,9 @@ def stocked(problem: FewShot, runs: Sequence[Trained], draw: Draw) -> Weights:
 
 def with_statistics(problem: FewShot, weights: Weights, draw: Draw) -> Weights:
     """Weights with the statistics of batch normalisation that are their own; without such, as they are."""
-    if STATISTICS not in weights.model_state:
-        return weights
     examples = problem.examples(draw)
     data = on_device(problem.labelled(examples.labels), problem.key(draw, "order"), examples.seen)
-    return weights._replace(model_state=_passed(problem)(weights, data, problem.key(draw, "run")))
-
-
-@functools.lru_cache(maxsize=8)
-def _passed(problem: FewShot) -> Callable:
-    """(weights, data, key) -> the model state after some batches, compiled once for a problem."""
-    forward, prepare = as_forward(problem.model), problem.images.batches(problem.config.batch_size)
-
-    @jax.jit
-    def passed(weights, data, rng):
-        def one(state, step):
-            key = jax.random.fold_in(rng, step)
-            return forward(weights.params, state, prepare(data, key, step), Context(step, key, {}, {}))[1], None
-
-        return jax.lax.scan(one, weights.model_state, jnp.arange(PASSES))[0]
-
-    return passed
+    return with_statistics_of(problem, weights, data, problem.key(draw, "run"))
 
 
 ALPHA = Range(0.1, 1.0)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+import torch
 
-from jaxtl.data import load
+from jaxtl.data import load, paired
 from jaxtl.errors import InputError
-from jaxtl.methods.domain.after import STATISTICAL, source_model
+from jaxtl.methods.domain.after import STATISTICAL, check_after, source_model
 from jaxtl.methods.domain.programs import ADVERSARY
 from jaxtl.methods.domain.recipes import BOUND, RECIPES
 from jaxtl.problems.adaptation import MEANS, ORACLE, TOLD, VALIDATORS, Adaptation, AdaptationConfig
@@ -149,6 +152,124 @@ def test_an_adversary_learns_before_it_is_heeded(problem):
     for part in ("trunk", "head"):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), played[part], plain[part])
     assert np.any(played[ADVERSARY]["says"]["kernel"] != start[ADVERSARY]["says"]["kernel"])
+
+
+# ---------------------------------------------------------------- phases
+
+
+def classic(opt, loss, params, state, moves):
+    """One update of some top-level parts, the others held."""
+    gradient = jax.grad(loss)(params)
+    held = {part: jax.tree.map(jnp.zeros_like, tree) for part, tree in gradient.items() if part not in moves}
+    updates, state = opt.update({**gradient, **held}, state, params)
+    return {**params, **{part: optax.apply_updates(params[part], updates[part]) for part in moves}}, state
+
+
+def test_two_heads_part_on_the_target_and_the_trunk_brings_them_together(problem):
+    """MCD's three steps of the paper, written out for one batch: the same parameters, phase by phase."""
+    program, draw = RECIPES["mcd"].program(problem), DRAW
+    start = RECIPES["mcd"].start(problem, draw)
+    state = program.start(start, problem.key(draw, "run"))
+    data = problem.data(program, start, draw)
+    rates = problem.rates(program, {"learning_rate": 0.1, "mcd_weight": 2.0})
+    ended, _ = compile_step(program.step)(state, data, program.fixed(rates))
+
+    prepare = paired(**dict.fromkeys(("source", "target"), problem.images.batches(CONFIG.batch_size)))
+    drawn = jax.random.split(jax.random.fold_in(problem.key(draw, "run"), 0))[0]
+    batch = prepare(data, drawn, 0)
+    said = {}
+
+    def logits(params, side):
+        trunk = {"params": {"trunk": params["trunk"], "head": params["head"]}}
+        out = problem.model.apply(trunk, batch[side]["image"], True)
+        second = params[ADVERSARY]["says"]
+        return out["head"], out["features"] @ second["kernel"] + second["bias"][None]
+
+    def learn(params):
+        heads = logits(params, "source")
+        label = batch["source"]["label"]
+        return sum(optax.softmax_cross_entropy_with_integer_labels(head, label).mean() for head in heads)
+
+    def gap(params):
+        p, q = (jax.nn.softmax(head) for head in logits(params, "target"))
+        return jnp.abs(p - q).mean()
+
+    heads, every = ("head", ADVERSARY), ("trunk", "head", ADVERSARY)
+    phases = [(learn, every), (lambda p: learn(p) - 2.0 * gap(p), heads), *[(lambda p: 2.0 * gap(p), ("trunk",))] * 4]
+    params = start.params
+    for loss, moves in phases:
+        opt = optax.sgd(0.1, momentum=CONFIG.momentum, nesterov=True)
+        before = params
+        params, _ = classic(opt, loss, params, opt.init(params), moves)
+        said[len(said)] = (float(gap(before)), float(gap(params)))
+    assert said[1][1] > said[1][0], "heads part"
+    assert said[2][1] < said[2][0], "the trunk brings them together"
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), ended.params, params)
+
+
+def test_a_copy_of_the_sources_trunk_moves_towards_what_is_taken_for_the_source(problem):
+    start, (moved,) = stepped(problem, "adda", (0.9,))
+    source = source_model(problem, DRAW).params
+    jax.tree.map(np.testing.assert_array_equal, start["trunk"], source["trunk"])
+    jax.tree.map(np.testing.assert_array_equal, moved["head"], source["head"])
+    assert np.any(moved["trunk"]["dense_0"]["kernel"] != source["trunk"]["dense_0"]["kernel"])
+    assert np.any(moved[ADVERSARY]["says"]["kernel"] != start[ADVERSARY]["says"]["kernel"])
+
+
+def test_the_trunk_stays_nearer_to_the_source_model_the_harder_it_is_pulled_there(problem):
+    recipe = RECIPES["dann_after_l2_sp"]
+    source = source_model(problem, DRAW).params["trunk"]
+    settings = [{"learning_rate": 0.1, "dann_weight": 1.0, "pull/source": pull} for pull in (1e-6, 20.0)]
+    runs = Trainer(problem, {"row": recipe}).train_all("row", settings, DRAW)
+    far = [float(optax.tree.norm(jax.tree.map(jnp.subtract, run.weights.params["trunk"], source))) for run in runs]
+    assert far[1] < 0.5 * far[0]
+
+
+# ---------------------------------------------------------------- batch statistics
+
+
+@pytest.fixture(scope="module")
+def normed():
+    changes = {"model": "cnn", "widths": (4, 4), "input_size": 8, "normalisation": "batch", "source_steps": 2}
+    return Adaptation(dataclasses.replace(CONFIG, **changes), *halves())
+
+
+def test_statistics_become_those_of_target_images(normed):
+    before = source_model(normed, DRAW)
+    (trained,) = Trainer(normed, RECIPES).train_all("adabn", [{}], DRAW)
+    jax.tree.map(np.testing.assert_array_equal, trained.weights.params, before.params)
+    images = (np.asarray(normed.target_images, np.float32) - normed.images.mean) / normed.images.std
+    kernel = torch.tensor(np.asarray(before.params["trunk"]["conv_0"]["kernel"]).transpose(3, 2, 0, 1))
+    seen = torch.nn.functional.conv2d(torch.tensor(images.transpose(0, 3, 1, 2)), kernel, padding=1).numpy()
+    own = trained.weights.model_state["batch_stats"]["trunk"]["norm_0"]
+    spread = np.sqrt(seen.var(axis=(0, 2, 3)))
+    np.testing.assert_allclose(np.sqrt(own["var"]), spread, rtol=0.15)
+    gap = [
+        np.abs(np.asarray(state["batch_stats"]["trunk"]["norm_0"]["mean"]) - seen.mean(axis=(0, 2, 3))).max()
+        for state in (before.model_state, trained.weights.model_state)
+    ]
+    assert gap[1] < 0.2 * spread.max()
+    assert gap[1] < gap[0]
+
+
+def test_only_scales_and_shifts_make_answers_surer(normed):
+    before = source_model(normed, DRAW)
+    start, (moved,) = stepped(normed, "tent", (1.0,))
+    changed = {path for path, leaf in named_leaves(moved).items() if np.any(leaf != named_leaves(before.params)[path])}
+    assert changed == {f"trunk/norm_{k}/{leaf}" for k in (0, 1) for leaf in ("scale", "bias")}
+    jax.tree.map(np.testing.assert_array_equal, start, before.params)
+
+
+@pytest.mark.parametrize(
+    ("changes", "methods", "message"),
+    [
+        ({}, ("dann", "tent"), "tent changes statistics of batch normalisation"),
+        ({"source_steps": 3}, ("adda",), "3 of 3 steps are the source model's, none are left for adda"),
+    ],
+)
+def test_rows_that_lack_what_they_change_are_refused(changes, methods, message):
+    with pytest.raises(InputError, match=message):
+        check_after(dataclasses.replace(CONFIG, **changes), methods)
 
 
 # ---------------------------------------------------------------- choices

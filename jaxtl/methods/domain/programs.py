@@ -89,9 +89,11 @@ def adapted(
     names = sorted({*jax.tree.leaves(labels)})
     if own:
         labels = {**labels, **label_params(own, [(".*", ADVERSARY)])}
-    zero: dict[str, Any] = {name: Term(0.0, l2) for name in names if name not in frozen}
+    pulls: dict[str, Any] = {
+        name: Term(0.0, l2) for name in names if name in (SHARED, NEW, TOLD) and name not in frozen
+    }
     if anchored:
-        zero[SHARED] = {"zero": zero[SHARED], "source": Term(0.0, l2, (ANCHOR,))}
+        pulls[SHARED] = {"zero": pulls[SHARED], "source": Term(0.0, l2, (ANCHOR,))}
     prepare = problem.images.batches(problem.config.batch_size)
     looks = dict.fromkeys(domains, prepare)
     if strong:
@@ -101,7 +103,7 @@ def adapted(
         labels,
         {**({"task": Term(1.0, task)} if task else {}), **terms},
         {name: Group(frozen=name in frozen) for name in (*names, *([ADVERSARY] if own else []))},
-        zero,
+        pulls,
         optimizer="nesterov",
         momentum=problem.config.momentum,
         schedule=falling(steps or problem.config.steps),

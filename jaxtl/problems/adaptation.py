@@ -22,6 +22,7 @@ from jaxtl.problems.images import Images, accuracy, classes_of, outputs
 from jaxtl.problems.source import make_model
 from jaxtl.program import Program, Weights
 from jaxtl.protocol import Draw, Selection, Setting, Trained, Truth, draw_key, rates_of, replicate_seed
+from jaxtl.protocol.measures import ACCURACY, Measure
 from jaxtl.selection.probes import a_distance
 from jaxtl.selection.unlabelled import (
     confidence,
@@ -95,7 +96,7 @@ MEANS = {  # what they are, in a line
     "information": "sure, and not of one class for all: mutual information of example and answer",
     "neighbours": "soft neighbourhood density: target examples that are answered like many others",
     "reverse": "accuracy on held-out source examples of what is learned from the answers to target examples",
-    ORACLE: "accuracy on target training examples: nobody has their labels, a bound",
+    ORACLE: "as on test data, on target training examples: nobody has their labels, a bound",
 }
 
 
@@ -107,6 +108,7 @@ class Adaptation:
     Args:
         config: has the fields of `AdaptationConfig` and `Budget`.
         source, target: of the same classes, images of one shape.
+        measure: what test examples are asked, and target training examples by the oracle.
 
     Raises:
         InputError: other classes, other shapes, a model that is too deep for them.
@@ -115,7 +117,7 @@ class Adaptation:
     points = 5  # of a curve
     own = ("held-out examples",)
 
-    def __init__(self, config: Any, source: DataSet, target: DataSet):
+    def __init__(self, config: Any, source: DataSet, target: DataSet, measure: Measure = ACCURACY):
         if source.classes != target.classes:
             what = f"source classes are {some(source.classes)}, the target's {some(target.classes)}"
             raise InputError(what, where="Adaptation", todo="give both the same classes, in the same order")
@@ -124,7 +126,7 @@ class Adaptation:
             ours, theirs = ("x".join(map(str, shape)) for shape in shapes)
             what = f"source images are {ours}, the target's {theirs}"
             raise InputError(what, where="Adaptation", todo="bring both to one size")
-        self.config, self.source, self.target = config, source, target
+        self.config, self.source, self.target, self.measure = config, source, target, measure
         self.title = f"{source.name} → {target.name}"
         self.origin, self.content = f"{source.origin} → {target.origin}", (*source.content, *target.content)
         self.images = Images.of(source)
@@ -203,10 +205,10 @@ class Adaptation:
         return [*ways, Selection(ORACLE, "tuning", self.oracle, methods, bound=True)]
 
     def oracle(self, trained: Trained, draw: Draw) -> float:
-        """Accuracy on the target examples that validators see, by their labels."""
+        """The measure on the target examples that validators see, by their labels, larger being better."""
         _, _, looked_at = self.parts(draw.replicate)
-        said = classes_of(self.answers(trained.weights, self.target_images[looked_at]))
-        return accuracy(said, self.target.train.labels[looked_at])
+        logits = self.answers(trained.weights, self.target_images[looked_at])
+        return self.measure.better(self.measure.score(self.target.train.labels[looked_at], logits))
 
     def point(self, weights: Weights, draw: Draw) -> Mapping[str, float]:
         """A point of the learning curve: how it does on held-out source examples."""
@@ -219,15 +221,15 @@ class Adaptation:
         return self.point(trained.weights, draw)["validation"]
 
     def test(self, trained: Trained, draw: Draw) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """Accuracy on target test examples, once, and how far apart the domains' features are."""
-        said = classes_of(self.answers(trained.weights, self.test_images))
+        """The measure on target test examples, once, and how far apart the domains' features are."""
+        logits = self.answers(trained.weights, self.test_images)
         seen = self.seen(trained.weights, draw)
         metrics = {
-            "test": accuracy(said, self.target.test.labels),
+            "test": self.measure.score(self.target.test.labels, logits),
             "source": source_accuracy(seen.logits, seen.labels),
             "a_distance": a_distance(seen.features, seen.target_features),
         }
-        arrays = {"prediction": said}
+        arrays = {"prediction": classes_of(logits)}
         if draw.replicate == 0:
             features = {"source": seen.features, "target": seen.target_features}
             arrays |= {f"{side}_features": part[:DRAWN].astype(np.float16) for side, part in features.items()}

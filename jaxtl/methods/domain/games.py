@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jaxtl.labels import NEW, SHARED
 from jaxtl.losses import softmax_cross_entropy
 from jaxtl.methods.domain.adversary import both_players, conditioned, conditioned_size, domain_loss, mdd, ramp
 from jaxtl.methods.domain.confidence import certainty, mcd
-from jaxtl.methods.domain.programs import ADVERSARY, Sides, adapted, beside, classify
+from jaxtl.methods.domain.programs import ADVERSARY, Sides, adapted, beside, class_weights, classify
 from jaxtl.models import Classifier, Mlp, initialise
 from jaxtl.penalties import Term
 from jaxtl.problems.adaptation import Adaptation
@@ -30,19 +31,23 @@ MEETINGS = 4  # phases of a step in which the trunk brings the two heads of MCD 
 Play = Callable[[jax.Array], tuple[jax.Array, jax.Array]]  # inputs -> logits for the adversary, and for who fools it
 
 
-def _features(play: Play, sides: Sides) -> list[jax.Array]:
+def _features(play: Play, sides: Sides, batch: Any, partial: bool = False) -> list[jax.Array]:
     source, target = (play(sides[side]["features"]) for side in ("source", "target"))
-    return [domain_loss(*logits) for logits in zip(source, target, strict=True)]
+    weights = None
+    if partial:
+        shared = class_weights(sides["target"]["head"])[batch["source"]["label"]]
+        weights = shared, jnp.ones(len(sides["target"]["head"]))
+    return [domain_loss(*logits, weights) for logits in zip(source, target, strict=True)]
 
 
-def _conditioned(play: Play, sides: Sides, weighted: bool = False) -> list[jax.Array]:
+def _conditioned(play: Play, sides: Sides, batch: Any, weighted: bool = False) -> list[jax.Array]:
     both = [sides[side] for side in ("source", "target")]
     source, target = (play(conditioned(outputs["features"], outputs["head"])) for outputs in both)
     weights = (certainty(both[0]["head"]), certainty(both[1]["head"])) if weighted else None
     return [domain_loss(*logits, weights) for logits in zip(source, target, strict=True)]
 
 
-def _disparity(play: Play, sides: Sides) -> list[jax.Array]:
+def _disparity(play: Play, sides: Sides, batch: Any) -> list[jax.Array]:
     source, target = (play(sides[side]["features"]) for side in ("source", "target"))
     said = [sides[side]["head"] for side in ("source", "target")]
     return [mdd((said[0], s), (said[1], t)) for s, t in zip(source, target, strict=True)]
@@ -56,7 +61,7 @@ class Game(NamedTuple):
 
     inputs: Callable[[int, int], int]
     outputs: Callable[[int, int], int]
-    objective: Callable[[Play, Sides], list[jax.Array]] | None
+    objective: Callable[[Play, Sides, Any], list[jax.Array]] | None
     hidden: bool = True
 
 
@@ -64,6 +69,7 @@ GAMES = {
     "dann": Game(lambda d, c: d, lambda d, c: 1, _features),
     "cdan": Game(conditioned_size, lambda d, c: 1, _conditioned),
     "cdan_e": Game(conditioned_size, lambda d, c: 1, functools.partial(_conditioned, weighted=True)),
+    "pada": Game(lambda d, c: d, lambda d, c: 1, functools.partial(_features, partial=True)),
     "mdd": Game(lambda d, c: d, lambda d, c: c, _disparity),
     "mcd": Game(lambda d, c: d, lambda d, c: c, None, hidden=False),
 }
@@ -119,7 +125,7 @@ def played(name: str, further: Mapping[str, Term] | None = None, **how: Any) -> 
             own, adversary = split(params)
             sides, model_state = forward(own, model_state, batch, ctx)
             play = functools.partial(both_players, functools.partial(spoken, net), adversary)
-            learns, fooled = objective(play, sides)
+            learns, fooled = objective(play, sides, batch)
             return {**sides, "learns": learns, "fooled": fooled}, model_state
 
         terms = {
@@ -164,3 +170,30 @@ def disagreeing(problem: Adaptation) -> Program:
     meets = phase({"mcd": Term(0.0, apart)}, task=None, frozen=(NEW, ADVERSARY))
     together = {f"meet_{k}": meets for k in range(MEETINGS)}
     return alternate(learn=phase({}, task=both), part=parts, **together)
+
+
+def rejecting(problem: Adaptation) -> Program:
+    """OSBP: the head's last class is for what the source has no class for; the head is its own adversary.
+
+    −½ log p − ½ log(1 − p) over target examples, p that of the last class: the head goes down on it, to p = ½ for all,
+    and the trunk up, so that each example is made either a known one or an unknown one.
+
+    Source: Saito, Yamamoto, Ushiku and Harada, "Open Set Domain Adaptation by Backpropagation", 2018.
+    """
+    forward, steps = beside(problem), problem.config.steps
+
+    def said(head: Any, features: jax.Array) -> jax.Array:
+        logits = features @ head["kernel"] + head["bias"][None]
+        unknown, known = logits[:, -1], jax.nn.logsumexp(logits[:, :-1], axis=-1)
+        return jnp.mean(0.5 * jax.nn.softplus(known - unknown) + 0.5 * jax.nn.softplus(unknown - known))
+
+    def game(params, model_state, batch, ctx):
+        sides, model_state = forward(params, model_state, batch, ctx)
+        learns, fooled = both_players(said, params["head"], sides["target"]["features"])
+        return {**sides, "learns": learns, "fooled": fooled}, model_state
+
+    terms = {
+        "boundary": Term(1.0, lambda outputs, batch, ctx: outputs["learns"]),
+        "osbp": Term(lambda step: ramp(step / steps), lambda outputs, batch, ctx: -outputs["fooled"]),
+    }
+    return adapted(problem, terms, forward=game)

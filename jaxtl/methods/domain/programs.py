@@ -56,6 +56,24 @@ def classify(outputs: Sides, batch: Any, ctx: Any) -> jax.Array:
     return jnp.mean(softmax_cross_entropy(outputs["source"]["head"], batch["source"]["label"]))
 
 
+def class_weights(logits: jax.Array) -> jax.Array:
+    """How much a batch of target examples is taken for each class, the most frequent one being 1: [C].
+
+    mean_b softmax(logits_b) / its largest; no gradient passes. Classes that the target has not count for little. (In
+    the paper over the whole target every few hundred steps.)
+
+    Source: Cao, Ma, Long and Wang, "Partial Adversarial Domain Adaptation", 2018.
+    """
+    share = jnp.mean(jax.nn.softmax(jax.lax.stop_gradient(logits)), axis=0)
+    return share / jnp.max(share)
+
+
+def classify_shared(outputs: Sides, batch: Any, ctx: Any) -> jax.Array:
+    """The mean cross-entropy of the labelled batch, examples weighted by how much the target has their class."""
+    losses = softmax_cross_entropy(outputs["source"]["head"], batch["source"]["label"])
+    return jnp.mean(class_weights(outputs["target"]["head"])[batch["source"]["label"]] * losses)
+
+
 def adapted(
     problem: Adaptation,
     terms: Mapping[str, Term],

@@ -7,13 +7,14 @@ target labels. `target_only` is told the target's labels, and is a bound. What t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from jaxtl.methods.domain.after import AFTER
-from jaxtl.methods.domain.games import disagreeing, played, with_adversary
+from jaxtl.errors import InputError
+from jaxtl.methods.domain.after import AFTER, check_after
+from jaxtl.methods.domain.games import disagreeing, played, rejecting, with_adversary
 from jaxtl.methods.domain.norms import bsp
-from jaxtl.methods.domain.programs import aligned, of_features, source_only, target_only
+from jaxtl.methods.domain.programs import aligned, classify_shared, of_features, source_only, target_only
 from jaxtl.penalties import Term
 from jaxtl.problems.adaptation import ORACLE, Adaptation
 from jaxtl.program import Program
@@ -29,6 +30,7 @@ def _row(make: Callable[[Adaptation], Program], means: str, *, start: Any = None
 USUAL, PULL = Range(0.1, 3.0), ("learning_rate", "pull")
 SPECTRAL = {"bsp": Term(0.0, of_features(bsp))}
 BOUND = "target_only"  # the row that is told target labels
+OPEN = "osbp"  # the row that needs a class without source examples
 RECIPES = {
     "source_only": _row(source_only, "source examples alone, nothing pulled: what all are to be better than"),
     "source_l2": Recipe(source_only, PULL, "source examples alone, all kernels pulled towards 0", transfers=False),
@@ -79,5 +81,28 @@ RECIPES = {
         start=with_adversary("mcd"),
         mcd=USUAL,
     ),
+    "pada": _row(
+        played("pada", task=classify_shared),
+        "dann in which source examples count as much as the target has their class: for a target with fewer classes",
+        start=with_adversary("pada"),
+        pada=USUAL,
+    ),
+    OPEN: _row(
+        rejecting,
+        "each target example is made a known one or an unknown one: for a target with further classes",
+        osbp=USUAL,
+    ),
     **AFTER,
 }
+
+
+def check_rows(config: Any, methods: Sequence[str], *, unknown: bool = False) -> None:
+    """That what some rows need is there; `unknown`: the last class is for what the source has no class for.
+
+    Raises:
+        InputError: what `check_after` refuses; a row that needs an unknown class without one.
+    """
+    check_after(config, methods)
+    if OPEN in methods and not unknown:
+        what = f"{OPEN} answers with a class that the source has not, and both sides have the same classes"
+        raise InputError(what, where="--config.methods", todo="add --config.classes=open, or leave it out")

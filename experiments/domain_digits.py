@@ -19,23 +19,23 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxtl import cli, report
 from jaxtl.data import DataSet, Split, contrast, gaussian_blur, gaussian_noise, load
+from jaxtl.data.domain_sets import halved, open_set, partial
 from jaxtl.errors import InputError
 from jaxtl.loop import StoppableProgress
-from jaxtl.methods.domain.after import check_after
-from jaxtl.methods.domain.recipes import BOUND, RECIPES
+from jaxtl.methods.domain.recipes import BOUND, RECIPES, check_rows
 from jaxtl.problems import check_memory, check_plan
 from jaxtl.problems.adaptation import MEANS, VALIDATORS, Adaptation, AdaptationConfig
 from jaxtl.protocol import Budget, study
+from jaxtl.protocol.measures import MEASURES
 from jaxtl.protocol.results import Axes
-from jaxtl.report.domains import gains_section, validators_section
+from jaxtl.report.domains import add_pair
 from jaxtl.terminal import Terminal
 
 USUAL = ("source_only", BOUND, "dan", "coral", "dann", "cdan_e", "mdd", "mcc")
@@ -51,6 +51,8 @@ class Config(AdaptationConfig, Budget):
     data: cli.Names = ("digits",)  # two sets of images, names or paths; digits: its images, and others distorted
     data_dir: cli.Place = ""  # where named data sets are looked for
     both_ways: bool = True  # also from the second to the first
+    classes: Literal["same", "partial", "open"] = "same"  # partial: the target lacks some; open: the source does
+    shared: cli.Count = 5  # classes that both have, of partial and open
     methods: Methods = USUAL
     validator: Annotated[str, cli.OneOf("validator", VALIDATORS)] = "information"  # what the headline is chosen by
     honest: ClassVar[tuple[str, ...]] = ()  # type: ignore[misc]  # no fields here: no target example is labelled
@@ -80,26 +82,9 @@ class Config(AdaptationConfig, Budget):
     }
 
 
-def distorted(images: np.ndarray) -> np.ndarray:
-    """Grey levels 0..255 blurred, with half of the contrast and noise over them; always the same."""
-    worse = gaussian_noise(contrast(gaussian_blur(jnp.asarray(images), 0.7), 0.5), jax.random.key(0), 30.0)
-    return np.asarray(worse).round().astype(np.uint8)
-
-
-def in_two(data: DataSet) -> tuple[DataSet, DataSet]:
-    """Every other training image as it is, the rest distorted: no image is on both sides."""
-    level = 255 / float(np.max(data.train.images))  # digits have levels 0 to 16
-
-    def grey(part: Split) -> Split:
-        return part.having(image=np.asarray(part.images * level).round().astype(np.uint8))
-
-    def worse(part: Split) -> Split:
-        return part.having(image=distorted(part.images))
-
-    first, second, test = grey(data.train.take(slice(0, None, 2))), grey(data.train.take(slice(1, None, 2))), data.test
-    source = dataclasses.replace(data, train=first, test=grey(test))
-    target = dataclasses.replace(data, train=worse(second), test=worse(grey(test)), name=f"{data.name}, distorted")
-    return source, target
+def worse(images: jax.Array, key: jax.Array) -> jax.Array:
+    """Grey levels 0..255 blurred, with half of the contrast and noise over them."""
+    return gaussian_noise(contrast(gaussian_blur(images, 0.7), 0.5), key, 30.0)
 
 
 def at_edge(data: DataSet) -> DataSet:
@@ -129,23 +114,31 @@ def domains(config: Config) -> tuple[DataSet, DataSet]:
         if not ("image" in data.train and data.train.images.ndim == 4 and data.train.target == "class"):
             what = f"'{data.name}' has no images with a class each"
             raise InputError(what, where="--config.data", todo="name sets of images")
-    first, second = in_two(loaded[0]) if len(loaded) == 1 else (at_edge(data) for data in loaded)
+    first, second = halved(loaded[0], worse, "distorted") if len(loaded) == 1 else (at_edge(data) for data in loaded)
     return first, second
+
+
+MEASURE = {
+    "same": "accuracy",
+    "partial": "accuracy",
+    "open": "balanced_accuracy",
+}  # "unknown" is one class among others
+CLASSES = {"same": lambda source, target, shared: (source, target), "partial": partial, "open": open_set}
 
 
 def pairs(config: Config) -> Iterator[tuple[DataSet, DataSet]]:
     """(source, target), one way or both."""
     first, second = domains(config)
-    yield first, second
+    yield CLASSES[config.classes](first, second, config.shared)
     if config.both_ways:
-        yield second, first
+        yield CLASSES[config.classes](second, first, config.shared)
 
 
 def main(config: Config, workdir: Path) -> None:
     started, console = time.perf_counter(), Terminal()
     cli.check(config)
     check_plan(config, config.methods)
-    check_after(config, config.methods)
+    check_rows(config, config.methods, unknown=config.classes == "open")
     rows = {name: dataclasses.replace(recipe, chosen=config.validator) for name, recipe in RECIPES.items()}
     rows |= {BOUND: RECIPES[BOUND]}
     chosen = tuple(name for name in config.methods if name != BOUND)
@@ -155,15 +148,12 @@ def main(config: Config, workdir: Path) -> None:
     for source, target in pairs(config):
         report.print_data(console, source=source, target=target)
         check_memory(config, target, config.trials)
-        problem = Adaptation(config, source, target)
+        problem = Adaptation(config, source, target, MEASURES[MEASURE[config.classes]])
         way, origin = cli.directory_of(problem.title), origin or problem.origin
         ways = problem.selections(chosen, config.validator)
         axes: Axes = {"pair": problem.title}
         result = study(problem, rows, workdir / way, contrasts, axes, methods=config.methods, selections=ways)
-        section, figures = gains_section(result, BASELINE, config.validator, BOUND, [*VALIDATORS])
-        page.add(section, {f"methods: {problem.title}": figures})
-        section, figures = validators_section(result, BASELINE, [*VALIDATORS])
-        page.add(section, {f"validators: {problem.title}": figures})
+        add_pair(page, result, BASELINE, config.validator, BOUND)
         runs[way] = result.runs
     page.write(workdir, cli.header("domain_digits", config, started, data=origin), runs)
 

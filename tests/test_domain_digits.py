@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from experiments import domain_digits as experiment
-from experiments.domain_digits import BASELINE, BOUND, RECIPES, USUAL, Config, at_edge, in_two
+from experiments.domain_digits import BASELINE, BOUND, RECIPES, USUAL, Config, at_edge, worse
 from jaxtl.data import from_arrays, load
+from jaxtl.data.domain_sets import halved
 from jaxtl.errors import InputError
 from jaxtl.problems.adaptation import ORACLE, VALIDATORS
 
@@ -65,12 +66,12 @@ def test_tables_are_what_the_runs_say_and_no_bound_is_in_the_headline(finished):
 
 def test_no_image_is_on_both_sides_and_the_distortion_is_always_the_same():
     digits = load("digits")
-    source, target = in_two(digits)
+    source, target = halved(digits, worse, "distorted")
     assert source.train.images.dtype == target.train.images.dtype == np.uint8
     assert len(source.train) + len(target.train) == len(digits.train)
     np.testing.assert_array_equal(source.train.labels, digits.train.labels[::2])
     np.testing.assert_array_equal(target.train.labels, digits.train.labels[1::2])
-    np.testing.assert_array_equal(target.test.images, in_two(digits)[1].test.images)
+    np.testing.assert_array_equal(target.test.images, halved(digits, worse, "distorted")[1].test.images)
     gap = np.abs(target.test.images.astype(float) - source.test.images).mean()
     assert 20 < gap < 120
 

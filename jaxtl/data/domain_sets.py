@@ -5,20 +5,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxtl.data.dataset import DataSet, Split
 from jaxtl.errors import InputError
 
+BLOCK = 1000  # images that are changed at a time
 UNKNOWN = "unknown"  # the class of what the source has no class for
 
 
-def halved(data: DataSet, change: Callable[[np.ndarray], np.ndarray], words: str) -> tuple[DataSet, DataSet]:
+def halved(data: DataSet, change: Callable[[jax.Array, jax.Array], jax.Array], words: str) -> tuple[DataSet, DataSet]:
     """Every other training image as it is, the rest changed: no image is on both sides.
 
     Args:
         data: a set of images.
-        change: grey levels 0..255 uint8 [N, H, W, C] -> the same, changed.
+        change: (grey levels 0..255 [N, H, W, C], key) -> the same, changed; a thousand images at a time, always alike.
         words: what it does, for the target's name.
 
     Returns:
@@ -28,7 +31,7 @@ def halved(data: DataSet, change: Callable[[np.ndarray], np.ndarray], words: str
     Example:
         >>> from jaxtl.data import from_arrays
         >>> images, labels = np.full((40, 4, 4, 1), 200, np.uint8), np.arange(40) % 2
-        >>> source, target = halved(from_arrays(images, labels), lambda images: images // 2, "darker")
+        >>> source, target = halved(from_arrays(images, labels), lambda images, key: images / 2, "darker")
         >>> len(source.train) == len(target.train), int(target.train.images.max()), target.name
         (True, 100, 'data, darker')
     """
@@ -38,12 +41,43 @@ def halved(data: DataSet, change: Callable[[np.ndarray], np.ndarray], words: str
         return part.having(image=np.asarray(part.images * level).round().astype(np.uint8))
 
     def changed(part: Split) -> Split:
-        return part.having(image=change(grey(part).images))
+        images, key = grey(part).images, jax.random.key(0)
+        starts = range(0, len(images), BLOCK)
+        blocks = [change(jnp.asarray(images[k : k + BLOCK]), jax.random.fold_in(key, k)) for k in starts]
+        return part.having(image=np.concatenate([np.asarray(block).round().astype(np.uint8) for block in blocks]))
 
     own, other = data.train.take(slice(0, None, 2)), data.train.take(slice(1, None, 2))
     source = dataclasses.replace(data, train=grey(own), test=grey(data.test))
     target = dataclasses.replace(data, train=changed(other), test=changed(data.test), name=f"{data.name}, {words}")
     return source, target
+
+
+def by_field(data: DataSet, field: str, *, where: object = "by_field") -> tuple[DataSet, ...]:
+    """A set for each value of a field of numbers: laboratories, sites, machines.
+
+    Raises:
+        InputError: no such field, fewer than two values, or a value without test examples.
+
+    Example:
+        >>> from jaxtl.data import from_arrays
+        >>> fields = {"image": np.zeros((40, 4, 4), np.uint8), "lab": np.arange(40) // 2 % 2}
+        >>> labs = by_field(from_arrays(fields, np.arange(40) % 2), "lab")
+        >>> [(lab.name, len(lab.train) + len(lab.test)) for lab in labs]
+        [('arrays, lab 0', 20), ('arrays, lab 1', 20)]
+    """
+    if field not in data.train:
+        what = f"'{data.name}' has no field '{field}'"
+        raise InputError(what, where=where, todo=f"it has {', '.join(data.train.fields)}")
+    values = np.unique(data.train[field])
+    if len(values) < 2 or not np.isin(values, data.test[field]).all():
+        what = f"'{field}' of '{data.name}' is {', '.join(map(str, values[:6]))} in training"
+        raise InputError(what, where=where, todo="give two values or more, each with test examples")
+    return tuple(
+        dataclasses.replace(
+            _of(data, data.train[field] == one, data.test[field] == one), name=f"{data.name}, {field} {one}"
+        )
+        for one in values
+    )
 
 
 def partial(source: DataSet, target: DataSet, shared: int) -> tuple[DataSet, DataSet]:

@@ -9,13 +9,16 @@ import itertools
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+
+import numpy as np
 
 from jaxtl.errors import InputError
 from jaxtl.files import open_regular
 
 AGAIN = "get the file again: it is truncated, damaged or not what its name says"
+WRITTEN = "the archive was written so: write it again"
 DAMAGE: tuple[type[Exception], ...] = (
     *(OSError, EOFError, ValueError, OverflowError, MemoryError, RecursionError),
     *(zlib.error, zipfile.BadZipFile, tarfile.TarError),
@@ -155,3 +158,23 @@ def tar_files(path: Path, wanted: Callable[[tarfile.TarInfo], bool], most: int) 
                 yield member.name, data
         while block := stream.read(2**20):  # on to the end, where gzip compares its checksum
             spend(len(block))
+
+
+def check_memory(needed: int, memory: float, path: Path, noun: str = "images") -> None:
+    """Refuse what unpacks to more than may be taken."""
+    if needed > memory:
+        what = f"unpacks to {needed / 1e9:.3g} GB, but {noun} may take {memory / 1e9:.3g} GB"
+        todo = f"an npz is not read in parts: allow more memory, or write it as one folder of {noun} for each class"
+        raise InputError(what, where=path, todo=todo)
+
+
+def entries(archive: Mapping[str, np.ndarray], path: Path, *keys: str) -> list[np.ndarray]:
+    """Arrays of an archive by their keys.
+
+    Raises:
+        InputError: it lacks one.
+    """
+    missing = [key for key in keys if key not in archive]
+    if missing:
+        raise InputError(f"has no {', '.join(missing)}", where=path, todo=f"it holds {listed(sorted(archive))}")
+    return [archive[key] for key in keys]

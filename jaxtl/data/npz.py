@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from jaxtl.archives import check_members, npy_dtype, open_zip
-from jaxtl.data import decode
 from jaxtl.data.arrays import assembled
 from jaxtl.data.dataset import DataSet
-from jaxtl.data.files import AGAIN, kind_of, listed, reported, start_of
+from jaxtl.data.files import AGAIN, check_memory, entries, kind_of, listed, reported, start_of
+from jaxtl.data.mosaics import decoded_mosaics, read_sheets, sheets_of
 from jaxtl.errors import InputError, suggest
 from jaxtl.files import open_regular
 
 INDEX = 2**20  # bytes of the index: ten thousand arrays
-WRITTEN = "the archive was written so: write it again"
 
 
 def read_npz(path: Path, name: str, prefix: str = "", memory: float = math.inf) -> DataSet:
@@ -29,7 +27,8 @@ def read_npz(path: Path, name: str, prefix: str = "", memory: float = math.inf) 
     Args:
         path: of the archive. Mosaics are `train_blob` (encoded images of many tiles, one after another),
             `train_offsets`, `train_labels`, the same for test, and `columns` (tiles in a row). `label_names` is
-            optional.
+            optional. Or mosaics of one set whose examples say themselves where they belong: `cells_blob`,
+            `cells_offsets`, `cells_labels`, `cells_split` (places in `split_names`).
         name: of the data set.
         prefix: for keys like `usps_train_images`; without it such an archive must hold only one.
         memory: bytes that an archive may unpack to.
@@ -39,10 +38,12 @@ def read_npz(path: Path, name: str, prefix: str = "", memory: float = math.inf) 
             not fit together.
     """
     with opened_npz(path, memory) as archive:
+        if sheet := _sheet(archive, path, prefix):
+            return read_sheets(archive, path, sheet, memory)
         if "train_blob" in archive and not prefix:
             arrays, coding = [], []
             for part in ("train", "test"):
-                images, how = _decoded_mosaics(archive, path, part, memory)
+                images, how = decoded_mosaics(archive, path, part, memory)
                 arrays += [images, *entries(archive, path, f"{part}_labels")]
                 coding.append(f"{part} images {how}")
             names, origin = "label_names", f"{path} ({'; '.join(coding)})"
@@ -54,6 +55,18 @@ def read_npz(path: Path, name: str, prefix: str = "", memory: float = math.inf) 
             names, origin = f"{stem}label_names", f"{path}#{prefix}" if prefix else str(path)
         classes = archive[names].tolist() if names in archive else None
     return assembled(*arrays, classes=classes, name=name, origin=origin, where=path)
+
+
+def _sheet(archive: Mapping[str, np.ndarray], path: Path, prefix: str) -> str:
+    """The set of mosaics that is meant, "" where something else is."""
+    sheets = sheets_of(archive)
+    if not sheets or any(key.endswith(("train_images", "train_blob")) for key in archive):
+        return prefix if prefix in sheets else ""
+    if prefix and prefix not in sheets:
+        raise InputError(f"has no {prefix}_blob", where=path, todo=suggest(prefix, sheets))
+    if len(sheets) > 1 and not prefix:
+        raise _several(path, sheets)
+    return prefix or sheets[0]
 
 
 @contextlib.contextmanager
@@ -78,25 +91,11 @@ def _check_archive(path: Path, memory: float, noun: str) -> None:
         raise InputError(what, where=path, todo=AGAIN)
     with reported(path, RuntimeError), open_regular(path) as file:  # of a flag or a password it cannot use
         archive = open_zip(file, INDEX)
-        _check_memory(sum(member.file_size for member in archive.infolist()), memory, path, noun)
+        check_memory(sum(member.file_size for member in archive.infolist()), memory, path, noun)
         check_members(archive, file)
         for member in archive.infolist():
             if member.filename.endswith(".npy"):
                 npy_dtype(archive, member)
-
-
-def _check_memory(needed: int, memory: float, path: Path, noun: str = "images") -> None:
-    if needed > memory:
-        what = f"unpacks to {needed / 1e9:.3g} GB, but {noun} may take {memory / 1e9:.3g} GB"
-        todo = f"an npz is not read in parts: allow more memory, or write it as one folder of {noun} for each class"
-        raise InputError(what, where=path, todo=todo)
-
-
-def entries(archive: Mapping[str, np.ndarray], path: Path, *keys: str) -> list[np.ndarray]:
-    missing = [key for key in keys if key not in archive]
-    if missing:
-        raise InputError(f"has no {', '.join(missing)}", where=path, todo=f"it holds {listed(sorted(archive))}")
-    return [archive[key] for key in keys]
 
 
 def key_stem(archive: Mapping[str, np.ndarray], path: Path, prefix: str, key: str = "train_images") -> str:
@@ -108,45 +107,12 @@ def key_stem(archive: Mapping[str, np.ndarray], path: Path, prefix: str, key: st
             raise InputError(f"has no {prefix}_{key}", where=path, todo=suggest(prefix, known))
         return f"{prefix}_"
     if len(stems) > 1 and "" not in stems:
-        which = listed(f"{path.name}#{stem}" for stem in sorted(known))
-        raise InputError(f"holds {len(stems)} data sets", where=path, todo=f"say which: {which}")
+        raise _several(path, known)
     if not stems:
         entries(archive, path, key)
     return "" if "" in stems else stems[0]
 
 
-def _decoded_mosaics(archive: Mapping[str, np.ndarray], path: Path, part: str, memory: float) -> tuple[np.ndarray, str]:
-    """Images uint8 [N, tile, tile, 3], and how they were encoded, in words."""
-    keys = (f"{part}_blob", f"{part}_offsets", f"{part}_labels", "columns")
-    blob, offsets, labels, columns = entries(archive, path, *keys)
-    where, cuts = f"{path}, {part}", offsets.ravel().tolist()
-    if offsets.dtype.kind not in "ui" or cuts != sorted(cuts) or cuts[:1] != [0] or cuts[-1] != blob.size:
-        raise InputError("the offsets do not cut the blob into mosaics", where=where, todo=WRITTEN)
-    if columns.shape != () or columns.dtype.kind not in "ui" or columns < 1:
-        raise InputError(f"columns is {columns}, not the number of tiles in a row", where=where, todo=WRITTEN)
-    coded = [blob[start:end].tobytes() for start, end in itertools.pairwise(cuts)]
-    size, how = 0, "encoded without loss"
-    for mosaic in coded:  # all sizes before the first pixel
-        with decode.opened(mosaic, where) as image:
-            size += image.width * image.height * 3
-            if image.format != "PNG" and mosaic[12:16] != b"VP8L":  # VP8L is WebP without loss
-                how = f"re-encoded as {image.format}, not the original pixels"
-        _check_memory(size, memory, path)
-    tiles = [_tiles(mosaic, int(columns), where) for mosaic in coded]
-    with reported(path):
-        images = np.concatenate(tiles)
-    if not 0 <= len(images) - len(labels) < len(tiles[-1]):
-        raise InputError(f"{len(labels)} labels for {len(images)} tiles", where=where, todo=WRITTEN)
-    return images[: len(labels)], how
-
-
-def _tiles(coded: bytes, across: int, where: str) -> np.ndarray:
-    """The square tiles [N, tile, tile, 3] of one mosaic, row by row."""
-    with decode.opened(coded, where) as image:
-        mosaic = decode.pixels(image, False, {}, where)
-    tile = mosaic.shape[1] // across
-    if not tile or mosaic.shape[0] % tile or mosaic.shape[1] % across:
-        what = f"a mosaic of {mosaic.shape[1]}x{mosaic.shape[0]} pixels has no {across} square tiles in a row"
-        raise InputError(what, where=where, todo=WRITTEN)
-    grid = mosaic.reshape(-1, tile, across, tile, 3)
-    return grid.swapaxes(1, 2).reshape(-1, tile, tile, 3)
+def _several(path: Path, names: Sequence[str]) -> InputError:
+    which = listed(f"{path.name}#{name}" for name in sorted(names))
+    return InputError(f"holds {len(names)} data sets", where=path, todo=f"say which: {which}")

@@ -13,9 +13,10 @@ import numpy as np
 from jaxtl.clients import Progress, Silent
 from jaxtl.data.dataset import DataSet
 from jaxtl.data.docstrings import DOCUMENTED, documentation
+from jaxtl.data.files import WRITTEN, entries
 from jaxtl.data.labelled import Labelled
 from jaxtl.data.loading import asked_for
-from jaxtl.data.npz import WRITTEN, entries, key_stem, opened_npz
+from jaxtl.data.npz import key_stem, opened_npz
 from jaxtl.data.splits import hold_out
 from jaxtl.data.tables import cells_of
 from jaxtl.data.texts import LARGEST, holds_texts, labelled_rows, labelled_texts, mark_of

@@ -9,15 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from jaxtl.problems.adaptation import ORACLE
+from jaxtl.problems.adaptation import ORACLE, VALIDATORS
 from jaxtl.protocol import Contrast, paired
 from jaxtl.protocol.results import Result, number, points, slug
 from jaxtl.report.cells import percent
-from jaxtl.report.page import Section
+from jaxtl.report.page import Page, Section
 from jaxtl.report.plots.comparison import Plot
-from jaxtl.report.plots.domains import Value, adaptation
+from jaxtl.report.plots.domains import Value, adaptation, embeddings
 from jaxtl.report.tables import DASH, Table, repeated
 from jaxtl.selection import kendall
+
+
+def add_pair(page: Page, result: Result, baseline: str, validator: str, bound: str) -> None:
+    """Both sections of one source and one target, see `gains_section`."""
+    section, figures = gains_section(result, baseline, validator, bound, [*VALIDATORS])
+    page.add(section, {f"methods: {result.title}": figures})
+    section, figures = validators_section(result, baseline, [*VALIDATORS])
+    page.add(section, {f"validators: {result.title}": figures})
 
 
 def gains_section(
@@ -60,9 +68,9 @@ def gains_section(
         )
     columns = ["method", validator, f"− {baseline}", f"{ORACLE} (bound)", "source", "A-distance", "seconds"]
     lines = [
-        f"Accuracy on target test data in %, mean ± standard deviation over {repeated(result)}, settings chosen by "
-        f"{validator}: no target label is looked at. − {baseline}: points, paired by {result.unit}, 95 % interval, not "
-        "corrected for the number of rows.",
+        f"{result.measure.name.capitalize()} on target test data in %, mean ± standard deviation over "
+        f"{repeated(result)}, settings chosen by {validator}: no target label is looked at. − {baseline}: points, "
+        f"paired by {result.unit}, 95 % interval, not corrected for the number of rows.",
         f"{ORACLE}: settings chosen by labels of target training examples, a bound, as is {bound}, which learns them.",
         "Source: accuracy on held-out source examples. A-distance: how well features of both domains are told apart, 0 "
         "not at all, 2 always. Seconds: choosing and report runs.",
@@ -72,7 +80,24 @@ def gains_section(
     gains = {words: _gains(result, baseline, way, bound) for words, way in ways.items()}
     regrets = {name: _value(regret_of(result, name)) for name in validators}
     plot = Plot(f"domains{slug(result.axes)}", title, functools.partial(adaptation, title, gains, regrets, baseline))
-    return Section(title, [Table(columns, rows)], lines, [plot]), figures
+    return Section(title, [Table(columns, rows)], lines, [plot, *_embedded(result, baseline, validator)]), figures
+
+
+def _embedded(result: Result, baseline: str, validator: str) -> list[Plot]:
+    """Features of the baseline, and of the method whose domains are the least apart, in the first replicate."""
+    methods = [name for name in chosen_methods(result, validator) if name != baseline]
+    apart = {name: result.summaries[name, validator].metrics.get("a_distance", math.nan) for name in methods}
+    nearest = min(apart, key=apart.__getitem__, default=baseline)
+    kept = {}
+    for name in (baseline, nearest):
+        runs = [run for run in result.reported(name, validator) if "source_features" in run.arrays]
+        if runs:
+            arrays = result.arrays(runs[0])
+            kept[name] = arrays["source_features"], arrays["target_features"]
+    if len(kept) < 2:
+        return []
+    title = f"Features of both domains: {result.title}"
+    return [Plot(f"features{slug(result.axes)}", title, functools.partial(embeddings, title, kept))]
 
 
 def validators_section(result: Result, baseline: str, validators: Sequence[str]) -> tuple[Section, dict[str, Any]]:

@@ -208,6 +208,64 @@ def test_no_prefix_in_mosaics(tmp_path):
     refused(f"{tmp_path}/tiles.npz#mnist", "has no mnist_train_images")
 
 
+# ---- mosaics of one set, whose examples say where they belong
+
+
+def sheet_archive(**changes):
+    """Cells 0..16 of two laboratories; the last two mosaics and the grey film stand beside."""
+    train, _, arrays = mosaic_archive()
+    cells = {"blob": arrays["train_blob"], "offsets": arrays["train_offsets"], "labels": arrays["train_labels"]}
+    split, lab = np.arange(17) % 3, np.arange(17) % 5 % 2
+    own = {"split": split.astype(np.uint8), "lab": lab.astype(np.uint8), "label_names": np.array(["cat", "dog"])}
+    own["note"] = np.array(["cell"] * 17)
+    return train, {f"cells_{key}": array for key, array in {**cells, **own}.items()} | {
+        "split_names": np.array(["train", "val", "test"]),
+        **changes,
+    }
+
+
+def test_a_set_whose_examples_say_which_are_for_testing(tmp_path):
+    images, arrays = sheet_archive()
+    np.savez(tmp_path / "lab.npz", **arrays)
+    split = arrays["cells_split"]
+    for name in ("lab.npz", "lab.npz#cells"):
+        data = load(f"{tmp_path}/{name}")
+        np.testing.assert_array_equal(data.train.images, images[split != 2])
+        np.testing.assert_array_equal(data.test.images, images[split == 2])
+        np.testing.assert_array_equal(data.test["lab"], arrays["cells_lab"][split == 2])
+        assert {*data.train.fields} == {"image", "lab", "label"}
+        assert (data.name, data.classes) == ("cells", ("cat", "dog"))
+        assert "images encoded without loss" in data.origin
+
+
+def test_grey_mosaics_have_one_channel_and_several_sets_are_told_apart(tmp_path):
+    _, arrays = sheet_archive()
+    film = np.arange(64, dtype=np.uint8).reshape(8, 8) * 3
+    coded = encoded(np.tile(film, (2, 2)), "PNG")
+    own = {"blob": np.frombuffer(coded, np.uint8), "offsets": np.array([0, len(coded)]), "labels": np.arange(4) % 2}
+    arrays |= {f"film_{key}": array for key, array in {**own, "split": np.array([0, 0, 2, 2])}.items()}
+    np.savez(tmp_path / "lab.npz", **arrays)
+    data = load(f"{tmp_path}/lab.npz#film")
+    np.testing.assert_array_equal(data.train.images, np.stack([film, film])[..., None])
+    refused(tmp_path / "lab.npz", "holds 2 data sets", "lab.npz#cells, lab.npz#film")
+    refused(f"{tmp_path}/lab.npz#cels", "has no cels_blob", "cells")
+
+
+WRONG_SHEETS = {
+    "no names of parts": ({"split_names": np.array(["a", "b", "c"])}, "which examples are for testing"),
+    "a split of others": ({"cells_split": np.zeros(3, np.uint8)}, "which examples are for testing"),
+    "too many labels": ({"cells_labels": np.arange(30) % 2}, "0 edges of tiles give 30 images"),
+    "cut blob": ({"cells_blob": np.zeros(9, np.uint8)}, "offsets do not cut"),
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG_SHEETS)
+def test_wrong_sheets(tmp_path, mistake):
+    changes, said = WRONG_SHEETS[mistake]
+    np.savez(tmp_path / "lab.npz", **sheet_archive(**changes)[1])
+    refused(tmp_path / "lab.npz", "lab.npz", said)
+
+
 # ---- CIFAR, binary
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from jaxtl.report.plots.style import FAINT, PALETTE, explain, legend_outside, mark, name_rows, new_figure
 
 if TYPE_CHECKING:
@@ -44,3 +46,39 @@ def adaptation(
     lines = [Line2D([], [], marker="o", color=PALETTE[k], linewidth=1.6, markersize=6) for k in range(len(gains))]
     legend_outside(figure, lines, list(gains))
     return figure
+
+
+def embeddings(title: str, features: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """A panel for each net: features of both domains on the two directions in which they differ most.
+
+    Args:
+        title: of the figure.
+        features: {net in words: ([N, D] of source examples, [M, D] of target examples)}.
+    """
+    figure = new_figure(4.2 * len(features), 4.4, title)
+    panels = figure.subplots(1, len(features), squeeze=False)[0]
+    for panel, (name, sides) in zip(panels, features.items(), strict=True):
+        for points, colour, words in zip(on_plane(*sides), PALETTE, ("source", "target"), strict=False):
+            panel.scatter(*points.T, s=9, color=colour, alpha=0.6, linewidths=0, label=words)
+        panel.set_title(name, fontsize=10)
+        panel.set_xticks([])
+        panel.set_yticks([])
+    handles, names = panels[0].get_legend_handles_labels()
+    legend_outside(figure, handles, names)
+    return figure
+
+
+def on_plane(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as [N, 2], [M, 2]: the first two principal components of all of them, each feature brought to one scale.
+
+    Example:
+        >>> line = np.arange(4.0)[:, None] * [[1.0, 2.0, 0.0]]
+        >>> [part.shape for part in on_plane(line, line + 1)], bool(np.ptp(on_plane(line, line)[0][:, 1]) < 1e-9)
+        ([(4, 2), (4, 2)], True)
+    """
+    both = np.concatenate([source, target]).astype(np.float64)
+    spread = both.std(axis=0)
+    centred = (both - both.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    found = centred @ axes[:2].T
+    return found[: len(source)], found[len(source) :]

@@ -1,0 +1,114 @@
+"""A network that knows clean photographs meets noisy or pale ones without labels: what brings it there?
+
+Half of the training images are clean and labelled; the other half is corrupted and unlabelled; test images are
+corrupted likewise. Trunks have batch normalisation, so that changing its statistics (`adabn`) or its scales and shifts
+(`tent`) stands beside what moves the whole network. Settings are chosen without target labels, as in `domain_digits`.
+
+    python -m experiments.domain_corrupted --config.data=cifar10.npz
+    python -m experiments.domain_corrupted --config.data=cifar10.npz --config.corruptions=noise,contrast,blur,pixels
+    python -m experiments.domain_corrupted --smoke      # scikit-learn's digits, a few steps
+
+Figures: [experiments/domain_corrupted.md](domain_corrupted.md).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import jax
+
+from jaxtl import cli, report
+from jaxtl.data import contrast, gaussian_blur, gaussian_noise, load, pixelate
+from jaxtl.data.domain_sets import halved
+from jaxtl.errors import InputError
+from jaxtl.loop import StoppableProgress
+from jaxtl.methods.domain.recipes import BOUND, RECIPES, check_rows
+from jaxtl.problems import check_memory, check_plan
+from jaxtl.problems.adaptation import MEANS, VALIDATORS, Adaptation, AdaptationConfig
+from jaxtl.protocol import Budget, study
+from jaxtl.protocol.results import Axes
+from jaxtl.report.domains import add_pair
+from jaxtl.terminal import Terminal
+
+CORRUPTIONS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {  # of grey levels 0..255
+    "noise": lambda images, key: gaussian_noise(images, key, 26.0),
+    "contrast": lambda images, key: contrast(images, 0.3),
+    "blur": lambda images, key: gaussian_blur(images, 1.0),
+    "pixels": lambda images, key: pixelate(images, 2),
+}
+BASELINE = "source_only"
+
+Methods = Annotated[tuple[Annotated[str, cli.OneOf("method", RECIPES)], ...], cli.Items(1, distinct=True)]
+Kinds = Annotated[tuple[Annotated[str, cli.OneOf("corruption", CORRUPTIONS)], ...], cli.Items(1, distinct=True)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(AdaptationConfig, Budget):
+    preset: str = ""  # smoke: fills what is not given
+    data: cli.Place = "auto"  # a name (digits, cifar10, ...) or a path; auto: CIFAR-10 if found, else digits
+    data_dir: cli.Place = ""  # where named data sets are looked for
+    corruptions: Kinds = ("noise", "contrast")
+    methods: Methods = (BASELINE, BOUND, "adabn", "tent", "coral", "dann", "mcc", "fixmatch")
+    validator: Annotated[str, cli.OneOf("validator", VALIDATORS)] = "information"  # what the headline is chosen by
+    honest: ClassVar[tuple[str, ...]] = ()  # type: ignore[misc]  # no fields here: no target example is labelled
+    folds: ClassVar[int] = 5  # type: ignore[misc]
+    normalisation: Literal["group", "batch", "none"] = "batch"
+    steps: cli.Steps = 400
+    batch_size: cli.Count = 64  # of each domain
+    trials: cli.Trials = 4
+    tuning_draws: cli.Draws = 1
+    report_draws: cli.Draws = 1
+    replicates: cli.Draws = 4
+
+    may_change: ClassVar = (*Budget.may_change, "methods", "validator")  # each run is scored by every validator
+    glossary: ClassVar = {name: recipe.means for name, recipe in RECIPES.items()} | MEANS
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "smoke": {
+            "data": "digits",
+            "corruptions": ("contrast",),
+            "input_size": 8,
+            "widths": (8, 8),
+            "steps": 40,
+            "source_steps": 20,
+            "trials": 2,
+            "replicates": 2,
+            "validation": 100,
+            "methods": (BASELINE, BOUND, "adabn", "tent"),
+        }
+    }
+
+
+def main(config: Config, workdir: Path) -> None:
+    started, console = time.perf_counter(), Terminal()
+    cli.check(config)
+    check_plan(config, config.methods)
+    check_rows(config, config.methods)
+    data = load(config.data, config.data_dir or None, progress=StoppableProgress)
+    if not ("image" in data.train and data.train.images.ndim == 4 and data.train.target == "class"):
+        what = f"'{data.name}' has no images with a class each"
+        raise InputError(what, where="--config.data", todo="name a set of images")
+    check_memory(config, data, config.trials)
+    rows = {name: dataclasses.replace(recipe, chosen=config.validator) for name, recipe in RECIPES.items()}
+    rows |= {BOUND: RECIPES[BOUND]}
+    chosen = tuple(name for name in config.methods if name != BOUND)
+    contrasts = [(name, BASELINE) for name in chosen if name != BASELINE]
+    report.print_plan(console, config.replicates, len(contrasts), "replicate")
+    page, runs = report.Page(console, config.preset), {}
+    for kind in config.corruptions:
+        source, target = halved(data, CORRUPTIONS[kind], kind)
+        report.print_data(console, source=source, target=target)
+        problem = Adaptation(config, source, target)
+        ways = problem.selections(chosen, config.validator)
+        axes: Axes = {"corruption": kind}
+        result = study(problem, rows, workdir / kind, contrasts, axes, methods=config.methods, selections=ways)
+        add_pair(page, result, BASELINE, config.validator, BOUND)
+        runs[kind] = result.runs
+    page.write(workdir, cli.header("domain_corrupted", config, started, data=data.origin), runs)
+
+
+if __name__ == "__main__":
+    cli.run(main, Config)

@@ -21,7 +21,7 @@ EXPERIMENTS = [
     *("cifar_transfer", "lambda_selection", "learned_rates", "label_trees", "learned_starts"),
     *("multitask", "ridge_regression", "calibration", "finetune_methods", "choose_source"),
     "text_transfer",
-    "domain_digits",
+    *("domain_digits", "domain_corrupted", "domain_cells"),
     *(f"benchmarks.{part}" for part in ("accuracy", "machine", "step", "multitask", "selection", "benchmarks")),
 ]
 WORK = (

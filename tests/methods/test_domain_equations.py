@@ -10,9 +10,11 @@ from jax.test_util import check_grads
 from scipy.spatial.distance import cdist
 from scipy.special import softmax
 
+from jaxtl.data.augment import distorted
 from jaxtl.errors import InputError
 from jaxtl.methods import domain
 from jaxtl.methods.domain import both_players, domain_loss, ramp
+from jaxtl.methods.domain.programs import class_weights
 
 K = np.arange(24.0)
 S, T = np.sin(K * K).reshape(8, 3), np.cos(K * K).reshape(8, 3) + 0.5
@@ -326,3 +328,55 @@ def test_jit_and_vmap_agree_and_half_precision_is_widened(name):
     one_by_one = [float(fn(a, b)) for a, b in zip(s, t, strict=True)]
     np.testing.assert_allclose(jax.jit(jax.vmap(fn))(s, t), one_by_one, rtol=1e-5)
     assert fn(s[0].astype(jnp.bfloat16), t[0].astype(jnp.bfloat16)).dtype == jnp.float32
+
+
+# ---------------------------------------------------------------- views, and answers that are believed
+
+
+def test_only_sure_answers_are_taught_and_only_to_the_distorted_view():
+    weak, strong = single(3 * Z), single(Z2)
+    p = softmax(3 * Z, axis=1)
+    believed = p.max(axis=1) > 0.95
+    assert 0 < believed.sum() < len(Z)
+    losses = -np.log(softmax(Z2, axis=1)[np.arange(8), p.argmax(axis=1)])
+    assert float(domain.pseudo_label(weak, strong)) == pytest.approx(np.sum(losses[believed]) / 8, rel=1e-5)
+    of_weak, of_strong = jax.grad(domain.pseudo_label, argnums=(0, 1))(weak, strong)
+    assert not np.any(of_weak)
+    np.testing.assert_array_equal(np.any(of_strong != 0, axis=1), believed)
+    check_grads(lambda q: domain.pseudo_label(weak, q), (strong,), order=1, modes=["rev"], atol=1e-2, rtol=1e-2)
+    with pytest.raises(InputError, match="two views of the same examples"):
+        domain.pseudo_label(weak, strong[:3])
+
+
+def test_a_distorted_view_is_moved_has_another_contrast_and_a_hole_of_a_quarter_at_most():
+    rng = np.random.default_rng(0)
+    images = single(rng.normal(size=(200, 8, 8, 2)) + np.array([5.0, -3.0]))
+    seen = np.asarray(jax.jit(distorted)(images, jax.random.key(0)))
+    assert seen.shape == images.shape
+    sizes = np.array([np.unique(one[..., 0], return_counts=True)[1].max() for one in seen])
+    assert sizes.max() == 16
+    assert sizes.min() >= 4, "a square of 4 pixels a side, at most half of it outside each way"
+    spread = seen.std(axis=(1, 2, 3)) / np.asarray(images).std(axis=(1, 2, 3))
+    assert spread.min() < 0.8
+    assert spread.max() > 1.2
+    with pytest.raises(InputError, match="distorted"):
+        distorted(single(Z), jax.random.key(0))
+
+
+def test_products_of_many_numbers_are_projected_so_that_their_scalar_products_stay_near():
+    rng = np.random.default_rng(0)
+    features, logits = single(rng.normal(size=(6, 600))), single(rng.normal(size=(6, 10)))
+    seen = np.asarray(conditioned(features, logits), np.float64)
+    assert seen.shape == (6, domain.conditioned_size(600, 10)) == (6, 1024)
+    p, f = softmax(np.asarray(logits, np.float64), axis=1), np.asarray(features, np.float64)
+    exact = (p @ p.T) * (f @ f.T)
+    scale = np.sqrt(np.outer(np.diag(exact), np.diag(exact)))
+    assert np.abs(seen @ seen.T - exact).max() < 0.3 * scale.max()
+    np.testing.assert_allclose(np.diag(seen @ seen.T), np.diag(exact), rtol=0.3)
+    np.testing.assert_array_equal(seen, conditioned(features, logits))
+
+
+def test_classes_weigh_what_target_answers_say_and_no_gradient_passes():
+    p = softmax(Z, axis=1).mean(axis=0)
+    np.testing.assert_allclose(class_weights(single(Z)), p / p.max(), rtol=1e-5)
+    assert not np.any(jax.grad(lambda z: class_weights(z).sum())(single(Z)))

@@ -10,20 +10,25 @@ import numpy as np
 import optax
 import pytest
 import torch
+from sklearn.metrics import balanced_accuracy_score
 
 from jaxtl.data import load, paired
 from jaxtl.errors import InputError
+from jaxtl.methods.domain.adversary import ramp
 from jaxtl.methods.domain.after import STATISTICAL, check_after, source_model
 from jaxtl.methods.domain.programs import ADVERSARY
-from jaxtl.methods.domain.recipes import BOUND, RECIPES
+from jaxtl.methods.domain.recipes import BOUND, RECIPES, check_rows
 from jaxtl.problems.adaptation import MEANS, ORACLE, TOLD, VALIDATORS, Adaptation, AdaptationConfig
-from jaxtl.protocol import Budget, Draw, Trainer, study
+from jaxtl.protocol import Budget, Draw, Trained, Trainer, study
+from jaxtl.protocol.measures import MEASURES
 from jaxtl.protocol.recipes import range_of
 from jaxtl.step import compile_step
 from jaxtl.trees import named_leaves
 
 DRAW = Draw(1)
 ROWS = [name for name in RECIPES if name not in STATISTICAL]  # those need batch normalisation
+KINDS = ("target_only", "dan", "dann", "fixmatch", "mcd", "adda", "dann_after_l2_sp", "osbp")  # one of each
+MARKED = [pytest.param(name, marks=() if name in KINDS else pytest.mark.slow) for name in ROWS]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +139,7 @@ def stepped(problem, name, places, count=2):
     return start.params, ended
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", MARKED)
 def test_every_row_trains_reads_its_setting_and_compiles_once(problem, name):
     start, (one, other) = stepped(problem, name, (0.2, 0.8))
     for params in (one, other):
@@ -142,7 +147,7 @@ def test_every_row_trains_reads_its_setting_and_compiles_once(problem, name):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
     assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True))
     assert RECIPES[name].means
-    assert (ADVERSARY in start) == (RECIPES[name].start not in (None, source_model))
+    assert (ADVERSARY in start) == (RECIPES[name].start is not None)
 
 
 def test_an_adversary_learns_before_it_is_heeded(problem):
@@ -225,6 +230,39 @@ def test_the_trunk_stays_nearer_to_the_source_model_the_harder_it_is_pulled_ther
     assert far[1] < 0.5 * far[0]
 
 
+def test_a_head_draws_a_boundary_at_one_half_and_the_trunk_goes_away_from_it(problem):
+    """OSBP at step 1, written out: the head goes down on the boundary's loss, the trunk up, λ times as fast."""
+    program, key, step = RECIPES["osbp"].program(problem), problem.key(DRAW, "run"), 1
+    start = problem.start(DRAW)
+    state = program.start(start, key)._replace(step=jnp.int32(step))
+    data = problem.data(program, start, DRAW)
+    rates = problem.rates(program, {"learning_rate": 0.1, "osbp_weight": 3.0})
+    ended, _ = compile_step(program.step)(state, data, program.fixed(rates))
+
+    prepare = paired(**dict.fromkeys(("source", "target"), problem.images.batches(CONFIG.batch_size)))
+    batch = prepare(data, jax.random.split(jax.random.fold_in(problem.key(DRAW, "run"), step))[0], step)
+
+    def logits(params, side):
+        return problem.model.apply({"params": params}, batch[side]["image"], True)["head"]
+
+    def boundary(params):
+        p = jax.nn.softmax(logits(params, "target"))[:, -1]
+        return -0.5 * jnp.mean(jnp.log(p) + jnp.log1p(-p))
+
+    def classify(params):
+        return optax.softmax_cross_entropy_with_integer_labels(
+            logits(params, "source"), batch["source"]["label"]
+        ).mean()
+
+    plain, slope = jax.grad(classify)(start.params), jax.grad(boundary)(start.params)
+    factors = {"head": 1.0, "trunk": -3.0 * float(ramp(step / CONFIG.steps))}
+    rate = 0.1 * (1 + CONFIG.momentum)  # the first step of Nesterov's
+    for part, factor in factors.items():
+        moves = zip(*(jax.tree.leaves(tree[part]) for tree in (ended.params, start.params, plain, slope)), strict=True)
+        for after, before, own, other in moves:
+            np.testing.assert_allclose(after - before, -rate * (own + factor * other), rtol=1e-3, atol=1e-6)
+
+
 # ---------------------------------------------------------------- batch statistics
 
 
@@ -289,6 +327,29 @@ def test_a_study_chooses_by_every_validator_and_the_bound_by_target_labels(probl
         chosen = result.reported("mcc", selection)
         assert {tuple(run.setting.items()) for run in chosen} == {tuple(best.setting.items())}
         assert {"test", "source", "a_distance"} <= chosen[0].metrics.keys()
+
+
+def test_a_row_that_rejects_needs_a_class_without_source_examples():
+    check_rows(CONFIG, ("osbp",), unknown=True)
+    with pytest.raises(InputError, match=r"osbp answers with a class that the source has not(.|\n)*classes=open"):
+        check_rows(CONFIG, ("osbp", "dann"))
+
+
+def test_the_oracle_and_the_test_are_asked_the_same_measure():
+    balanced = Adaptation(CONFIG, *halves(), MEASURES["balanced_accuracy"])
+    weights = balanced.start(DRAW)
+    trained = Trained("dann", RECIPES["dann"], weights, {}, [])
+    metrics, arrays = balanced.test(trained, DRAW)
+    expected = balanced_accuracy_score(balanced.target.test.labels, arrays["prediction"])
+    assert metrics["test"] == pytest.approx(expected)
+    _, _, looked_at = balanced.parts(0)
+    said = balanced.answers(weights, balanced.target_images[looked_at]).argmax(axis=1)
+    labels = balanced.target.train.labels[looked_at]
+    assert balanced.oracle(trained, DRAW) == pytest.approx(balanced_accuracy_score(labels, said))
+    assert {name: len(array) for name, array in arrays.items() if "features" in name} == {
+        "source_features": len(balanced.parts(0)[0]),
+        "target_features": CONFIG.validation,
+    }
 
 
 def test_what_are_no_two_domains_is_refused():

@@ -8,7 +8,15 @@ Rows of a table on `problems.Adaptation` are in `recipes`; which setting to take
 `selection.unlabelled`.
 """
 
-from jaxtl.methods.domain.adversary import both_players, conditioned, domain_loss, gradient_reversal, mdd, ramp
+from jaxtl.methods.domain.adversary import (
+    both_players,
+    conditioned,
+    conditioned_size,
+    domain_loss,
+    gradient_reversal,
+    mdd,
+    ramp,
+)
 from jaxtl.methods.domain.confidence import certainty, entropy, mcc, mcd, pseudo_label
 from jaxtl.methods.domain.discrepancy import coral, jmmd, mmd, mmd_linear
 from jaxtl.methods.domain.norms import afn, bsp
@@ -19,6 +27,7 @@ __all__ = [
     "bsp",
     "certainty",
     "conditioned",
+    "conditioned_size",
     "coral",
     "domain_loss",
     "entropy",

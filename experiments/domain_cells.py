@@ -22,6 +22,7 @@ import numpy as np
 from jaxtl import cli, report
 from jaxtl.data import DataSet, by_class, load
 from jaxtl.data.domain_sets import by_field, halved
+from jaxtl.errors import InputError
 from jaxtl.loop import StoppableProgress
 from jaxtl.methods.domain.recipes import BOUND, RECIPES, check_rows
 from jaxtl.problems import check_memory, check_plan
@@ -86,10 +87,12 @@ def laboratories(config: Config) -> tuple[DataSet, DataSet]:
     data = load(config.data, config.data_dir or None, progress=StoppableProgress)
     if config.data == "digits":
         return halved(data, lambda images, key: 255 - images, "negatives")
-    labs = np.unique(data.train[FIELD]) if FIELD in data.train else []
-    counts = [np.bincount(data.train.labels[data.train[FIELD] == lab], minlength=len(data.classes)) for lab in labs]
-    enough = np.flatnonzero(np.min(counts, axis=0) >= FEWEST) if counts else range(len(data.classes))
-    first, second = by_field(by_class(data, [int(k) for k in enough]), FIELD, where="--config.data")
+    labs = by_field(data, FIELD, where="--config.data")
+    if len(labs) != 2:
+        raise InputError(f"'{FIELD}' has {len(labs)} values", where="--config.data", todo="name a set of two")
+    counts = [np.bincount(lab.train.labels, minlength=len(data.classes)) for lab in labs]
+    enough = [k for k in range(len(data.classes)) if min(count[k] for count in counts) >= FEWEST]
+    first, second = (by_class(lab, enough) for lab in labs)
     return first, second
 
 

@@ -117,8 +117,8 @@ def random_search(scores: ArrayLike, worth: ArrayLike, tried: int) -> np.ndarray
     if not 1 <= tried <= count:
         raise InputError(f"{tried} of {count} settings", where="random_search", todo=f"try 1 to {count}")
     ways = np.array([math.comb(j, tried - 1) / math.comb(count, tried) for j in range(count)])  # worst first
-    order = np.argsort(value, axis=-1, kind="stable")
-    placed = np.take_along_axis(value, order, axis=-1)
-    same = (placed[..., :, None] == placed[..., None, :]).astype(np.float64)
-    shared = same @ ways / same.sum(axis=-1)  # of equals, each has the mean of their ways
-    return np.sum(np.take_along_axis(judged, order, axis=-1) * shared, axis=-1)
+    rows = np.arange(value.size // count).reshape(*value.shape[:-1], 1)
+    groups = np.sort(value, axis=-1) + count * rows  # of equals in one row
+    together = np.bincount(groups.ravel(), np.broadcast_to(ways, groups.shape).ravel())
+    shared = together / np.maximum(np.bincount(groups.ravel()), 1)  # each of them has the mean of their ways
+    return np.sum(judged * shared[value + count * rows], axis=-1)

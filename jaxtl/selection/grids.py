@@ -13,8 +13,8 @@ from jaxtl.errors import InputError
 from jaxtl.selection.choices import random_search, ranked
 
 SETTING = ("alpha", "beta", "learning_rate")
-FIGURES = ("validation_accuracy", "validation_loss", "test_accuracy", "test_loss", "tuning_seconds", "training_seconds")
-DIGITS = 6  # of an accuracy: single precision leaves equal ones apart in the next
+FIGURES = ("validation_accuracy", "validation_loss", "test_accuracy", "tuning_seconds", "training_seconds")
+DIGITS = 6  # of an accuracy: beyond, means in single precision tell equal ones apart, and are more than 1
 ACCURACY, LOG_LOSS = "accuracy", "log-loss"
 CHOOSERS = (ACCURACY, LOG_LOSS)
 
@@ -40,7 +40,7 @@ class Grid:
         beta: [K] rate towards 0 on new ones.
         learning_rate: [K].
         validation_accuracy, validation_loss: of a run on a part of the n examples, by the others of them.
-        test_accuracy, test_loss: of a run on all n.
+        test_accuracy: of a run on all n.
         tuning_seconds, training_seconds: of the two runs.
     """
 
@@ -51,7 +51,6 @@ class Grid:
     validation_accuracy: np.ndarray
     validation_loss: np.ndarray
     test_accuracy: np.ndarray
-    test_loss: np.ndarray
     tuning_seconds: np.ndarray
     training_seconds: np.ndarray
 
@@ -61,7 +60,7 @@ class Grid:
 
         Args:
             rows: columns of one length: data, trunk, n, seed, those of `SETTING` and those of `FIGURES`. A loss that is
-                not finite is one that diverged.
+                not finite is that of a run that diverged.
             where: they come from, for messages.
 
         Raises:
@@ -99,7 +98,7 @@ class Grid:
 
     def scores(self, chooser: str) -> np.ndarray:
         """[cells, draws, K] by validation alone, larger is better: accuracy, of equals log-loss; or the reverse."""
-        accuracy = np.round(self.validation_accuracy, DIGITS)
+        accuracy = self.validation_accuracy
         loss = np.where(np.isfinite(self.validation_loss), -self.validation_loss, -np.inf)
         return ranked(accuracy, loss) if chooser == ACCURACY else ranked(loss, accuracy)
 
@@ -126,6 +125,7 @@ def _sorted(rows: Mapping[str, ArrayLike], where: object) -> dict[str, np.ndarra
         raise InputError("holds no runs", where=where)
     columns |= {name: columns[name].astype(np.float64) for name in (*SETTING, *FIGURES)}
     for name in ("validation_accuracy", "test_accuracy"):
+        columns[name] = np.round(columns[name], DIGITS)
         if not ((columns[name] >= 0) & (columns[name] <= 1)).all():
             raise InputError(f"{name} outside 0 to 1, or missing", where=where, todo="give accuracies as fractions")
     for name in (*SETTING, "tuning_seconds", "training_seconds"):

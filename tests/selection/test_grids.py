@@ -34,11 +34,12 @@ def test_every_figure_is_that_of_its_cell_draw_and_setting():
             & (grid.beta == columns["beta"][k])
             & (grid.learning_rate == columns["learning_rate"][k])
         )
-        assert grid.test_accuracy[cell, sorted(SEEDS).index(columns["seed"][k]), setting] == value
+        found = grid.test_accuracy[cell, sorted(SEEDS).index(columns["seed"][k]), setting]
+        assert found == pytest.approx(value, abs=1e-6)
     assert grid.clusters == {"data set": ["cats", "cats", "dogs"], "trunk": ["small", "small", "large"]}
     few = grid.within(np.array([True, False, True]))
     assert few.cells == (grid.cells[0], grid.cells[2])
-    np.testing.assert_array_equal(few.test_loss, grid.test_loss[[0, 2]])
+    np.testing.assert_array_equal(few.tuning_seconds, grid.tuning_seconds[[0, 2]])
 
 
 def test_test_figures_have_no_part_in_a_choice():

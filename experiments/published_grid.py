@@ -68,7 +68,7 @@ RULES = {
 }
 TITLE = "What rates are worth: a published grid"
 SIZES = "Differences in every cell, by the number of labelled examples"
-STANDS_IN = "this is no published grid but a small one made here, by ridge regression on digits"
+STANDS_IN = "digits, no published grid but a small one made here by ridge regression"
 QUESTIONS = (
     ("harder on new", "equal rates"),
     ("harder on transferred", "equal rates"),
@@ -320,8 +320,8 @@ def main(config: Config, workdir: Path) -> None:
         raise InputError(what, where="--config.searches", todo="use less")
     hours = float(grid.tuning_seconds.sum() + grid.training_seconds.sum()) / 3600
     runs, count = grid.test_accuracy.size, len(grid.cells)
-    data = f"{config.data}: {runs:,} settings × draws in {counted(count, 'cell')}, {hours:,.1f} hours of training"
-    notice = STANDS_IN if config.data == MADE else ""
+    origin = STANDS_IN if config.data == MADE else config.data
+    data = f"{origin}: {runs:,} settings × draws in {counted(count, 'cell')}, {hours:,.1f} hours of training"
     console.print(f"data      {data}", soft_wrap=True)
     keep_to_data(workdir, str(path), grid.validation_accuracy, grid.test_accuracy)
     page = report.Page(console, config.preset)
@@ -332,7 +332,7 @@ def main(config: Config, workdir: Path) -> None:
     page.add(*searches(grid, config.searches))
     page.add(choosers(grid))
     page.add(*cells(grid))
-    page.write(workdir, cli.header("published_grid", config, started, data=data, notice=notice))
+    page.write(workdir, cli.header("published_grid", config, started, data=data))
 
 
 if __name__ == "__main__":

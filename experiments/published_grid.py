@@ -199,7 +199,8 @@ def answers(grid: Grid) -> tuple[list[Section], dict[str, Any]]:
     shared = {name: len(set(labels)) for name, labels in grid.clusters.items()}
     lines = [
         f"Test accuracy of the setting that validation accuracy chooses, of equals log-loss; {len(grid.cells)} cells, "
-        f"in each the mean of {counted(grid.test_accuracy.shape[1], 'draw')}. Settings: how many either side has.",
+        f"in each the mean of {counted(grid.test_accuracy.shape[1], 'draw')}. Published accuracies are means over "
+        "classes. Settings: how many either side has.",
         f"Points: mean over cells. Its 95 % interval knows which cells share one of {shared['data set']} data sets or "
         f"of {shared['trunk']} trunks, and covers others of the kind. As if cells shared nothing: a paired t test. "
         "All cells: the smallest and the largest difference. Without one: the mean of the others, the cell that is "

@@ -51,7 +51,8 @@ def against_size(
     panels[0, 0].yaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
     panels[0, 0].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     panels[0, 0].minorticks_off()
-    figure.supxlabel(across, fontsize=9)
+    for panel in panels[-1]:
+        panel.set_xlabel(across)
     figure.supylabel("points, a mark per cell; grey: within ±1", fontsize=9)
     marks = [Line2D([], [], color=colour, marker=marker, linestyle="") for colour, marker in looks.values()]
     legend_outside(figure, marks, names)

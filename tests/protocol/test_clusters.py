@@ -22,13 +22,16 @@ def variance_by_pairs(values, same):
     return sum(residuals[i] * residuals[j] for i, j in pairs if same(i, j)) / len(values) ** 2
 
 
-def test_two_ways_are_the_sum_over_pairs_that_share_either():
-    values = np.random.default_rng(0).normal(size=len(CELLS)) + np.array([2.0 * (d == "a") for d, _ in CELLS])
+@pytest.mark.parametrize(("of_data", "of_trunk"), [(2.0, 0.0), (0.0, 2.0), (2.0, 3.0)])
+def test_two_ways_are_the_sum_over_pairs_that_share_either(of_data, of_trunk):
+    values = np.random.default_rng(0).normal(size=len(CELLS))
+    values += [of_data * (data == "a") + of_trunk * (trunk == "x") for data, trunk in CELLS]
     ways = [lambda i, j, way=way: CELLS[i][way] == CELLS[j][way] for way in (0, 1)]
     counts = [4, 4, len(set(CELLS))]
     parts = [*ways, lambda i, j: CELLS[i] == CELLS[j]]
     data, trunk, both = (k / (k - 1) * variance_by_pairs(values, way) for k, way in zip(counts, parts, strict=True))
     found = clustered_error(values, CROSSED)
+    assert (data + trunk - both > max(data, trunk, both)) == (of_data * of_trunk > 0)
     assert found.error == pytest.approx(math.sqrt(max(data + trunk - both, data, trunk, both)), rel=1e-12)
     assert found.clusters == 4
     assert clustered_error(values, {"data": CROSSED["data"]}).error == pytest.approx(math.sqrt(data), rel=1e-12)

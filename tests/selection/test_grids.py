@@ -49,6 +49,14 @@ def test_test_figures_have_no_part_in_a_choice():
         np.testing.assert_array_equal(grid.scores(chooser), other.scores(chooser))
 
 
+@pytest.mark.parametrize(("chooser", "figure"), [(ACCURACY, "validation_accuracy"), (LOG_LOSS, "validation_loss")])
+def test_each_chooser_goes_by_its_own_figure_first(chooser, figure):
+    grid = Grid.of(rows(), "here")
+    values = getattr(grid, figure)
+    best = values.argmax(axis=-1) if chooser == ACCURACY else values.argmin(axis=-1)
+    np.testing.assert_array_equal(grid.scores(chooser).argmax(axis=-1), best)
+
+
 def test_of_equal_accuracies_the_lower_loss_is_chosen_and_rounding_is_no_difference():
     columns = rows()
     columns["validation_accuracy"] = np.full(len(columns["n"]), 0.55) + 6e-8 * RNG.normal(size=len(columns["n"]))

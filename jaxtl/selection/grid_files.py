@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,9 @@ def read_grid(path: Path) -> Grid:
     Raises:
         InputError: nothing there, or something else; runs that make no whole grid.
     """
+    if not os.path.exists(path):
+        todo = "it may be the notebooks of tufts-ml/data-emphasized-ELBo on GitHub, which hold tuned_*.csv, or an npz"
+        raise InputError("there is no such file or directory", where=path, todo=todo)
     return _tables(path) if path.is_dir() else _archive(path)
 
 

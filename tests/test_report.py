@@ -441,7 +441,7 @@ def test_accuracy_draws_every_draw(result):
 
 
 def test_forest_draws_the_intervals(result):
-    (axis,) = comparison.forest(result).axes
+    (axis,) = comparison.forest("Contrasts", result.contrasts, result.unit).axes
     bars = [line.get_xdata() for line in axis.lines if len(line.get_xdata()) == 2][1:]  # the first is the line at 0
     np.testing.assert_allclose(bars, [[100 * end for end in c.ci95] for c in result.contrasts])
     assert [text.get_text().split("  ")[1] for text in axis.texts] == [c.verdict for c in result.contrasts]

@@ -235,7 +235,7 @@ def test_differences_end_at_100():
     family = [paired("a", "b", [0.9, -0.9, 0.1])]
     assert family[0].ci95[0] < -1
     with styled():
-        assert forest(Result("toy", {}, runs_of("a", [0.5]), family, None)).axes[0].get_xlim() == (-100, 100)
+        assert forest("toy", family, "draw").axes[0].get_xlim() == (-100, 100)
 
 
 def test_validation_accuracy_ends_at_100():

@@ -19,7 +19,7 @@ from jaxtl.text import markdown
 
 WRITTEN = "Written by the run itself: the same command with `--publish`."
 PICTURE = re.compile(r"\]\(plots/([\w.+-]+)\.png\)")
-VERDICT = re.compile(r"- .+ vs .+ over \d+ (draw|replicate)s?: .+")
+VERDICT = re.compile(r"- .+ vs .+ over \d+ (draw|replicate|cell)s?: .+")
 COLOURS, ROUNDS = 256, 3  # of a picture; of its palette, without which shades turn into bands
 
 

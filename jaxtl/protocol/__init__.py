@@ -6,11 +6,13 @@ what is tried       recipes       methods as rows of a table, and what a problem
 what it leaves      runs          a run, and the store from which an interrupted comparison goes on
 the rules           compare       who is tuned on what, and when test data are looked at
 what it says        measures      of predictions: accuracy, R² and others, guessing, confusions
+                    clusters      the error of a mean over units that share data sets or trunks
                     power         what so many replicates can find, and what would decide
                     summaries     a row for every method;  statistics: contrasts, intervals, verdicts
                     results       all of it, as reports show it
 """
 
+from jaxtl.protocol.clusters import clustered_error
 from jaxtl.protocol.compare import Comparison, compare
 from jaxtl.protocol.design import Draw, Method, Range, Selection, Setting, planned_runs, trial_settings
 from jaxtl.protocol.measures import ACCURACY, MEASURES, R2, Measure, Truth, balanced_accuracy, confusion_matrix
@@ -23,6 +25,7 @@ from jaxtl.protocol.statistics import (
     contrast,
     contrast_family,
     holm,
+    judged_together,
     paired,
     price_of_choosing,
     verdict_sentence,
@@ -57,6 +60,7 @@ __all__ = [
     "Truth",
     "balanced_accuracy",
     "cannot_decide",
+    "clustered_error",
     "compare",
     "confusion_matrix",
     "contrast",
@@ -66,6 +70,7 @@ __all__ = [
     "each_draw",
     "holm",
     "identity",
+    "judged_together",
     "paired",
     "planned_runs",
     "price_of_choosing",

@@ -10,12 +10,13 @@ draw of the only replicate is a unit.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from jaxtl.errors import InputError
+from jaxtl.protocol.clusters import ClusteredError, clustered_error
 from jaxtl.protocol.measures import ACCURACY, Measure, number
 from jaxtl.protocol.power import SIGNIFICANCE, detectable_difference, replicates_to_decide, t_p, t_quantile
 from jaxtl.protocol.runs import Run
@@ -45,6 +46,8 @@ class Contrast:
         sd_choice, sd_draw: standard deviations of what a replicate chose and started from, and of a draw within it, by
             the analysis of variance of nested draws; None where draws are the units, or a replicate has one.
         measure: of which it is a difference.
+        clustered: of units that share clusters, the error and the clusters that interval and tests go by; n and sd are
+            still of the units.
     """
 
     a: str
@@ -64,10 +67,24 @@ class Contrast:
     sd_choice: float | None = None
     sd_draw: float | None = None
     measure: Measure = ACCURACY
+    clustered: ClusteredError | None = None
+
+    @property
+    def independent(self) -> tuple[float, int]:
+        """(sd, n) of as many independent units as the test has."""
+        if self.clustered is None:
+            return self.sd, self.n
+        return math.sqrt(self.clustered.clusters) * self.clustered.error, self.clustered.clusters
 
 
 def paired(
-    a: str, b: str, differences: Sequence[float] | np.ndarray, *, unit: str = "draw", measure: Measure = ACCURACY
+    a: str,
+    b: str,
+    differences: Sequence[float] | np.ndarray,
+    *,
+    unit: str = "draw",
+    measure: Measure = ACCURACY,
+    clusters: Mapping[str, Sequence[object]] | None = None,
 ) -> Contrast:
     """Judge paired differences by themselves, without correction for other contrasts.
 
@@ -76,6 +93,8 @@ def paired(
         differences: [n] a − b, one per unit; of accuracies, fractions.
         unit: what is repeated, "replicate" or "draw".
         measure: says which direction helps, and below which margin effects do not matter.
+        clusters: where units share things, of one or two ways the labels [n] of what is shared, as for
+            `clustered_error`; without them units are independent.
 
     Returns:
         A Contrast. One unit gives no interval and no test; a difference that is not finite gives no figure at all:
@@ -91,27 +110,36 @@ def paired(
     values = np.asarray(differences, np.float64)
     if values.ndim != 1 or not len(values):
         raise InputError(f"differences of shape {values.shape}", where=f"{a} vs {b}", todo=f"give one per {unit}")
-    n, mean, sd, half = len(values), math.nan, math.nan, math.nan
-    p, p_agree = math.nan, math.nan
+    n, mean, sd, error = len(values), math.nan, math.nan, None
     if np.isfinite(values).all():
         mean = float(values.mean())
         if n > 1:
             sd = float(values.std(ddof=1)) if np.ptp(values) else 0.0  # the mean of equal values may differ by a bit
-            half = t_quantile(n) * sd / math.sqrt(n)
-            p = min(1.0, 2 * min(t_p(mean, sd, n), t_p(-mean, sd, n)))
-            p_agree = max(t_p(mean, sd, n, -measure.margin), t_p(-mean, sd, n, -measure.margin))
-    alone = Contrast(a, b, mean, sd, (mean - half, mean + half), p, p, p_agree, n, "", 0.0, unit=unit, measure=measure)
-    return _judged(alone, p, p_agree)
+            error = clustered_error(values, clusters) if clusters else None
+    half = p = p_agree = math.nan
+    alone = Contrast(a, b, mean, sd, (half, half), p, p, p_agree, n, "", 0.0, unit=unit, measure=measure)
+    alone = replace(alone, clustered=error)
+    if math.isfinite(sd):
+        half, p, p_agree = _tested(alone)
+    return _judged(replace(alone, ci95=(mean - half, mean + half), p=p), p, p_agree)
+
+
+def _tested(c: Contrast) -> tuple[float, float, float]:
+    """(how far its interval reaches, p of no difference, p of one beyond the margin)."""
+    mean, margin, (sd, n) = c.difference, c.measure.margin, c.independent
+    p = min(1.0, 2 * min(t_p(mean, sd, n), t_p(-mean, sd, n)))
+    return t_quantile(n) * sd / math.sqrt(n), p, max(t_p(mean, sd, n, -margin), t_p(-mean, sd, n, -margin))
 
 
 def _judged(c: Contrast, p: float, p_agree: float, factors: tuple[int, int] = (1, 1)) -> Contrast:
     """With verdict and power, by p values that are corrected and by what they were multiplied with."""
     verdict = "undecided" if c.given_choice else _verdict(c.difference, p, p_agree, c.measure)
     detectable, decided_by = math.nan, None
-    if c.n > 1:
-        detectable = detectable_difference(c.sd, c.n, factors[0])
-        if verdict == "undecided" and math.isfinite(c.sd):
-            decided_by = replicates_to_decide(c.difference, c.sd, c.measure.margin, max(factors))
+    sd, n = c.independent
+    if n > 1:
+        detectable = detectable_difference(sd, n, factors[0])
+        if verdict == "undecided" and math.isfinite(sd) and c.clustered is None:  # more clusters are other questions
+            decided_by = replicates_to_decide(c.difference, sd, c.measure.margin, max(factors))
     return replace(c, p_holm=p, p_agree=p_agree, verdict=verdict, detectable=detectable, decided_by=decided_by)
 
 
@@ -137,12 +165,23 @@ def contrast(
 def contrast_family(
     runs: Iterable[Run], pairs: Iterable[tuple[str, str]], *, selection: str | None = None, measure: Measure = ACCURACY
 ) -> list[Contrast]:
-    """The contrasts that a question was fixed on, judged together: Holm's correction for both tests over all of them.
+    """The contrasts that a question was fixed on, `judged_together`."""
+    runs = list(runs)
+    return judged_together([contrast(runs, a, b, selection=selection, measure=measure) for a, b in pairs])
+
+
+def judged_together(alone: Sequence[Contrast]) -> list[Contrast]:
+    """Contrasts that were each judged alone, as one family: Holm's correction for both tests over all of them.
 
     "Detectable", and how much would decide, go by what the correction asks of a contrast beside these others.
+
+    Example:
+        >>> c = paired("a", "b", [0.01, 0.03, 0.02])
+        >>> c.verdict, [one.verdict for one in judged_together([c, c])]
+        ('undecided', ['undecided', 'undecided'])
+
+    Source: S. Holm, A simple sequentially rejective multiple test procedure (1979).
     """
-    runs = list(runs)
-    alone = [contrast(runs, a, b, selection=selection, measure=measure) for a, b in pairs]
     differ, agree = [c.p for c in alone], [c.p_agree for c in alone]
     return [
         _judged(c, p, p_agree, (_holm_factor(_without(differ, k)), _holm_factor(_without(agree, k))))

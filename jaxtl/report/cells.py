@@ -38,3 +38,13 @@ def span(values: Sequence[float] | np.ndarray) -> str:
         ('0.10 to 2.0', '2.0')
     """
     return " to ".join(dict.fromkeys(compact(float(end)) for end in (np.min(values), np.max(values))))
+
+
+def without_farthest(values: np.ndarray) -> float:
+    """The mean of all values but the one that is farthest from it.
+
+    Example:
+        >>> without_farthest(np.array([1.0, 2.0, -30.0]))
+        1.5
+    """
+    return float(np.delete(values, np.abs(values - values.mean()).argmax()).mean())

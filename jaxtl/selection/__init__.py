@@ -5,6 +5,7 @@ closed forms      ridge, logistic, inputs              all λ at once, with ever
                   linear                               the same by others, and what each choice is worth
 criteria          criteria, curvature, lanczos         df, AIC, BIC and evidence of any net
                   validation, choices                  held-out and k-fold validation; what choices are worth
+                  grids                                a grid that somebody has trained to the end
 features, ranks   probes, ranking                      what a linear head makes of features; what a ranking is worth
 no target labels  unlabelled                           what answers to source and target examples say of a net
 by gradient       learning, gradient, implicit, meta   rates and starts that are learned
@@ -12,9 +13,10 @@ by search         label_search                         which blocks are frozen, 
 """
 
 from jaxtl.protocol import compare
-from jaxtl.selection.choices import Choice, judge_choices
+from jaxtl.selection.choices import Choice, judge_choices, random_search, ranked
 from jaxtl.selection.criteria import NetCriteria, net_criteria
 from jaxtl.selection.gradient import Implicit, Slope, hypergradient
+from jaxtl.selection.grids import Cell, Grid
 from jaxtl.selection.implicit import implicit_gradient, linearised
 from jaxtl.selection.label_search import (
     FROZEN,
@@ -47,7 +49,9 @@ from jaxtl.sweep import sweep
 
 __all__ = [
     "FROZEN",
+    "Cell",
     "Choice",
+    "Grid",
     "Implicit",
     "LearnedRates",
     "LogisticCriteria",
@@ -79,7 +83,9 @@ __all__ = [
     "mutual_information",
     "neighbourhood_density",
     "net_criteria",
+    "random_search",
     "rank_and_choose",
+    "ranked",
     "regret",
     "reptile",
     "resampled_interval",

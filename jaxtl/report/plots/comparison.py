@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from jaxtl.protocol import Contrast
 from jaxtl.protocol.measures import ACCURACY
 from jaxtl.protocol.results import Result, headed, interval_of_mean, points, slug
 from jaxtl.report.plots import curves, trends
@@ -73,11 +74,13 @@ def plots_of(result: Result, baseline: str, axes: Sequence[str] = ()) -> list[Pl
     measure = result.measure
     found = [Plot(measure.key, f"Target {measure.name} by method", partial(by_method, result, baseline))]
     if result.contrasts:
-        found.append(Plot("contrasts", "The contrasts fixed beforehand", partial(forest, result)))
+        title = f"Contrasts fixed beforehand: {result.title}"
+        draw = partial(forest, title, result.contrasts, result.unit)
+        found.append(Plot("contrasts", "The contrasts fixed beforehand", draw))
     if result.truth is not None and (confusions := result.looked_into(baseline)):
         caption = "Which classes are taken for which"
-        draw = partial(confusion_maps, f"{caption}: {result.title}", result.truth.names, confusions)
-        found.append(Plot("confusion", caption, draw))
+        maps = partial(confusion_maps, f"{caption}: {result.title}", result.truth.names, confusions)
+        found.append(Plot("confusion", caption, maps))
     for name, caption, quantities in (
         ("learning_curves", f"Training loss and validation {measure.name}", curves.learning(result)),
         ("movement", "Distance from the anchor and weight norm", curves.movement(result)),
@@ -136,30 +139,28 @@ def by_method(result: Result, baseline: str) -> Figure:
     return figure
 
 
-def forest(result: Result) -> Figure:
-    """A row per primary contrast: the paired difference, its 95 % interval, the margin and the verdict."""
-    figure = new_figure(7.4, 1.3 + 0.36 * len(result.contrasts), f"Contrasts fixed beforehand: {result.title}")
+def forest(title: str, contrasts: Sequence[Contrast], unit: str) -> Figure:
+    """A row per primary contrast: the paired difference, its 95 % interval, the margin and the verdict.
+
+    Args:
+        title: of the figure.
+        contrasts: of one measure.
+        unit: by what they are paired.
+    """
+    figure = new_figure(7.4, 1.3 + 0.36 * len(contrasts), title)
     axis = figure.subplots()
-    name_rows(axis, [f"{c.a} − {c.b}" for c in result.contrasts])
-    measure = result.measure
+    name_rows(axis, [f"{c.a} − {c.b}" for c in contrasts])
+    measure = contrasts[0].measure
     margin = measure.scale * measure.margin
     axis.axvspan(-margin, margin, color=BAND, linewidth=0, zorder=0)
     axis.axvline(0, color=FAINT, linewidth=0.9, zorder=1)
-    for y, c in enumerate(result.contrasts):
-        mark(
-            axis,
-            y,
-            c.difference,
-            c.ci95,
-            BLUE if c.verdict in ("helps", "hurts") else INK,
-            c.verdict != "undecided",
-            measure.scale,
-        )
+    for y, c in enumerate(contrasts):
+        colour = BLUE if c.verdict in ("helps", "hurts") else INK
+        mark(axis, y, c.difference, c.ci95, colour, c.verdict != "undecided", measure.scale)
         beside(axis, y, f"{points(c)}  {c.verdict}")
     axis.set_xlim(within(measure.of_differences, axis.get_xlim()))
     axis.set_xlabel(f"difference in target {measure.name}{', points' if measure.percent else ''}")
-    caption = f"paired by {result.unit}, 95 % interval; grey: within ±{margin:g}; verdicts after Holm's correction"
-    explain(axis, caption)
+    explain(axis, f"paired by {unit}, 95 % interval; grey: within ±{margin:g}; verdicts after Holm's correction")
     return figure
 
 

@@ -31,7 +31,7 @@ def metric_of(result: Result, method: str, selection: str, name: str) -> list[fl
 
 def contrasts(result: Result) -> Figure:
     """The contrasts fixed beforehand."""
-    figure = forest(result)
+    figure = forest(f"Contrasts fixed beforehand: {result.title}", result.contrasts, result.unit)
     figure.axes[0].set_xlabel("difference on test data, points")
     return figure
 

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -34,8 +34,10 @@ from jaxtl.problems import check_memory, check_plan
 from jaxtl.problems.adaptation import MEANS, VALIDATORS, Adaptation, AdaptationConfig
 from jaxtl.protocol import Budget, study
 from jaxtl.protocol.measures import MEASURES
-from jaxtl.protocol.results import Axes
+from jaxtl.protocol.results import Axes, Result
+from jaxtl.report.cells import percent
 from jaxtl.report.domains import add_pair
+from jaxtl.report.tables import DASH
 from jaxtl.terminal import Terminal
 
 USUAL = ("source_only", BOUND, "dan", "coral", "dann", "cdan_e", "mdd", "mcc")
@@ -80,6 +82,54 @@ class Config(AdaptationConfig, Budget):
             "methods": ("source_only", BOUND, "dan", "dann"),
         }
     }
+
+
+class Published(NamedTuple):
+    """Accuracies in % as they were published, from MNIST to USPS and back."""
+
+    method: str
+    there: float
+    back: float
+    by: str
+
+
+ADDA = "Tzeng et al., 2017: LeNet, 2,000 MNIST and 1,800 USPS images"
+MCD = "Saito et al., 2018: LeNet with batch normalisation, the same numbers of images"
+CDAN = "Long et al., 2018: LeNet, all training images"
+PUBLISHED = (
+    Published("source_only", 75.2, 57.1, ADDA),
+    Published("dann", 77.1, 73.0, ADDA),
+    Published("adda", 89.4, 90.1, ADDA),
+    Published("source_only", 76.7, 63.4, MCD),
+    Published("mcd", 94.2, 94.1, MCD),
+    Published("dann", 90.4, 94.7, CDAN),
+    Published("cdan", 93.9, 96.9, CDAN),
+    Published("cdan_e", 95.6, 98.0, CDAN),
+)
+
+
+def published_section(results: Mapping[str, Result]) -> report.Section:
+    """What was published for the same two sets, beside what was found here."""
+
+    def here(method: str, pair: str) -> str:
+        result = results.get(pair)
+        known = result is not None and method in result.methods
+        return percent(result.summaries[method, result.shown(method)].units) if result and known else DASH
+
+    ways = ("mnist → usps", "usps → mnist")
+    columns = ["method", *(f"{which}: {way}" for way in ways for which in ("published", "here")), "by"]
+    rows = [
+        [
+            *(one.method, f"{one.there:.1f}", here(one.method, ways[0])),
+            *(f"{one.back:.1f}", here(one.method, ways[1]), one.by),
+        ]
+        for one in PUBLISHED
+    ]
+    lines = [
+        "Accuracy in %. Published figures are of other networks, numbers of images and steps, and of settings chosen in "
+        "other ways, some by labelled target examples; here as chosen without them."
+    ]
+    return report.Section("Published figures for MNIST and USPS", [report.Table(columns, rows, words=(0, 5))], lines)
 
 
 def worse(images: jax.Array, key: jax.Array) -> jax.Array:
@@ -144,7 +194,7 @@ def main(config: Config, workdir: Path) -> None:
     chosen = tuple(name for name in config.methods if name != BOUND)
     contrasts = [(name, BASELINE) for name in chosen if name != BASELINE]
     report.print_plan(console, config.replicates, len(contrasts), "replicate")
-    page, runs, origin = report.Page(console, config.preset), {}, ""
+    page, results, origin = report.Page(console, config.preset), dict[str, Result](), ""
     for source, target in pairs(config):
         report.print_data(console, source=source, target=target)
         check_memory(config, target, config.trials)
@@ -154,7 +204,10 @@ def main(config: Config, workdir: Path) -> None:
         axes: Axes = {"pair": problem.title}
         result = study(problem, rows, workdir / way, contrasts, axes, methods=config.methods, selections=ways)
         add_pair(page, result, BASELINE, config.validator, BOUND)
-        runs[way] = result.runs
+        results[problem.title] = result
+    if any({"mnist", "usps"} == {*title.split(" → ")} for title in results) and config.classes == "same":
+        page.add(published_section(results))
+    runs = {cli.directory_of(title): result.runs for title, result in results.items()}
     page.write(workdir, cli.header("domain_digits", config, started, data=origin), runs)
 
 

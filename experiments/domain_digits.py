@@ -126,8 +126,8 @@ def published_section(results: Mapping[str, Result]) -> report.Section:
         for one in PUBLISHED
     ]
     lines = [
-        "Accuracy in %. Published figures are of other networks, numbers of images and steps, and of settings chosen in "
-        "other ways, some by labelled target examples; here as chosen without them."
+        "Accuracy in %. Published figures are of other networks, numbers of images and steps, and of settings chosen "
+        "in other ways, some by labelled target examples; here as chosen without them."
     ]
     return report.Section("Published figures for MNIST and USPS", [report.Table(columns, rows, words=(0, 5))], lines)
 

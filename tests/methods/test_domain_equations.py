@@ -13,8 +13,7 @@ from scipy.special import softmax
 from jaxtl.data.augment import distorted
 from jaxtl.errors import InputError
 from jaxtl.methods import domain
-from jaxtl.methods.domain import both_players, domain_loss, ramp
-from jaxtl.methods.domain.programs import class_weights
+from jaxtl.methods.domain import both_players, class_weights, domain_loss, ramp
 
 K = np.arange(24.0)
 S, T = np.sin(K * K).reshape(8, 3), np.cos(K * K).reshape(8, 3) + 0.5

@@ -15,9 +15,9 @@ from sklearn.metrics import balanced_accuracy_score
 from jaxtl.data import load, paired
 from jaxtl.errors import InputError
 from jaxtl.methods.domain.adversary import ramp
-from jaxtl.methods.domain.after import STATISTICAL, check_after, source_model
-from jaxtl.methods.domain.programs import ADVERSARY
+from jaxtl.methods.domain.after_recipes import STATISTICAL, check_after, source_model
 from jaxtl.methods.domain.recipes import BOUND, RECIPES, check_rows
+from jaxtl.methods.domain.term_recipes import ADVERSARY
 from jaxtl.problems.adaptation import MEANS, ORACLE, TOLD, VALIDATORS, Adaptation, AdaptationConfig
 from jaxtl.protocol import Budget, Draw, Trained, Trainer, study
 from jaxtl.protocol.measures import MEASURES

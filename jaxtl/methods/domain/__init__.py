@@ -17,7 +17,7 @@ from jaxtl.methods.domain.adversary import (
     mdd,
     ramp,
 )
-from jaxtl.methods.domain.confidence import certainty, entropy, mcc, mcd, pseudo_label
+from jaxtl.methods.domain.confidence import certainty, class_weights, entropy, mcc, mcd, pseudo_label
 from jaxtl.methods.domain.discrepancy import coral, jmmd, mmd, mmd_linear
 from jaxtl.methods.domain.norms import afn, bsp
 
@@ -26,6 +26,7 @@ __all__ = [
     "both_players",
     "bsp",
     "certainty",
+    "class_weights",
     "conditioned",
     "conditioned_size",
     "coral",

@@ -51,6 +51,27 @@ def certainty(logits: jax.Array) -> jax.Array:
     return weights / jnp.mean(weights)
 
 
+def class_weights(logits: jax.Array) -> jax.Array:
+    """w_c = mean_b p_bc / max_c mean_b p_bc with p = softmax(logits): classes that a target has not count for little.
+
+    No gradient passes. In the paper over the whole target, every few hundred steps; here over a batch.
+
+    Args:
+        logits: [B, C] of target examples.
+
+    Returns:
+        [C], the largest being 1.
+
+    Example:
+        >>> [round(float(w), 4) for w in class_weights(jnp.array([[0.0, 0.0, -99.0], [99.0, 0.0, 0.0]]))]
+        [1.0, 0.3333, 0.0]
+
+    Source: Cao, Ma, Long and Wang, "Partial Adversarial Domain Adaptation", 2018.
+    """
+    share = jnp.mean(jax.nn.softmax(jax.lax.stop_gradient(logits)), axis=0)
+    return share / jnp.max(share)
+
+
 def mcd(p: jax.Array, q: jax.Array) -> jax.Array:
     """mean |p − q| over examples and classes: how far two classifiers on one trunk are from agreeing.
 

@@ -1,8 +1,8 @@
 """Ways to learn from labelled source and unlabelled target examples; rows of a table on `problems.Adaptation`.
 
 All see a batch of each domain in one forward pass, take the same number of steps, and choose their settings without
-target labels. `target_only` is told the target's labels, and is a bound. What they train is in `programs`, `games` and
-`after`.
+target labels. `target_only` is told the target's labels, and is a bound. What they train is in `term_recipes`,
+`game_recipes` and `after_recipes`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jaxtl.errors import InputError
-from jaxtl.methods.domain.after import AFTER, check_after
-from jaxtl.methods.domain.games import disagreeing, played, rejecting, with_adversary
+from jaxtl.methods.domain.after_recipes import AFTER, check_after
+from jaxtl.methods.domain.game_recipes import disagreeing, played, rejecting, with_adversary
 from jaxtl.methods.domain.norms import bsp
-from jaxtl.methods.domain.programs import aligned, classify_shared, of_features, source_only, target_only
+from jaxtl.methods.domain.term_recipes import aligned, classify_shared, of_features, source_only, target_only
 from jaxtl.penalties import Term
 from jaxtl.problems.adaptation import ORACLE, Adaptation
 from jaxtl.program import Program

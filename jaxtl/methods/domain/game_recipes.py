@@ -1,7 +1,7 @@
 """Programs with an adversary: a net of its own on features or answers, or a second head.
 
 In one step, each player seeing the other as fixed (`both_players`): DANN, CDAN, MDD. In phases of a step, one moving
-while the others are held (`alternate`): MCD, and ADDA in `after`.
+while the others are held (`alternate`): MCD, and ADDA in `after_recipes`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jaxtl.labels import NEW, SHARED
 from jaxtl.losses import softmax_cross_entropy
 from jaxtl.methods.domain.adversary import both_players, conditioned, conditioned_size, domain_loss, mdd, ramp
-from jaxtl.methods.domain.confidence import certainty, mcd
-from jaxtl.methods.domain.programs import ADVERSARY, Sides, adapted, beside, class_weights, classify
+from jaxtl.methods.domain.confidence import certainty, class_weights, mcd
+from jaxtl.methods.domain.term_recipes import ADVERSARY, Sides, adapted, beside, classify
 from jaxtl.models import Classifier, Mlp, initialise
 from jaxtl.penalties import Term
 from jaxtl.problems.adaptation import Adaptation

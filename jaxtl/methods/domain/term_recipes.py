@@ -13,7 +13,7 @@ from jaxtl.data.augment import distorted
 from jaxtl.data.mixing import then
 from jaxtl.labels import NEW, SHARED, label_params
 from jaxtl.losses import softmax_cross_entropy
-from jaxtl.methods.domain.confidence import entropy, mcc, pseudo_label
+from jaxtl.methods.domain.confidence import class_weights, entropy, mcc, pseudo_label
 from jaxtl.methods.domain.discrepancy import coral, jmmd, mmd, mmd_linear
 from jaxtl.methods.domain.norms import afn
 from jaxtl.models import as_forward
@@ -54,18 +54,6 @@ def beside(problem: Adaptation) -> Callable:
 def classify(outputs: Sides, batch: Any, ctx: Any) -> jax.Array:
     """The mean cross-entropy of the labelled batch."""
     return jnp.mean(softmax_cross_entropy(outputs["source"]["head"], batch["source"]["label"]))
-
-
-def class_weights(logits: jax.Array) -> jax.Array:
-    """How much a batch of target examples is taken for each class, the most frequent one being 1: [C].
-
-    mean_b softmax(logits_b) / its largest; no gradient passes. Classes that the target has not count for little. (In
-    the paper over the whole target every few hundred steps.)
-
-    Source: Cao, Ma, Long and Wang, "Partial Adversarial Domain Adaptation", 2018.
-    """
-    share = jnp.mean(jax.nn.softmax(jax.lax.stop_gradient(logits)), axis=0)
-    return share / jnp.max(share)
 
 
 def classify_shared(outputs: Sides, batch: Any, ctx: Any) -> jax.Array:

@@ -17,8 +17,8 @@ from jaxtl.errors import InputError
 from jaxtl.labels import NEW, SHARED
 from jaxtl.methods.domain.adversary import both_players, domain_loss
 from jaxtl.methods.domain.confidence import entropy
-from jaxtl.methods.domain.games import adversary_of, own_of, played, split, spoken, with_adversary
-from jaxtl.methods.domain.programs import ADVERSARY, ANCHOR, Sides, adapted, source_only
+from jaxtl.methods.domain.game_recipes import adversary_of, own_of, played, split, spoken, with_adversary
+from jaxtl.methods.domain.term_recipes import ADVERSARY, ANCHOR, Sides, adapted, source_only
 from jaxtl.models import as_forward
 from jaxtl.penalties import Term
 from jaxtl.problems.adaptation import Adaptation

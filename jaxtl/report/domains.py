@@ -132,6 +132,13 @@ def validators_section(result: Result, baseline: str, validators: Sequence[str])
         "τ: Kendall's τ-b of validator and target accuracy over all settings of all methods that were tried on a draw. "
         f"Ahead: methods that gain over {baseline} by more than two standard errors, both chosen by that validator.",
     ]
+    enough = [name for name in validators if 2 * len(figures[name]["ahead"]) >= len(others)]
+    fewer = [name for name in (*validators, ORACLE) if 2 * len(figures[name]["ahead"]) < len(others)]
+    if others:
+        lines.append(
+            f"At least half of the methods are ahead as chosen by: {', '.join(enough) or 'none'}. Fewer are as chosen "
+            f"by: {', '.join(fewer) or 'none'}."
+        )
     title = f"What validators cost: {result.title}"
     return Section(title, [Table(columns, rows, words=(0, 2))], lines), figures
 

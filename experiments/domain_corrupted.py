@@ -52,7 +52,7 @@ class Config(AdaptationConfig, Budget):
     data: cli.Place = "auto"  # a name (digits, cifar10, ...) or a path; auto: CIFAR-10 if found, else digits
     data_dir: cli.Place = ""  # where named data sets are looked for
     corruptions: Kinds = ("noise", "contrast")
-    methods: Methods = (BASELINE, BOUND, "adabn", "tent", "coral", "dann", "mcc", "fixmatch")
+    methods: Methods = (BASELINE, BOUND, "adabn", "tent", "coral", "dann", "mcc")
     validator: Annotated[str, cli.OneOf("validator", VALIDATORS)] = "information"  # what the headline is chosen by
     honest: ClassVar[tuple[str, ...]] = ()  # type: ignore[misc]  # no fields here: no target example is labelled
     folds: ClassVar[int] = 5  # type: ignore[misc]
@@ -62,7 +62,7 @@ class Config(AdaptationConfig, Budget):
     trials: cli.Trials = 4
     tuning_draws: cli.Draws = 1
     report_draws: cli.Draws = 1
-    replicates: cli.Draws = 4
+    replicates: cli.Draws = 3
 
     may_change: ClassVar = (*Budget.may_change, "methods", "validator")  # each run is scored by every validator
     glossary: ClassVar = {name: recipe.means for name, recipe in RECIPES.items()} | MEANS

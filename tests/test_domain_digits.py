@@ -13,6 +13,7 @@ from jaxtl.data import from_arrays, load
 from jaxtl.data.domain_sets import halved
 from jaxtl.errors import InputError
 from jaxtl.problems.adaptation import ORACLE, VALIDATORS
+from jaxtl.report.tables import DASH
 
 TINY = Config(
     both_ways=False,
@@ -62,6 +63,13 @@ def test_tables_are_what_the_runs_say_and_no_bound_is_in_the_headline(finished):
     row = next(line for line in text.splitlines() if line.startswith(f"| {BOUND} "))
     assert row.split("|")[2].strip() == "–"
     assert "](plots/domains" in text
+    assert "](plots/features" in text
+    ahead = {name: bool(validators[name]["ahead"]) for name in validators}  # of one method, mcc
+    sentence = next(line for line in text.splitlines() if "At least half of the methods" in line)
+    enough, fewer = sentence.split(". Fewer")
+    assert all((name in enough) == ahead[name] for name in VALIDATORS)
+    assert all((name in fewer) != ahead[name] for name in (*VALIDATORS, ORACLE))
+    assert "Published figures" not in text, "of other sets"
 
 
 def test_no_image_is_on_both_sides_and_the_distortion_is_always_the_same():
@@ -100,6 +108,25 @@ def test_images_of_28_pixels_lose_their_margin_and_keep_their_mean():
 def test_a_config_that_cannot_be_run_is_refused(changes, message, tmp_path):
     with pytest.raises(InputError, match=message):
         experiment.main(dataclasses.replace(TINY, **changes), tmp_path)
+
+
+@pytest.mark.parametrize("classes", ["partial", "open"])
+def test_targets_with_other_classes_are_asked_what_they_can_answer(classes, tmp_path):
+    methods = (BASELINE, "osbp" if classes == "open" else "pada")
+    changes = {"classes": classes, "shared": 4, "methods": methods, "replicates": 1, "trials": 1}
+    experiment.main(dataclasses.replace(TINY, **changes), tmp_path)
+    text = (tmp_path / "summary.md").read_text()
+    assert f"{'Balanced accuracy' if classes == 'open' else 'Accuracy'} on target test data" in text
+    with pytest.raises(InputError, match=r"osbp answers with a class that the source has not"):
+        experiment.main(dataclasses.replace(TINY, methods=("osbp",)), tmp_path)
+
+
+def test_what_was_published_stands_beside_what_was_found(finished):
+    section = experiment.published_section({})
+    (table,) = section.tables
+    assert [row[0] for row in table.rows] == [one.method for one in experiment.PUBLISHED]
+    assert {row[2] for row in table.rows} == {DASH}
+    assert {*(one.method for one in experiment.PUBLISHED)} <= {*RECIPES}
 
 
 def test_eight_methods_are_usual_and_the_baseline_is_among_them():

@@ -119,7 +119,8 @@ def validators_section(result: Result, baseline: str, validators: Sequence[str])
         losses = {method: float(_lost(result, method, name).mean()) for method in methods}
         worst = max(losses, key=losses.__getitem__)
         ahead = [method for method in others if _is_ahead(result.difference(method, baseline, name))]
-        tau = float(np.mean(_taus(result, name)))
+        taus = _taus(result, name)  # none where nothing was chosen
+        tau = float(np.mean(taus)) if taus else math.nan
         most = f"{worst}: {number(100 * losses[worst], '.1f')}"
         count = f"{len(ahead)} of {len(others)}"
         told = name == ORACLE

@@ -7,7 +7,7 @@ for types differ in number. Settings are chosen without target labels, as in `do
     python -m experiments.domain_cells '--config.data=medical.npz#wbc'   # both ways
     python -m experiments.domain_cells --smoke      # scikit-learn's digits and their negatives, a few steps
 
-Figures: [experiments/domain_cells.md](domain_cells.md).
+The figures are on the page `domain_cells.md`, which `--publish` writes.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ corrupted likewise. Trunks have batch normalisation, so that changing its statis
     python -m experiments.domain_corrupted --config.data=cifar10.npz --config.corruptions=noise,contrast,blur,pixels
     python -m experiments.domain_corrupted --smoke      # scikit-learn's digits, a few steps
 
-Figures: [experiments/domain_corrupted.md](domain_corrupted.md).
+The figures are on the page `domain_corrupted.md`, which `--publish` writes.
 """
 
 from __future__ import annotations

@@ -1,0 +1,188 @@
+"""What two modalities pay for features of one pair that lie apart: CLIP, SigLIP, cosine, CCA, squared distance.
+
+Both are [B, D] of one space, row by row a pair. All are in float32 at least.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jaxtl.errors import InputError
+
+LARGEST_SCALE = 100.0  # of CLIP's logits
+START = math.log(1 / 0.07)  # of their logarithm, where training begins
+SIGLIP_START = (math.log(10.0), -10.0)  # of log t and b
+
+
+def clip_loss(a: jax.Array, b: jax.Array, scale: jax.Array | float, positives: jax.Array | None = None) -> jax.Array:
+    """½ (CE(t·â b̂ᵀ) + CE(t·b̂ âᵀ)): each of a pair finds the other among all of the batch.
+
+    Args:
+        a, b: [B, D].
+        scale: t, see `clip_scale`.
+        positives: [B, B] symmetric, 1 where i and j belong together, such as examples of one class: each of them is as
+            right an answer. Only a pair itself when left out.
+
+    Returns:
+        Scalar.
+
+    Raises:
+        InputError: shapes that do not fit.
+
+    Example:
+        >>> a, b = jnp.array([[1.0, 0.0], [0.6, 0.8]]), jnp.array([[0.8, 0.6], [0.0, 1.0]])
+        >>> round(float(clip_loss(a, b, 10.0)), 6)
+        0.892118
+
+    Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021; with
+    `positives` Yang et al., "Unified Contrastive Learning in Image-Text-Label Space", 2022.
+    """
+    a, b = _pairs(a, b, "clip_loss")
+    logits = scale * _unit(a) @ _unit(b).T
+    right = jnp.eye(len(a)) if positives is None else jnp.asarray(positives, jnp.float32)
+    if right.shape != (len(a), len(a)):
+        what = f"positives {list(right.shape)} for {len(a)} pairs"
+        raise InputError(what, where="clip_loss", todo="give [B, B]")
+
+    def found(logits: jax.Array, right: jax.Array) -> jax.Array:
+        shares = right / jnp.sum(right, axis=1, keepdims=True)
+        return -jnp.mean(jnp.sum(shares * jax.nn.log_softmax(logits, axis=1), axis=1))
+
+    return 0.5 * (found(logits, right) + found(logits.T, right.T))
+
+
+def clip_scale(log_scale: jax.Array) -> jax.Array:
+    """e^s, with s held between 0 and ln 100: the learned scale of CLIP, from s = `START` on.
+
+    Example:
+        >>> [round(float(clip_scale(jnp.float32(s))), 2) for s in (-1.0, START, 9.0)]
+        [1.0, 14.29, 100.0]
+
+    Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021.
+    """
+    return jnp.exp(jnp.clip(log_scale, 0.0, math.log(LARGEST_SCALE)))
+
+
+def siglip_loss(a: jax.Array, b: jax.Array, scale: jax.Array | float, bias: jax.Array | float) -> jax.Array:
+    """1/B Σ_ij log(1 + e^{−z_ij (t·s_ij + b)}): is it a pair, asked of each of the B² (z = 1), or not (−1)?
+
+    Args:
+        a, b: [B, D].
+        scale, bias: t and b, learned from 10 and −10 on: most of the B² are no pairs.
+
+    Returns:
+        Scalar.
+
+    Raises:
+        InputError: shapes that do not fit.
+
+    Example:
+        >>> a, b = jnp.array([[1.0, 0.0], [0.6, 0.8]]), jnp.array([[0.8, 0.6], [0.0, 1.0]])
+        >>> round(float(siglip_loss(a, b, 10.0, -10.0)), 4)
+        2.3835
+
+    Source: Zhai, Mustafa, Kolesnikov and Beyer, "Sigmoid Loss for Language Image Pre-Training", 2023.
+    """
+    a, b = _pairs(a, b, "siglip_loss")
+    z = 2 * jnp.eye(len(a)) - 1
+    return jnp.sum(jax.nn.softplus(-z * (scale * _unit(a) @ _unit(b).T + bias))) / len(a)
+
+
+def cosine_loss(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Mean of 1 − cos(a_i, b_i): 0 where both of each pair point the same way.
+
+    Args:
+        a, b: [B, D].
+
+    Returns:
+        Scalar.
+
+    Raises:
+        InputError: shapes that do not fit.
+
+    Example:
+        >>> round(float(cosine_loss(jnp.array([[1.0, 0.0]]), jnp.array([[3.0, 4.0]]))), 6)
+        0.4
+    """
+    a, b = _pairs(a, b, "cosine_loss")
+    return jnp.mean(1 - jnp.sum(_unit(a) * _unit(b), axis=1))
+
+
+def mse_loss(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Mean of ½ ‖a_i − b_i‖² over the pairs.
+
+    Args:
+        a, b: [B, D].
+
+    Returns:
+        Scalar.
+
+    Raises:
+        InputError: shapes that do not fit.
+
+    Example:
+        >>> float(mse_loss(jnp.array([[1.0, 0.0]]), jnp.array([[1.0, 2.0]])))
+        2.0
+    """
+    a, b = _pairs(a, b, "mse_loss")
+    return 0.5 * jnp.mean(jnp.sum(jnp.square(a - b), axis=1))
+
+
+def cca_loss(a: jax.Array, b: jax.Array, ridge: float = 1e-3) -> jax.Array:
+    """1 − mean ρ_k: one less the mean canonical correlation, the nuclear norm of Σ_a^{−½} Σ_ab Σ_b^{−½} over D.
+
+    It does not change under linear maps of either side, but for the ridge. Of fewer than 2 D pairs correlations are
+    always high and say nothing.
+
+    Args:
+        a, b: [B, D], B >= 2.
+        ridge: added to both covariances, as a share of their mean variance.
+
+    Returns:
+        Scalar from 0 to 1; its gradient is finite where correlations are equal, and where all of a side is one point.
+
+    Raises:
+        InputError: shapes that do not fit.
+
+    Example:
+        >>> a = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+        >>> round(float(cca_loss(a, 3 * a[:, ::-1], ridge=0.0)), 5)
+        0.0
+
+    Source: Andrew, Arora, Bilmes and Livescu, "Deep Canonical Correlation Analysis", 2013.
+    """
+    a, b = (_whitened_by(side, ridge) for side in _pairs(a, b, "cca_loss"))
+    cross = a.T @ b
+    u, _, vt = jnp.linalg.svd(jax.lax.stop_gradient(cross), full_matrices=False)  # the slope of a nuclear norm is u vᵀ
+    return 1 - jnp.sum((u @ vt) * cross) / cross.shape[0]
+
+
+def _whitened_by(side: jax.Array, ridge: float) -> jax.Array:
+    """[B, D] whose Gram matrix is the identity, but for the ridge."""
+    if len(side) < 2:
+        raise InputError(f"{len(side)} pair", where="cca_loss", todo="give two or more")
+    centred = side - jnp.mean(side, axis=0, keepdims=True)
+    gram = centred.T @ centred
+    spread = jnp.trace(gram) / len(gram)
+    own = jnp.where(spread > 0, spread, 1.0)  # without any spread 1, so that 0 is divided by something
+    factor = jnp.linalg.cholesky(gram + (ridge + jnp.where(spread > 0, 0.0, 1.0)) * own * jnp.eye(len(gram)))
+    return jax.scipy.linalg.solve_triangular(factor, centred.T, lower=True).T
+
+
+def _pairs(a: jax.Array, b: jax.Array, where: str) -> tuple[jax.Array, jax.Array]:
+    if a.ndim != 2 or a.shape != b.shape or not len(a):
+        raise InputError(
+            f"{list(a.shape)} and {list(b.shape)}", where=where, todo="give [B, D] of both: pairs, row by row"
+        )
+    wide = jnp.promote_types(jnp.promote_types(a.dtype, b.dtype), jnp.float32)
+    return a.astype(wide), b.astype(wide)
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    """Rows of length 1; one that is 0 stays, with a finite gradient."""
+    squares = jnp.sum(jnp.square(x), axis=1, keepdims=True)
+    somewhere = squares > 0
+    return x * jnp.where(somewhere, jax.lax.rsqrt(jnp.where(somewhere, squares, 1.0)), 0.0)

@@ -265,7 +265,7 @@ def test_low_rank_is_the_full_outer_product_under_its_tensor():
     params = moved(made("low_rank"))
     long = {name: np.concatenate([FEATURES[name], np.ones((7, 1))], axis=1) for name in SIZES}
     outer = np.einsum("bi,bj,bk->bijk", *(long[name] for name in "abc"))
-    w = {name: np.asarray(params["kernel"][name]) for name in SIZES}
+    w = {name: np.concatenate([params["kernel"][name], params["offset"][name][None]]) for name in SIZES}
     tensor = np.einsum("irc,jrc,krc,r->ijkc", w["a"], w["b"], w["c"], params["mix"])
     expected = np.einsum("bijk,ijkc->bc", outer, tensor) + np.asarray(params["bias"])
     np.testing.assert_allclose(FUSE["low_rank"](params, FEATURES, ALL), expected, rtol=1e-4, atol=1e-4)

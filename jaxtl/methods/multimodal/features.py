@@ -101,7 +101,7 @@ def gated(params: Tree, features: Features, present: Present) -> jax.Array:
 
 
 def init_low_rank(rng: jax.Array, sizes: Mapping[str, int], rank: int, outputs: int) -> Tree:
-    """Parameters of `low_rank`: factors [D_m + 1, rank, C], the last row of which, that of the 1, is 1.
+    """Parameters of `low_rank`: kernels [D_m, rank, C], and offsets [rank, C] of 1, the kernels of the 1 beside f_m.
 
     Args:
         rng: key.
@@ -110,15 +110,20 @@ def init_low_rank(rng: jax.Array, sizes: Mapping[str, int], rank: int, outputs: 
         outputs: C.
     """
     keys = jax.random.split(rng, len(sizes))
-    factors = {}
-    for key, (name, size) in _zipped(keys, sizes):
-        drawn = _normal(key, {name: size}, rank * outputs, size * rank)[name].reshape(size, rank, outputs)
-        factors[name] = jnp.concatenate([drawn, jnp.ones((1, rank, outputs))])
-    return {"kernel": factors, "mix": jnp.ones(rank) / rank, "bias": jnp.zeros(outputs)}
+    drawn = {
+        name: _normal(key, {name: size}, rank * outputs, size * rank)[name]
+        for key, (name, size) in _zipped(keys, sizes)
+    }
+    return {
+        "kernel": {name: kernel.reshape(-1, rank, outputs) for name, kernel in drawn.items()},
+        "offset": {name: jnp.ones((rank, outputs)) for name in sizes},
+        "mix": jnp.ones(rank) / rank,
+        "bias": jnp.zeros(outputs),
+    }
 
 
 def low_rank(params: Tree, features: Features, present: Present) -> jax.Array:
-    """b + Σ_r w_r Π_m ([f_m; 1] W_m)_r: the outer product of all features and 1, under a tensor of low rank.
+    """b + Σ_r w_r Π_m (f_m W_m + o_m)_r: the outer product of all [f_m; 1] under a tensor of low rank.
 
     Args:
         params: as `init_low_rank` makes them.
@@ -131,8 +136,8 @@ def low_rank(params: Tree, features: Features, present: Present) -> jax.Array:
         InputError: a modality without parameters or presence.
 
     Example:
-        >>> one = jnp.array([[[2.0]], [[1.0]]])  # 2 f + 1, for one product and one class
-        >>> params = {"kernel": {"a": one, "b": one}, "mix": jnp.ones(1), "bias": jnp.zeros(1)}
+        >>> kernel, one = dict.fromkeys("ab", jnp.full((1, 1, 1), 2.0)), dict.fromkeys("ab", jnp.ones((1, 1)))
+        >>> params = {"kernel": kernel, "offset": one, "mix": jnp.ones(1), "bias": jnp.zeros(1)}  # (2 a + 1) (2 b + 1)
         >>> features = {"a": jnp.array([[1.0], [1.0]]), "b": jnp.array([[2.0], [2.0]])}
         >>> low_rank(params, features, {"a": jnp.ones(2), "b": jnp.array([1, 0])}).tolist()
         [[15.0], [3.0]]
@@ -141,9 +146,9 @@ def low_rank(params: Tree, features: Features, present: Present) -> jax.Array:
     """
     product: jax.Array | None = None
     for name in sorted(features):
-        factor, there = _named(params["kernel"], name, "parameters"), _present(present, name)[:, None]
+        kernel, there = _named(params["kernel"], name, "parameters"), _present(present, name)[:, None]
         inputs = jnp.where(there, features[name], 0.0)
-        found = jnp.einsum("bd,drc->brc", inputs, factor[:-1]) + factor[-1][None]
+        found = jnp.einsum("bd,drc->brc", inputs, kernel) + params["offset"][name][None]
         found = jnp.where(there[..., None], found, 1.0)
         product = found if product is None else product * found
     assert product is not None  # or there is no modality

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -12,6 +13,7 @@ import jax
 import numpy as np
 
 from jaxtl import bounds
+from jaxtl.bounds import refuse_beyond_memory
 from jaxtl.data import Split, batches, channel_statistics, hold_out, on_device, paired
 from jaxtl.data.modalities import Modalities, drawn_pairs, pairs_by_class
 from jaxtl.errors import InputError
@@ -39,14 +41,22 @@ class PairsConfig:
     widths: bounds.Widths = (64,)  # of the network of each modality; the last is that of their common space
     paired: Annotated[float, bounds.Within(0, 1, "low")] = 1.0  # the share of labelled examples that are in pairs
     validation: bounds.Count = 200  # examples of each modality, in pairs, that choose the settings
+    fitting: bounds.Count = 100  # further ones, that rules with numbers are fitted to
 
 
 class Examples(NamedTuple):
-    """By modality indices into its training part: the k-th of `pairs` belong together, and so do those of `held`."""
+    """By modality indices into its training part; the k-th of pairs belong together."""
 
     pairs: dict[str, np.ndarray]
     alone: dict[str, np.ndarray]
-    held: dict[str, np.ndarray]  # to validate on
+
+
+class Parts(NamedTuple):
+    """By modality indices into its training part, disjoint; the k-th of pairs belong together."""
+
+    chooses: dict[str, np.ndarray]  # pairs
+    fits: dict[str, np.ndarray]  # pairs, the numbers of rules
+    pool: dict[str, np.ndarray]  # what labelled examples are drawn from
 
 
 class Pairs:
@@ -104,21 +114,26 @@ class Pairs:
         return draw_key(self.config.seed, draw, USES.index(use))
 
     @functools.cache  # noqa: B019  (a problem lives as long as its run)
-    def parts(self, replicate: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """By modality (pairs that choose, the pool that labelled examples are drawn from) of a replicate: indices."""
+    def parts(self, replicate: int) -> Parts:
+        """What the training part of a replicate is used for."""
         train, seed = self.set_of(Draw(0, replicate=replicate)).train, replicate_seed(self.config.seed, replicate)
-        held, pool = {}, {}
+        found: list[dict[str, np.ndarray]] = [{}, {}, {}]
         for name in self.names:
-            labels = train[name].labels
-            held[name], pool[name] = hold_out(labels, min(self.config.validation, len(labels) // 3), seed)
-        place = pairs_by_class({name: train[name].labels[held[name]] for name in self.names}, seed)
-        return {name: held[name][place[name]] for name in self.names}, pool
+            rest = np.arange(len(train[name]))
+            for k, count in enumerate((self.config.validation, self.config.fitting)):
+                held, kept = hold_out(train[name].labels[rest], min(count, len(rest) // 3), seed + k)
+                found[k][name], rest = rest[held], rest[kept]
+            found[2][name] = rest
+        for part in found[:2]:
+            place = pairs_by_class({name: train[name].labels[rows] for name, rows in part.items()}, seed)
+            part |= {name: rows[place[name]] for name, rows in part.items()}
+        return Parts(*found)
 
     def examples(self, draw: Draw) -> Examples:
-        """What a draw trains on and is validated on."""
-        held, pool = self.parts(draw.replicate)
+        """What a draw trains on."""
         labels = {name: self.set_of(draw).train[name].labels for name in self.names}
-        return Examples(*drawn_pairs(labels, self.n, self.config.paired, seed_of(self.config, draw), pool), held)
+        pool = self.parts(draw.replicate).pool
+        return Examples(*drawn_pairs(labels, self.n, self.config.paired, seed_of(self.config, draw), pool))
 
     def inputs(self, draw: Draw, index: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """(by modality what its network is given of some training examples, the labels of the first's)."""
@@ -193,17 +208,16 @@ class Pairs:
         present = {name: np.full(count, name in known, np.float32) for name in self.names}
         return np.asarray(self._fused(weights.params[SHARED], outputs, present))
 
-    def held_out(self, weights: Weights, draw: Draw) -> tuple[Outputs, np.ndarray]:
-        """(what the networks say of the pairs that choose, their labels)."""
-        held, _ = self.parts(draw.replicate)
-        inputs, labels = self.inputs(draw, held)
+    def said_of(self, weights: Weights, draw: Draw, index: Mapping[str, np.ndarray]) -> tuple[Outputs, np.ndarray]:
+        """(what the networks say of some training pairs, their labels)."""
+        inputs, labels = self.inputs(draw, index)
         return self.outputs(weights, inputs), labels
 
     # What is measured.
 
     def point(self, weights: Weights, draw: Draw) -> dict[str, float]:
         """A point of the learning curve: accuracy on the pairs that choose."""
-        outputs, labels = self.held_out(weights, draw)
+        outputs, labels = self.said_of(weights, draw, self.parts(draw.replicate).chooses)
         return {"validation": right(self.answers(weights, outputs), labels)}
 
     def validate(self, trained: Trained, draw: Draw) -> float:
@@ -220,8 +234,7 @@ class Pairs:
         inputs = {name: self.scaled(draw, name, test[name]) for name in self.names}
         outputs = self.outputs(weights, inputs)
         said = self.answers(weights, outputs)
-        learned, learned_labels = self.inputs(draw, self.examples(draw).pairs)
-        fitted = self.outputs(weights, learned)
+        fitted, learned_labels = self.said_of(weights, draw, self.examples(draw).pairs)
         metrics = {"test": right(said, labels), "train": right(self.answers(weights, fitted), learned_labels)}
         for some in (some for size in range(1, len(self.names)) for some in itertools.combinations(self.names, size)):
             metrics[f"there/{'+'.join(some)}"] = right(self.answers(weights, outputs, some), labels)
@@ -239,3 +252,32 @@ class Pairs:
 def right(said: np.ndarray, labels: np.ndarray) -> float:
     """The share of examples whose class is the likeliest."""
     return float(np.mean(said.argmax(axis=-1) == labels))
+
+
+def check_pairs(config: Any, sets: Sequence[Modalities], sizes: Sequence[int], models: int) -> None:
+    """Refuse more labelled examples than there are, and networks that do not fit into memory.
+
+    Args:
+        config: has the fields of `PairsConfig` and `Budget`.
+        sets: that replicates take in turn.
+        sizes: labelled examples of a class.
+        models: as many are trained side by side.
+
+    Raises:
+        InputError: naming the flag.
+    """
+    for n, k in itertools.product(sizes, range(len(sets))):
+        problem = Pairs(config, sets, n, lambda shared, outputs, present: outputs["heads"][min(present)])
+        try:
+            problem.examples(Draw(0, replicate=k))
+        except InputError as error:
+            raise InputError(
+                f"{error.where}: {error.what}", where=f"--config.n_per_class={n}", todo=error.todo
+            ) from None
+    like = {
+        name: jax.eval_shape(lambda shape=shape: initialise(problem.tower, jax.random.key(0), shape))
+        for name, shape in problem.shapes.items()
+    }
+    size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(like))
+    what = f"{models:,} times the networks of {len(like)} modalities, {size:,} parameters side by side"
+    refuse_beyond_memory(12.0 * size * (models + 1), what, where="--config.widths", todo="use smaller ones")

@@ -65,8 +65,8 @@ def _fused_loss(outputs: Mapping[str, Any], batch: Any, ctx: Any) -> jax.Array:
 def program(problem: Pairs, start: Weights, terms: Mapping[str, Term], dropped: float = 0.0) -> Program:
     """Networks of all modalities, and what is shared, on terms of pairs and of what is alone.
 
-    Labels are the names of the modalities and `SHARED`; kernels of each are pulled towards 0 by ½w² ("pull", or
-    "pull/LABEL") or by |w| ("pull/lasso").
+    Labels are the names of the modalities, `SHARED` and `SPACE`; kernels of all but the last are pulled towards 0 by
+    ½w² ("pull", or "pull/LABEL") or by |w| ("pull/lasso").
 
     Args:
         problem: the question.
@@ -75,8 +75,7 @@ def program(problem: Pairs, start: Weights, terms: Mapping[str, Term], dropped: 
         dropped: how likely each modality of a pair is left out of "fused", in training.
     """
     own = {name: tree for name, tree in start.params.items() if jax.tree.leaves(tree)}
-    rules = [(f"{name}/.*", name if name in problem.names else SHARED) for name in own]
-    labels, size = label_params(own, rules), len(problem.names)
+    labels, size = label_params(own, [(f"{name}/.*", name) for name in own]), len(problem.names)
 
     def forward(params, model_state, batch, ctx):
         parts = {name: [batch[part][name] for part in (PAIRS, name) if part in batch] for name in problem.names}
@@ -100,7 +99,7 @@ def program(problem: Pairs, start: Weights, terms: Mapping[str, Term], dropped: 
         labels,
         terms,
         {label: Group() for label in label_set(labels)},
-        {label: {"zero": Term(0.0, l2), "lasso": Term(0.0, l1)} for label in label_set(labels)},
+        {label: {"zero": Term(0.0, l2), "lasso": Term(0.0, l1)} for label in sorted(label_set(labels) - {SPACE})},
         optimizer="nesterov",
         momentum=problem.config.momentum,
         schedule=problem.schedule,
@@ -149,12 +148,6 @@ APART_START = starting(_product)
 APART = Recipe(towers, PULLED, "a network for each modality, trained apart", start=APART_START, transfers=False)
 
 
-def held_out(problem: Pairs, weights: Weights, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
-    """(logits [M, N, C] of the pairs that choose, in the order of the names; their labels [N])."""
-    outputs, labels = problem.held_out(weights, draw)
-    return np.stack([outputs["heads"][name] for name in problem.names]), labels
-
-
 def _by_likelihood(logits: np.ndarray, labels: np.ndarray) -> Tree:
     return {"weighted": {"weight": np.asarray(_fitted(jax.nn.softmax(logits, axis=-1), labels))}}
 
@@ -169,10 +162,12 @@ def _by_temperature(logits: np.ndarray, labels: np.ndarray) -> Tree:
 
 
 def _by_regression(logits: np.ndarray, labels: np.ndarray) -> Tree:
-    """Logistic regression on log p of all modalities, its λ chosen by folds."""
+    """Logistic regression on log p of all modalities, its λ chosen by folds; 0 where they say one thing of all."""
     modalities, _, classes = logits.shape
     logs = np.concatenate([jax.nn.log_softmax(own, axis=-1) for own in logits], axis=1)
-    head, _ = logistic(np.maximum(logs, np.log(LEAST)), labels, classes, None, 0)
+    head = {"kernel": np.zeros((logs.shape[1], classes), np.float32), "bias": np.zeros(classes, np.float32)}
+    if np.ptp(logs, axis=0).any():
+        head, _ = logistic(np.maximum(logs, np.log(LEAST)), labels, classes, None, 0)
     return {"trained": {"kernel": head["kernel"].reshape(modalities, classes, classes), "bias": head["bias"]}}
 
 
@@ -189,10 +184,11 @@ def ruled(rule: Tree) -> Callable[[Pairs, Weights, Setting, Draw], Weights]:
 
 
 def fitted(fit: Callable[[np.ndarray, np.ndarray], Tree]) -> Callable[[Pairs, Weights, Setting, Draw], Weights]:
-    """A rule whose numbers are fitted to the pairs that choose."""
+    """A rule whose numbers are fitted, by (logits [M, N, C] in the order of names, labels [N]), to pairs held out."""
 
     def finish(problem: Pairs, weights: Weights, setting: Setting, draw: Draw) -> Weights:
-        rule = fit(*held_out(problem, weights, draw))
+        outputs, labels = problem.said_of(weights, draw, problem.parts(draw.replicate).fits)
+        rule = fit(np.stack([outputs["heads"][name] for name in problem.names]), labels)
         return weights._replace(params={**weights.params, SHARED: rule})
 
     return finish
@@ -290,12 +286,14 @@ JOINT["concat_l1"] = Recipe(
 )
 RULES = {
     "average": _rule(ruled({"average": {}}), "the mean of probabilities"),
-    "weighted": _rule(fitted(_by_likelihood), "their mean with weights that fit held-out pairs best"),
-    "precision": _rule(fitted(_by_precision), "their mean with weights by the inverse of held-out squared error"),
+    "weighted": _rule(fitted(_by_likelihood), "their mean with weights that fit pairs held out best"),
+    "precision": _rule(
+        fitted(_by_precision), "their mean with weights by the inverse of their squared error on pairs held out"
+    ),
     "vote": _rule(ruled({"vote": {}}), "a vote each; of two that disagree the mean decides"),
     "product": _rule(ruled({"product": {}}), "the geometric mean of probabilities"),
-    "tempered": _rule(fitted(_by_temperature), "product, each modality at the temperature of held-out pairs"),
-    "trained": _rule(fitted(_by_regression), "logistic regression on log probabilities, on held-out pairs"),
+    "tempered": _rule(fitted(_by_temperature), "product, each modality at the temperature of pairs held out"),
+    "trained": _rule(fitted(_by_regression), "logistic regression on log probabilities, on pairs held out"),
 }
 FUSIONS = {**RULES, **JOINT}
 

@@ -33,7 +33,7 @@ from jaxtl.methods.multimodal.rules import fuse
 from jaxtl.problems import averaged_down, check_plan
 from jaxtl.problems.pairs import Pairs, PairsConfig, check_pairs
 from jaxtl.protocol import Budget, Draw, Run, RunStore, Trained, Trainer, identity, study
-from jaxtl.protocol.results import Result, slug
+from jaxtl.protocol.results import Axes, Result, slug
 from jaxtl.report.pairs import along_section, compared_section, modalities_section, print_pairs, worse_section
 from jaxtl.report.plots.comparison import plots_across
 from jaxtl.terminal import Terminal
@@ -169,7 +169,7 @@ def main(config: Config, workdir: Path) -> None:
     check_plan(config, names)
     planned = [pair for pair in CONTRASTS if {*pair} <= {*names}]
     report.print_plan(console, config.replicates, len(planned), "replicate")
-    page, runs, results, found = report.Page(console, config.preset), {}, list[Result](), sets(config)
+    page, results, found = report.Page(console, config.preset), list[Result](), sets(config)
     for kind, tested in found.items():
         check_pairs(config, tested, config.n_per_class, config.trials)
         print_pairs(console, Pairs(config, tested, config.n_per_class[0], fuse))
@@ -177,13 +177,13 @@ def main(config: Config, workdir: Path) -> None:
             problem = Pairs(config, tested, n, fuse)
             room = workdir / kind / f"n_{n}"
             rows, methods = recipes(problem.names), [*problem.names, *names]
-            axes = {"tested_on": kind, "n_per_class": n}
+            axes: Axes = {"tested_on": kind, "n_per_class": n}
             result = study(problem, rows, room / "study", planned, axes, methods=methods)
             baseline = BASELINE if BASELINE in names else names[0]
             page.add(*compared_section(result, baseline))
             page.add(*modalities_section(result, problem.names))
             page.add(*worse_section(result))
-            results, runs = [*results, result], {**runs, f"{kind}_{n}": result.runs}
+            results.append(result)
             for section, figures in maps(config, problem, result, room) if kind != SPEAKERS else ():
                 page.add(section, figures)
     across = plots_across(results, BASELINE)
@@ -191,7 +191,7 @@ def main(config: Config, workdir: Path) -> None:
         page.add(report.Section("By the number of labelled examples", plots=across))
     first = next(iter(found.values()))[0]
     header = cli.header("audio_visual_digits", config, started, data=first.origin, notice=first.notice)
-    page.write(workdir, header, runs)
+    page.write(workdir, header, {f"{one.axes['tested_on']}_{one.axes['n_per_class']}": one.runs for one in results})
 
 
 if __name__ == "__main__":

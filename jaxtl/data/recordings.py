@@ -74,16 +74,16 @@ def load_recordings(path: str | os.PathLike[str], seconds: float = 1.0) -> Recor
         raise InputError("the offsets do not cut the samples into recordings", where=place, todo=WRITTEN)
     if rate.shape != () or rate.dtype.kind not in "ui" or not 0 < seconds * int(rate) < LARGEST:
         raise InputError(f"sample_rate is {rate}", where=place, todo="give whole samples a second")
-    numbers = [
-        _numbers(what, one, len(cuts) - 1, place)
-        for what, one in zip(KEYS[2:5], (labels, speakers, takes), strict=True)
-    ]
-    known = [_named(own, count, what, place) for own, count, what in zip(names, numbers[:2], KEYS[2:4], strict=True)]
-    signal = np.zeros((len(cuts) - 1, max(1, round(seconds * int(rate)))), np.float32)
+    count = len(cuts) - 1
+    label, speaker, take = (
+        _numbers(what, one, count, place) for what, one in zip(KEYS[2:5], (labels, speakers, takes), strict=True)
+    )
+    classes, known = _named(names[0], label, "labels", place), _named(names[1], speaker, "speakers", place)
+    signal = np.zeros((count, max(1, round(seconds * int(rate)))), np.float32)
     for row, start, end in zip(signal, cuts[:-1], cuts[1:], strict=True):
         word = samples[start:end].astype(np.float32)
         row[: len(word)] = word[: len(row)] / max(float(np.abs(word).max()), 1e-9)
-    return Recordings(place.stem, signal, *numbers, int(rate), *known, str(place))
+    return Recordings(place.stem, signal, label, speaker, take, int(rate), classes, known, str(place))
 
 
 def late(signal: np.ndarray, samples: int) -> np.ndarray:

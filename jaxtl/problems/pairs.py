@@ -75,7 +75,7 @@ class Pairs:
         InputError: sets that differ in their modalities or test labels.
     """
 
-    points, own = 5, ("held-out examples",)  # of a curve; of a replicate
+    points = 5  # of a curve
 
     def __init__(self, config: Any, sets: Modalities | Sequence[Modalities], n: int, fuse: Fuse):
         self.sets = [sets] if isinstance(sets, Modalities) else list(sets)
@@ -88,8 +88,7 @@ class Pairs:
         self.title = f"{first.name}; {n} labelled examples per class of {' and '.join(self.names)}"
         self.origin = "; ".join(dict.fromkeys(one.origin for one in self.sets))
         self.content = [array for one in self.sets for array in one.content]
-        if len(self.sets) > 1:
-            self.own = (*self.own, "speakers that are tested")
+        self.own = ("held-out examples", *(["speakers that are tested"] if len(self.sets) > 1 else []))
         self.truth = Truth(first.test.labels, first.classes)
         self.scales = [{name: channel_statistics(one.train[name][name]) for name in self.names} for one in self.sets]
         self.shapes = {name: first.train[name][name].shape[1:] for name in self.names}
@@ -193,7 +192,7 @@ class Pairs:
     def _fused(self) -> Callable[[Tree, Outputs, Mapping[str, jax.Array]], jax.Array]:
         return jax.jit(self.fuse)
 
-    def outputs(self, weights: Weights, inputs: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    def outputs(self, weights: Weights, inputs: Mapping[str, Any]) -> Outputs:
         """See `seen`, of [N, ...] in blocks of one size, so that one program serves all."""
         count, block = len(inputs[self.names[0]]), len(self.truth.labels)
         params = {name: weights.params[name] for name in self.names}
@@ -205,7 +204,7 @@ class Pairs:
         """log p [N, C] by the rule among the shared parameters; of the modalities named, or of all."""
         count = len(outputs["heads"][self.names[0]])
         known = self.names if there is None else there
-        present = {name: np.full(count, name in known, np.float32) for name in self.names}
+        present: dict[str, Any] = {name: np.full(count, name in known, np.float32) for name in self.names}
         return np.asarray(self._fused(weights.params[SHARED], outputs, present))
 
     def said_of(self, weights: Weights, draw: Draw, index: Mapping[str, np.ndarray]) -> tuple[Outputs, np.ndarray]:

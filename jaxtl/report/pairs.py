@@ -91,8 +91,8 @@ def modalities_section(result: Result, names: Sequence[str]) -> tuple[Section, d
     columns = ["method", "all", *(f"{name} alone" for name in names), *(f"{name} fits" for name in names)]
     lines = [
         f"Accuracy on test pairs in %, mean ± standard deviation over {repeated(result)}: with all modalities, and "
-        "with one alone. Fits: of one alone, on the pairs it has learned from; far below 100 it is underfitted, or leans on "
-        "the other.",
+        "with one alone. Fits: of one alone, on the pairs it has learned from; far below 100 it is underfitted, or "
+        "leans on the other.",
         f"Worth: Shapley value in points, what a modality adds to guessing ({100 * chance:.1f} %) in the mean over all "
         "orders; they add up to all − guessing.",
     ]

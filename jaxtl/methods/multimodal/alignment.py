@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from jaxtl.errors import InputError
 
+LEAST = 1e-30  # of a square that is divided by
 LARGEST_SCALE = 100.0  # of CLIP's logits
 START = math.log(1 / 0.07)  # of their logarithm, where training begins
 SIGLIP_START = (math.log(10.0), -10.0)  # of log t and b
@@ -132,14 +133,15 @@ def mse_loss(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def cca_loss(a: jax.Array, b: jax.Array, ridge: float = 1e-3) -> jax.Array:
-    """1 − mean ρ_k: one less the mean canonical correlation, the nuclear norm of Σ_a^{−½} Σ_ab Σ_b^{−½} over D.
+    """1 − mean ρ_k²: one less the mean squared canonical correlation, ‖Q_aᵀ Q_b‖² / D of orthonormal columns.
 
     It does not change under linear maps of either side, but for the ridge. Of fewer than 2 D pairs correlations are
-    always high and say nothing.
+    always high and say nothing. Columns are made orthogonal one by one, so D is to be small (it is compiled D times):
+    a factorisation of LAPACK for many models side by side may wait for itself for ever (jaxlib 0.10 on a CPU).
 
     Args:
         a, b: [B, D], B >= 2.
-        ridge: added to both covariances, as a share of their mean variance.
+        ridge: added to the diagonal of both Gram matrices, as a share of its mean.
 
     Returns:
         Scalar from 0 to 1; its gradient is finite where correlations are equal, and where all of a side is one point.
@@ -152,24 +154,28 @@ def cca_loss(a: jax.Array, b: jax.Array, ridge: float = 1e-3) -> jax.Array:
         >>> round(float(cca_loss(a, 3 * a[:, ::-1], ridge=0.0)), 5)
         0.0
 
-    Source: Andrew, Arora, Bilmes and Livescu, "Deep Canonical Correlation Analysis", 2013.
+    Source: Hotelling, "Relations Between Two Sets of Variates", 1936; as a loss of networks Andrew, Arora, Bilmes and
+    Livescu, "Deep Canonical Correlation Analysis", 2013 (there Σ ρ_k).
     """
-    a, b = (_whitened_by(side, ridge) for side in _pairs(a, b, "cca_loss"))
-    cross = a.T @ b
-    u, _, vt = jnp.linalg.svd(jax.lax.stop_gradient(cross), full_matrices=False)  # the slope of a nuclear norm is u vᵀ
-    return 1 - jnp.sum((u @ vt) * cross) / cross.shape[0]
+    a, b = _pairs(a, b, "cca_loss")
+    if len(a) < 2:
+        raise InputError(f"{len(a)} pair", where="cca_loss", todo="give two or more")
+    return 1 - jnp.sum(jnp.square(_orthonormal(a, ridge).T @ _orthonormal(b, ridge))) / a.shape[1]
 
 
-def _whitened_by(side: jax.Array, ridge: float) -> jax.Array:
-    """[B, D] whose Gram matrix is the identity, but for the ridge."""
-    if len(side) < 2:
-        raise InputError(f"{len(side)} pair", where="cca_loss", todo="give two or more")
+def _orthonormal(side: jax.Array, ridge: float) -> jax.Array:
+    """[B, D] centred columns, orthonormal by Gram and Schmidt with √(ridge · mean) times the identity below."""
     centred = side - jnp.mean(side, axis=0, keepdims=True)
-    gram = centred.T @ centred
-    spread = jnp.trace(gram) / len(gram)
-    own = jnp.where(spread > 0, spread, 1.0)  # without any spread 1, so that 0 is divided by something
-    factor = jnp.linalg.cholesky(gram + (ridge + jnp.where(spread > 0, 0.0, 1.0)) * own * jnp.eye(len(gram)))
-    return jax.scipy.linalg.solve_triangular(factor, centred.T, lower=True).T
+    size = jnp.sum(jnp.square(centred)) / centred.shape[1]
+    below = jnp.where(size > 0, ridge * size, 1.0)  # where there is no spread 1: something to divide 0 by
+    rows = jnp.concatenate([centred, jnp.sqrt(below) * jnp.eye(centred.shape[1])])
+    columns: list[jax.Array] = []
+    for column in rows.T:
+        for _ in range(2 if columns else 0):  # once more for what rounding has left
+            basis = jnp.stack(columns)
+            column = column - (basis @ column) @ basis
+        columns.append(column * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(column)), LEAST)))
+    return jnp.stack(columns, axis=1)[: len(side)]
 
 
 def _pairs(a: jax.Array, b: jax.Array, where: str) -> tuple[jax.Array, jax.Array]:

@@ -40,7 +40,7 @@ from jaxtl.selection.heads import logistic
 from jaxtl.trees import Tree
 
 SPACE = "space"  # top-level name of what an alignment learns, a number or two
-RANK, GATED_WIDTH = 4, 32
+RANK, GATED_WIDTH, CORRELATED = 4, 32, 8  # products; dimensions of a gated sum, and of what is to be correlated
 DROPPED = 0.3  # how likely a modality is left out
 PULLED = ("learning_rate", "pull")
 
@@ -108,13 +108,16 @@ def program(problem: Pairs, start: Weights, terms: Mapping[str, Term], dropped: 
     )
 
 
-def starting(init: Callable[[Pairs, jax.Array], Tree], space: Tree | None = None) -> Callable[[Pairs, Draw], Weights]:
+Init = Callable[[Pairs, jax.Array], Tree]
+
+
+def starting(init: Init, space: Init | None = None) -> Callable[[Pairs, Draw], Weights]:
     """Fresh networks with a rule, and what an alignment learns."""
 
     def start(problem: Pairs, draw: Draw) -> Weights:
         weights, key = problem.start(draw), jax.random.fold_in(problem.key(draw, "start"), 1)
         params = {**weights.params, SHARED: init(problem, key)}
-        return weights._replace(params=params if space is None else {**params, SPACE: jax.tree.map(jnp.float32, space)})
+        return weights._replace(params={**params, SPACE: space(problem, key)} if space else params)
 
     return start
 
@@ -230,24 +233,41 @@ def _of_class(outputs: Mapping[str, Any], batch: Any, ctx: Any) -> jax.Array:
     return _between(lambda a, b, own: clip_loss(a, b, clip_scale(own["log_scale"]), positives))(outputs, batch, ctx)
 
 
-CLIP_SPACE = {"log_scale": START}
-SIGLIP_SPACE = {"log_scale": SIGLIP_START[0], "bias": SIGLIP_START[1]}
-ALIGNED: dict[str, tuple[Callable, Tree | None, Range, str]] = {
+def _clip_space(problem: Pairs, key: jax.Array) -> Tree:
+    return {"log_scale": jnp.float32(START)}
+
+
+def _siglip_space(problem: Pairs, key: jax.Array) -> Tree:
+    return {"log_scale": jnp.float32(SIGLIP_START[0]), "bias": jnp.float32(SIGLIP_START[1])}
+
+
+def _cca_space(problem: Pairs, key: jax.Array) -> Tree:
+    """A projection of each modality's features to a few dimensions."""
+    return init_concatenated(key, _sizes(problem), CORRELATED)["kernel"]
+
+
+def _correlated(outputs: Mapping[str, Any], batch: Any, ctx: Any) -> jax.Array:
+    features, own = outputs["pairs"]["features"], outputs["space"]
+    projected = {name: of @ own[name] for name, of in features.items()}
+    return _between(lambda a, b, own: cca_loss(a, b))({**outputs, "pairs": {"features": projected}}, batch, ctx)
+
+
+ALIGNED: dict[str, tuple[Callable, Init | None, Range, str]] = {
     "clip": (
         _between(lambda a, b, own: clip_loss(a, b, clip_scale(own["log_scale"]))),
-        CLIP_SPACE,
+        _clip_space,
         Range(0.03, 3.0),
         "each finds the other of its pair in the batch",
     ),
-    "clip_classes": (_of_class, CLIP_SPACE, Range(0.03, 3.0), "clip, any other of its class being as right"),
+    "clip_classes": (_of_class, _clip_space, Range(0.03, 3.0), "clip, any other of its class being as right"),
     "siglip": (
         _between(lambda a, b, own: siglip_loss(a, b, jnp.exp(own["log_scale"]), own["bias"])),
-        SIGLIP_SPACE,
+        _siglip_space,
         Range(0.03, 3.0),
         "of any two it is told whether they are a pair",
     ),
     "cosine": (_between(lambda a, b, own: cosine_loss(a, b)), None, Range(0.03, 3.0), "both point the same way"),
-    "cca": (_between(lambda a, b, own: cca_loss(a, b)), None, Range(0.03, 3.0), "canonical correlations are high"),
+    "cca": (_correlated, _cca_space, Range(0.03, 3.0), "canonical correlations of projections are high"),
     "mse": (_between(lambda a, b, own: mse_loss(a, b)), None, Range(0.001, 0.1), "both are at the same place"),
 }
 

@@ -136,8 +136,8 @@ def cca_loss(a: jax.Array, b: jax.Array, ridge: float = 1e-3) -> jax.Array:
     """1 − mean ρ_k²: one less the mean squared canonical correlation, ‖Q_aᵀ Q_b‖² / D of orthonormal columns.
 
     It does not change under linear maps of either side, but for the ridge. Of fewer than 2 D pairs correlations are
-    always high and say nothing. Columns are made orthogonal one by one, so D is to be small (it is compiled D times):
-    a factorisation of LAPACK for many models side by side may wait for itself for ever (jaxlib 0.10 on a CPU).
+    always high and say nothing. Columns are made orthogonal one by one: factorisations of LAPACK for many models side
+    by side may wait for each other for ever (jaxlib 0.10 on a CPU).
 
     Args:
         a, b: [B, D], B >= 2.
@@ -169,13 +169,16 @@ def _orthonormal(side: jax.Array, ridge: float) -> jax.Array:
     size = jnp.sum(jnp.square(centred)) / centred.shape[1]
     below = jnp.where(size > 0, ridge * size, 1.0)  # where there is no spread 1: something to divide 0 by
     rows = jnp.concatenate([centred, jnp.sqrt(below) * jnp.eye(centred.shape[1])])
-    columns: list[jax.Array] = []
-    for column in rows.T:
-        for _ in range(2 if columns else 0):  # once more for what rounding has left
-            basis = jnp.stack(columns)
+
+    def further(basis: jax.Array, numbered: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        k, column = numbered
+        for _ in range(2):  # once more for what rounding has left
             column = column - (basis @ column) @ basis
-        columns.append(column * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(column)), LEAST)))
-    return jnp.stack(columns, axis=1)[: len(side)]
+        unit = column * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(column)), LEAST))
+        return basis.at[k].set(unit), None
+
+    numbered = jnp.arange(rows.shape[1]), rows.T
+    return jax.lax.scan(further, jnp.zeros_like(rows.T), numbered)[0].T[: len(side)]
 
 
 def _pairs(a: jax.Array, b: jax.Array, where: str) -> tuple[jax.Array, jax.Array]:

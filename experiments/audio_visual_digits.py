@@ -23,15 +23,13 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from jaxtl import cli, report
-from jaxtl.data import load
-from jaxtl.data.modalities import Modalities, halves, image_and_audio
-from jaxtl.data.recordings import load_recordings
+from jaxtl.data import Modalities, load, load_recordings
+from jaxtl.data.modalities import halves, image_and_audio
 from jaxtl.errors import InputError
 from jaxtl.loop import StoppableProgress
 from jaxtl.methods.multimodal.recipes import ALIGNED, FUSIONS, recipes
 from jaxtl.methods.multimodal.rules import fuse
-from jaxtl.problems import averaged_down, check_plan
-from jaxtl.problems.pairs import Pairs, PairsConfig, check_pairs
+from jaxtl.problems import Pairs, PairsConfig, averaged_down, check_pairs, check_plan
 from jaxtl.protocol import Budget, Draw, Run, RunStore, Trained, Trainer, identity, study
 from jaxtl.protocol.results import Axes, Result, slug
 from jaxtl.report.pairs import along_section, compared_section, modalities_section, print_pairs, worse_section

@@ -22,6 +22,7 @@ EXPERIMENTS = [
     *("multitask", "ridge_regression", "calibration", "finetune_methods", "choose_source"),
     "text_transfer",
     "domain_digits",
+    "audio_visual_digits",
     *(f"benchmarks.{part}" for part in ("accuracy", "machine", "step", "multitask", "selection", "benchmarks")),
 ]
 WORK = (

@@ -12,7 +12,9 @@ from jaxtl.data.corruptions import contrast, gaussian_blur, gaussian_noise, pixe
 from jaxtl.data.dataset import DataSet, Split
 from jaxtl.data.directories import keep_to_data
 from jaxtl.data.loading import load
+from jaxtl.data.modalities import Modalities
 from jaxtl.data.on_disk import Stored, memory_budget
+from jaxtl.data.recordings import load_recordings
 from jaxtl.data.sampling import epoch_batch
 from jaxtl.data.source_target import source_and_target
 from jaxtl.data.splits import by_class, hold_out, imbalanced, label_noise, per_class, stratified_folds
@@ -22,6 +24,7 @@ from jaxtl.data.vocabulary import Vocabulary, tokenised
 
 __all__ = [
     "DataSet",
+    "Modalities",
     "Split",
     "Stored",
     "Stream",
@@ -41,6 +44,7 @@ __all__ = [
     "keep_to_data",
     "label_noise",
     "load",
+    "load_recordings",
     "load_texts",
     "memory_budget",
     "normalise",

@@ -5,6 +5,7 @@ what is refused beforehand       checks
 rates, starts that are learned   tuning, meta
 several tasks                    many_tasks, new_task
 a target without labels          adaptation
+several modalities               pairs
 how hard to pull, by criterion   criteria, pull_map, trunk_pulls
 images, tokens on their way      images, texts
 """
@@ -24,6 +25,7 @@ from jaxtl.problems.images import Images, accuracy, averaged_down, outputs, pred
 from jaxtl.problems.many_tasks import ManyTasks, ManyTasksConfig, check_many_tasks
 from jaxtl.problems.meta import MetaConfig, SmallTasks
 from jaxtl.problems.new_task import NewTask
+from jaxtl.problems.pairs import Pairs, PairsConfig, check_pairs
 from jaxtl.problems.source import (
     CLASSIFY,
     Source,
@@ -52,6 +54,8 @@ __all__ = [
     "MeasureName",
     "MetaConfig",
     "NewTask",
+    "Pairs",
+    "PairsConfig",
     "SmallTasks",
     "Source",
     "SourceConfig",
@@ -63,6 +67,7 @@ __all__ = [
     "check_examples",
     "check_many_tasks",
     "check_memory",
+    "check_pairs",
     "check_plan",
     "check_tasks",
     "check_training",

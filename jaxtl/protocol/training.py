@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import jax
 
 from jaxtl.errors import InputError, NotFinite, suggest
 from jaxtl.loop import raise_if_stopped
@@ -18,6 +21,7 @@ from jaxtl.protocol.runs import Run, RunStore
 from jaxtl.sweep import Ended, objective, run, run_all
 
 OBJECTIVE = "objective"  # the selection by what was minimised
+MOST_KEPT = 2**28  # bytes of weights that several recipes go on from
 
 
 class Trainer:
@@ -31,6 +35,7 @@ class Trainer:
     def __init__(self, problem: Problem, recipes: Mapping[str, Recipe]):
         self.problem, self.recipes = problem, recipes
         self._programs: dict[Callable, Program] = {}
+        self._begun: collections.OrderedDict[tuple, list[Trained | None]] = collections.OrderedDict()
 
     def methods(self, names: Sequence[str] = ()) -> list[Method]:
         """Some of the recipes as `compare` takes them, all of them when none is named.
@@ -191,6 +196,25 @@ class Trainer:
             return [start] * len(settings), set()
         first, names = recipe.before
         asked = [{there: setting[here] for there, here in names.items()} for setting in settings]
-        begun = self._train(how, name, first, asked, draw)
+        begun = self._trained_before(how, name, first, asked, draw)
         read = {here for there, here in names.items() if there != here}
         return [None if one is None else one.weights for one in begun], read
+
+    def _trained_before(
+        self, how: Callable, name: str, first: Recipe, asked: Sequence[Setting], draw: Draw
+    ) -> list[Trained | None]:
+        """What comes before a recipe; trained once for all recipes that go on from it, as long as it can be kept."""
+        settings = tuple(tuple(sorted(setting.items())) for setting in asked)
+        key = (id(first), how == self._every, draw, settings)
+        if key not in self._begun:
+            self._begun[key] = self._train(how, name, first, asked, draw)
+        self._begun.move_to_end(key)
+        found = self._begun[key]
+        while len(self._begun) > 1 and sum(map(_bytes, self._begun.values())) > MOST_KEPT:
+            self._begun.popitem(last=False)
+        return found
+
+
+def _bytes(trained: Sequence[Trained | None]) -> int:
+    """Of weights."""
+    return sum(leaf.nbytes for one in trained if one is not None for leaf in jax.tree.leaves(one.weights))

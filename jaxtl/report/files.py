@@ -169,10 +169,7 @@ def _markdown(
     across: Sequence[Plot],
     of_results: Sequence[Sequence[Plot]],
 ) -> str:
-    parts = [f"# {markdown(header['experiment'])}"]
-    if header.get("notice"):
-        parts.append(f"> **Note:** {markdown(header['notice'])}")
-    parts.append(facts(header, _draws(results)))
+    parts = beginning(header, _draws(results))
     parts += [picture(plot) for plot in across]
     for result, plots in zip(results, of_results, strict=True):
         parts += [
@@ -188,7 +185,13 @@ def _markdown(
     return "\n\n".join(parts) + "\n"
 
 
-def facts(header: Mapping[str, Any], draws: str = "") -> str:
+def beginning(header: Mapping[str, Any], draws: str = "") -> list[str]:
+    """The name of an experiment, what there is to know of its data, and what it ran on; parts of a page in Markdown."""
+    notice = [f"> **Note:** {markdown(header['notice'])}"] if header.get("notice") else []
+    return [f"# {markdown(header['experiment'])}", *notice, _facts(header, draws)]
+
+
+def _facts(header: Mapping[str, Any], draws: str) -> str:
     """What a run ran on, a Markdown list."""
     entries = {
         "Data": markdown(header["data"]),

@@ -13,7 +13,7 @@ from jaxtl.data import DataSet
 from jaxtl.labels import count_by_label, some
 from jaxtl.protocol import Run, cannot_decide, to_csv
 from jaxtl.protocol.results import headed
-from jaxtl.report.files import facts, names_in_words, picture, preset_of, write_report
+from jaxtl.report.files import beginning, names_in_words, picture, preset_of, write_report
 from jaxtl.report.plots.comparison import Plot, finished
 from jaxtl.report.tables import Table
 from jaxtl.text import markdown, printable
@@ -127,7 +127,7 @@ def write_sections(
     Raises:
         InputError: the directory cannot be written.
     """
-    parts, preset = [f"# {markdown(header['experiment'])}", facts(header)], preset_of(header)
+    parts, preset = beginning(header), preset_of(header)
     for section in sections:
         heading = markdown(headed(section.heading, preset))
         parts += [f"## {heading}", *(table.markdown() for table in section.tables)]

@@ -189,8 +189,8 @@ def on_clients(
 def local_epochs(batch_size: int, epochs: int = 1) -> Visit:
     """How a client goes through its examples in a round: so many times, each time in a new order.
 
-    Step t sees order_e[jB : jB + B] of its n examples, t = e⌈n/B⌉ + j. The last batch of an epoch is filled up, and
-    masked; a client with fewer examples than the largest one has done all of its steps earlier.
+    Step t sees order_e[jB : jB + B] of its n examples, t = e⌈n/B⌉ + j. The last batch of an epoch is filled up by other
+    examples of its own, which are masked; a client with fewer examples than the largest one has done its steps earlier.
 
     Args:
         batch_size: B; where the largest client has fewer examples, all of them.
@@ -231,7 +231,7 @@ def local_epochs(batch_size: int, epochs: int = 1) -> Visit:
         epoch, place = turns // own_turns, turns % own_turns
         position = place[:, None] * size + jnp.arange(size)[None]
         mask = (position < count) & (epoch < epochs)[:, None]
-        at = orders[jnp.minimum(epoch, epochs - 1)[:, None], jnp.minimum(position, most - 1)]
-        return own[at], mask
+        place = position % jnp.maximum(1, count)  # what fills a batch up is its own too: statistics see nobody else's
+        return own[orders[jnp.minimum(epoch, epochs - 1)[:, None], place]], mask
 
     return visit

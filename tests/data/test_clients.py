@@ -100,6 +100,7 @@ def test_a_client_sees_each_of_its_own_examples_once_an_epoch_and_no_other(count
     visit = jax.jit(local_epochs(size, epochs))
     for k, part in enumerate(parts):
         rows, mask = map(np.asarray, visit(data, k, round))
+        assert not len(part) or {*rows.flat} <= {*part}, "what fills up is its own"
         steps = -(-len(part) // min(size, max(counts)))
         assert rows.shape == mask.shape == (epochs * -(-max(counts) // min(size, max(counts))), min(size, max(counts)))
         for epoch in range(epochs):

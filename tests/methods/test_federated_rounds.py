@@ -249,8 +249,11 @@ def test_rates_change_without_compiling_and_unknown_ones_are_refused():
         "server_learning_rate",
     }
     step, data = compiled(program), data_of()
-    ended = [run(program, data, 1, rates={"penalty/shared": jnp.float32(mu)})[0].params for mu in (0.0, 0.5, 1.0)]
-    assert step._cache_size() == 1
+    sizes, ended = set(), []
+    for mu in (0.0, 0.5, 1.0):
+        ended.append(run(program, data, 1, rates={"penalty/shared": jnp.float32(mu)})[0].params)
+        sizes.add(step._cache_size())
+    assert len(sizes) == 1
     assert np.any(ended[0]["trunk"]["kernel"] != ended[1]["trunk"]["kernel"])
     with pytest.raises(InputError, match="no part of this program reads it"):
         program.fixed({"mu": 1.0})

@@ -18,6 +18,7 @@ from jaxtl.problems.checks import (
     check_training,
     choose_tasks,
 )
+from jaxtl.problems.clients import PARTITIONS, Clients, ClientsConfig
 from jaxtl.problems.few_shot import FewShot, FewShotConfig, LabelledConfig, MeasureName
 from jaxtl.problems.few_texts import FewTexts
 from jaxtl.problems.images import Images, accuracy, averaged_down, outputs, predict
@@ -39,8 +40,11 @@ from jaxtl.problems.tuning import Found, Tuning
 
 __all__ = [
     "CLASSIFY",
+    "PARTITIONS",
     "Adaptation",
     "AdaptationConfig",
+    "Clients",
+    "ClientsConfig",
     "FewShot",
     "FewShotConfig",
     "FewTexts",

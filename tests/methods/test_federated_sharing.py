@@ -1,4 +1,4 @@
-"""What leaves a client: personal parts stay, frozen ones are not sent, statistics go with their module, noise is told."""
+"""What leaves a client: personal parts stay, frozen ones are not sent, statistics go with their module, noise."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from jaxtl.errors import InputError
 from jaxtl.labels import label_params
 from jaxtl.loop import fit
 from jaxtl.losses import mean_of, softmax_cross_entropy
-from jaxtl.methods.federated import Memory, Privacy, client_of, epsilon, rounds, server_of
+from jaxtl.methods.federated import Memory, Privacy, epsilon, rounds
 from jaxtl.methods.federated.privacy import clipped
 from jaxtl.models import Classifier, Cnn, as_forward, initial_model_state, initialise
 from jaxtl.optimizers import Group
@@ -40,6 +40,10 @@ def made(local=None, visit=VISIT, **how):
 
 
 PERSONAL = {"personal": ("new",)}
+
+
+def client_of(weights, client):
+    return weights.model_state.of_client(weights.params, client)
 
 
 def weights_after(program, data, count=2, start=None, **how):
@@ -90,7 +94,8 @@ def test_a_client_that_is_not_drawn_keeps_its_part_and_everything_personal_is_tr
         kernel = client_of(alone, 0).params[part]["kernel"]
         np.testing.assert_allclose(client_of(first, 0).params[part]["kernel"], kernel, 1e-5, 1e-6)
         assert np.any(client_of(alone, 1).params[part]["kernel"] != kernel)
-    assert server_of(one).params is one.params
+    assert one.model_state.server(one.params) == (one.params, {})
+    assert (one.model_state.personal, alone.model_state.personal) == ((), ("head/kernel", "trunk/kernel"))
 
 
 def test_personal_parts_learn_first_and_the_others_then():
@@ -152,7 +157,7 @@ def test_statistics_stay_with_a_normalisation_that_is_personal_and_are_averaged_
     jax.tree.map(np.testing.assert_array_equal, other.model_state.state, start.model_state)
     assert one.model_state.own_state == {}
     statistics = [jax.tree.leaves(client_of(other, k).model_state) for k in range(2)]
-    for first, second, averaged in zip(*statistics, jax.tree.leaves(server_of(one).model_state), strict=True):
+    for first, second, averaged in zip(*statistics, jax.tree.leaves(one.model_state.state), strict=True):
         if first.shape == (2,):  # the first layer's, whose inputs are the same whatever is personal, in the first step
             assert np.any(first != second)
         assert np.all(np.isfinite(averaged))

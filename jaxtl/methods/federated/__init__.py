@@ -1,6 +1,6 @@
 """Clients that keep their examples: a round is a step, and the label tree says what leaves a client.
 
-a round        rounds; local (a client's steps), sharing (what is sent), server_of and client_of (whose model)
+a round        rounds; local (a client's steps), sharing (what is sent), Memory (what lasts)
 the server     fed_adagrad, fed_adam, fed_yogi, or any optax transformation
 corrections    controlled (SCAFFOLD); FedProx is a penalty towards given["server"]
 privacy        Privacy, epsilon
@@ -10,7 +10,7 @@ Rows of a table on `problems.Clients` are in `recipes`.
 
 from jaxtl.methods.federated.control import controlled
 from jaxtl.methods.federated.privacy import Privacy, epsilon
-from jaxtl.methods.federated.rounds import Memory, Rounds, client_of, rounds, server_of
+from jaxtl.methods.federated.rounds import Memory, Rounds, rounds
 from jaxtl.methods.federated.server import fed_adagrad, fed_adam, fed_yogi
 from jaxtl.methods.federated.sharing import Sharing, Traffic
 
@@ -20,12 +20,10 @@ __all__ = [
     "Rounds",
     "Sharing",
     "Traffic",
-    "client_of",
     "controlled",
     "epsilon",
     "fed_adagrad",
     "fed_adam",
     "fed_yogi",
     "rounds",
-    "server_of",
 ]

@@ -83,24 +83,28 @@ class Local(NamedTuple):
             given[CONTROL] = with_leaves(jax.tree.map(jnp.zeros_like, begun.params), gap)
         rows, mask = self.visit(sent.data, client.place, sent.round)
         steps = jnp.sum(jnp.any(mask, axis=1))
-        state = self._begin(begun, sent, client.place, len(rows))
 
-        def turn(state: TrainState, at: tuple[jax.Array, ...]) -> tuple[TrainState, dict[str, jax.Array]]:
-            own_rows, counts, number = at
+        def step(number: jax.Array, state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
             fixed = Fixed(self._rates(sent.rates, number, steps), given)
-            moved, metrics = self.program.step(state, _batch(sent.data["examples"], own_rows, counts), fixed)
+            return self.program.step(state, _batch(sent.data["examples"], rows[number], mask[number]), fixed)
+
+        def turn(number: jax.Array, so_far: tuple) -> tuple:
+            state, sums = so_far
+            moved, metrics = step(number, state)
             if self.controls:
                 check_watched(state.model_state, moved.model_state)
-            takes = jnp.any(counts)
-            state = jax.tree.map(lambda new, old: jnp.where(takes, new, old), moved, state)
-            return state, {name: jnp.where(takes, value, 0.0) for name, value in metrics.items()}
+            return moved, {name: sums[name] + value for name, value in metrics.items()}
 
-        state, metrics = jax.lax.scan(turn, state, (rows, mask, jnp.arange(len(rows))))
-        return self._ended(client, begun, state, metrics, steps)
+        # To its own number of steps: side by side, those that are done hold all of their state.
+        state = self._begin(begun, sent, client.place, steps)
+        _, metrics = jax.eval_shape(step, jnp.int32(0), state)
+        sums = {name: jnp.zeros(value.shape, value.dtype) for name, value in metrics.items()}
+        state, sums = jax.lax.fori_loop(0, steps, turn, (state, sums))
+        return self._ended(client, begun, state, sums, steps)
 
-    def _begin(self, begun: Weights, sent: Sent, place: Any, turns: int) -> TrainState:
-        """At the first of its steps, with a fresh optimizer that knows which step it is."""
-        first = sent.round * turns
+    def _begin(self, begun: Weights, sent: Sent, place: Any, steps: jax.Array) -> TrainState:
+        """At the first of its steps in this round, with a fresh optimizer that knows which step it is."""
+        first = sent.round * steps
         opt_state = jax.tree.map(
             lambda part: part._replace(step=first) if isinstance(part, PerLabelState) else part,
             self.program.tx.init(begun.params),
@@ -123,7 +127,7 @@ class Local(NamedTuple):
         return Rates(rates, asked.asked)
 
     def _ended(
-        self, client: Client, begun: Weights, state: TrainState, metrics: dict[str, jax.Array], steps: jax.Array
+        self, client: Client, begun: Weights, state: TrainState, sums: dict[str, jax.Array], steps: jax.Array
     ) -> Ended:
         params, model_state = state.params, state.model_state
         control_change: Leaves = {}
@@ -146,7 +150,7 @@ class Local(NamedTuple):
             control_change,
             leaves_at(params, self.sharing.personal),
             own_state,
-            {name: jnp.sum(values) / taken for name, values in metrics.items()},
+            {name: value / taken for name, value in sums.items()},
             short,
         )
 

@@ -63,6 +63,20 @@ class Memory(NamedTuple):
         """What each client has of its own."""
         return self.own, self.own_state, self.controls
 
+    @property
+    def personal(self) -> tuple[str, ...]:
+        """Paths of what differs between the models of clients."""
+        return (*self.own, *self.own_state)
+
+    def server(self, params: Tree) -> Weights:
+        """The server's model, of the parameters of the same run: personal parts are those that all began with."""
+        return Weights(params, self.state)
+
+    def of_client(self, params: Tree, client: Any) -> Weights:
+        """The model of one client: the server's with the parts that are its own."""
+        own, own_state = jax.tree.map(lambda leaf: leaf[client], (self.own, self.own_state))
+        return Weights(with_leaves(params, own), with_leaves(self.state, own_state))
+
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Rounds(Program):
@@ -101,19 +115,6 @@ class Rounds(Program):
         return Traffic(each, each)
 
 
-def server_of(weights: Weights) -> Weights:
-    """The server's model among the weights of a run: personal parts are those that all began with."""
-    memory = weights.model_state
-    return weights._replace(model_state=memory.state) if isinstance(memory, Memory) else weights
-
-
-def client_of(weights: Weights, client: Any) -> Weights:
-    """The model of one client: the server's with the parts that are its own."""
-    memory: Memory = weights.model_state
-    own, own_state = jax.tree.map(lambda leaf: leaf[client], (memory.own, memory.own_state))
-    return Weights(with_leaves(weights.params, own), with_leaves(memory.state, own_state))
-
-
 def rounds(
     program: Program,
     visit: Visit,
@@ -130,17 +131,17 @@ def rounds(
 ) -> Rounds:
     """A program whose step is a round of the given one on clients.
 
-    Clients hold no optimizer state between rounds; a schedule of the program sees step L·round + t, L being the steps
-    of the largest client. A client that has done its steps holds all of its state. Clients run side by side where the
+    Clients hold no optimizer state between rounds; a schedule of the program sees step T·round + t of a client that
+    takes T steps a round. A client that has done its steps holds all of its state. Clients run side by side where the
     program is of matrix products or not on a CPU, else one after another; on a mesh each device has its share of them.
-    Random numbers go by data["client"], not by place.
+    Random numbers go by data["client"], not by place, so that neither order nor padding changes anything.
 
     Args:
         program: what clients run; its `prepare` takes a batch that was chosen already, as `data.batches` does, and its
             terms heed the batch's "mask", as `losses.mean_of` does. It finds what a client began its round with as
             given["server"]: `Term(mu, l2, ("server",))` on every label is FedProx.
         visit: (data, client, round) -> (rows [L, B] of data["examples"], mask [L, B]), as `data.local_epochs` makes it
-            for data of `data.on_clients`.
+            for data of `data.on_clients`; steps that are taken come first, those of an empty mask are none.
         clients: K.
         sampled: how many take part in a round, drawn without replacement; all of them when left out.
         server, momentum: optimizer of the server, as for `per_label`: "sgd", "adam", `fed_adam`, `fed_yogi`.

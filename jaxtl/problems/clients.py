@@ -42,7 +42,9 @@ class ClientsConfig:
     alpha: Annotated[float, bounds.Within(1e-3, 1e6)] = 0.5  # of "dirichlet": the smaller, the more unequal
     classes_each: bounds.Count = 2  # of "classes"
     local_epochs: Annotated[int, bounds.Within(1, 1000)] = 1  # of a client in a round
+    local_momentum: bounds.Share = 0.0  # of clients, who forget it after each round
     validation: bounds.Count = 1000  # examples that no client has, by which settings are chosen
+    corruptions, head = False, "fresh"  # no fields here
 
     @property
     def taking_part(self) -> int:
@@ -181,7 +183,7 @@ class Clients:
         """Of a learning rate 1 in the round of a client of mean size."""
         mean = sum(map(len, self.parts(Draw(0)))) / self.config.clients
         steps = self.config.local_epochs * np.ceil(mean / self.batch_size)
-        return {"penalty": float(steps) / (1 - self.config.momentum)}
+        return {"penalty": float(steps) / (1 - self.config.local_momentum)}
 
     def rates(self, program: Program, setting: Setting) -> dict[str, float]:
         """See `rates_of`; a pull is that of a round."""

@@ -36,7 +36,6 @@ CONFIG = Config(
     clients=4,
     steps=2,
     batch_size=16,
-    momentum=0.0,
     trials=2,
     tuning_draws=1,
     report_draws=2,

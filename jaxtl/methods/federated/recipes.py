@@ -40,7 +40,7 @@ def whole(problem: Clients, *, pulled: bool = False, labels: Any = None, rate: A
         {"task": CLASSIFY},
         {label: Group(rate) for label in sorted(names)},
         {label: Term(0.0, l2, (SERVER,)) for label in sorted(names)} if pulled else None,
-        momentum=problem.config.momentum,
+        momentum=problem.config.local_momentum,
         prepare=problem.images.batches(problem.batch_size),
         dense=problem.config.model == "mlp",
         **options,
@@ -55,7 +55,7 @@ def head_alone(problem: Clients) -> Program:
         {"head": problem.moved.labels["head"]},
         {"task": CLASSIFY},
         {NEW: Group()},
-        momentum=problem.config.momentum,
+        momentum=problem.config.local_momentum,
         prepare=image_batches(problem.batch_size, np.zeros(width), np.ones(width)),
         dense=True,
     )

@@ -31,6 +31,7 @@ from jaxtl.problems import (
     Clients,
     ClientsConfig,
     SourceConfig,
+    check_clients,
     check_plan,
     check_tasks,
     choose_tasks,
@@ -135,6 +136,7 @@ def main(config: Config, workdir: Path) -> None:
     report.print_data(console, source=source_data, clients=data)
     source_task, task = choose_tasks(config.split, "split", source_data, data)
     check_tasks(config, source_task, task, (), folds=False, models=config.trials * config.taking_part)
+    check_clients(config, task, config.partitions)
     sources = make_sources(config, source_task, workdir / "source")
     report.print_source(console, *sources)
     page, runs = report.Page(console, config.preset), {}

@@ -18,7 +18,7 @@ from jaxtl.problems.checks import (
     check_training,
     choose_tasks,
 )
-from jaxtl.problems.clients import PARTITIONS, Clients, ClientsConfig
+from jaxtl.problems.clients import PARTITIONS, Clients, ClientsConfig, check_clients
 from jaxtl.problems.few_shot import FewShot, FewShotConfig, LabelledConfig, MeasureName
 from jaxtl.problems.few_texts import FewTexts
 from jaxtl.problems.images import Images, accuracy, averaged_down, outputs, predict
@@ -64,6 +64,7 @@ __all__ = [
     "Tuning",
     "accuracy",
     "averaged_down",
+    "check_clients",
     "check_examples",
     "check_many_tasks",
     "check_memory",

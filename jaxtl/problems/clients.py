@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import jax
@@ -52,6 +52,50 @@ class ClientsConfig:
         return self.sampled or self.clients
 
 
+def _held(config: Any, task: DataSet, replicate: int) -> tuple[np.ndarray, np.ndarray]:
+    count = min(config.validation, len(task.train) // 4)
+    return hold_out(task.train.labels, count, replicate_seed(config.seed, replicate))
+
+
+def _dealt(config: Any, task: DataSet, partition: str, draw: Draw) -> list[np.ndarray]:
+    _, pool = _held(config, task, draw.replicate)
+    labels, clients, seed = task.train.labels[pool], config.clients, 1000 * config.seed + draw.seed
+    if partition == "dirichlet":
+        parts = dirichlet_parts(labels, clients, config.alpha, seed)
+    elif partition == "classes":
+        parts = class_parts(labels, clients, config.classes_each, seed)
+    else:
+        parts = iid_parts(labels, clients, seed)
+    return [pool[part] for part in parts]
+
+
+def check_clients(config: Any, task: DataSet, partitions: Sequence[str]) -> None:
+    """Refuse clients that cannot be, before anything is trained: on the draws of the first replicate.
+
+    Args:
+        config: has the fields of `ClientsConfig` and `Budget`.
+        task: the clients' examples.
+        partitions: some of `PARTITIONS`.
+
+    Raises:
+        InputError: more clients in a round than there are, examples that cannot be held out or dealt out so.
+    """
+    if config.sampled > config.clients:
+        what = f"{config.sampled} of {config.clients} clients"
+        raise InputError(what, where="--config.sampled", todo="draw no more than there are")
+    try:
+        _held(config, task, 0)
+    except InputError as error:
+        raise InputError(error.what, where=f"--config.validation={config.validation}", todo=error.todo) from None
+    for partition in partitions:
+        for seed in (*config.tuning_seeds, *config.report_seeds):
+            try:
+                _dealt(config, task, partition, Draw(seed))
+            except InputError as error:
+                where = f"--config.clients={config.clients}, {partition}"
+                raise InputError(error.what, where=where, todo=error.todo) from None
+
+
 class Clients:
     """K clients with examples of their own, drawn anew for every draw; a `protocol.Problem` whose steps are rounds.
 
@@ -65,16 +109,14 @@ class Clients:
         partition: one of `PARTITIONS`.
 
     Raises:
-        InputError: more clients in a round than there are, examples that cannot be dealt out so.
+        InputError: what `check_clients` refuses.
     """
 
     points = 10  # of a curve
     own = ("held-out examples",)
 
     def __init__(self, config: Any, source: Source | list[Source], task: DataSet, partition: str):
-        if config.sampled > config.clients:
-            what = f"{config.sampled} of {config.clients} clients"
-            raise InputError(what, where="--config.sampled", todo="draw no more than there are")
+        check_clients(config, task, [partition])
         self.config, self.task, self.partition = config, task, partition
         self.sources = [source] if isinstance(source, Source) else source
         self.title = f"{some(task.classes)} with {config.clients} clients, {self.how}"
@@ -104,25 +146,12 @@ class Clients:
     @functools.cache  # noqa: B019  (a problem lives as long as its run)
     def held(self, replicate: int) -> tuple[np.ndarray, np.ndarray]:
         """(examples that choose settings, those that clients have): indices."""
-        labels = self.task.train.labels
-        count = min(self.config.validation, len(labels) // 4)
-        return hold_out(labels, count, replicate_seed(self.config.seed, replicate))
+        return _held(self.config, self.task, replicate)
 
     @functools.cache  # noqa: B019
     def parts(self, draw: Draw) -> list[np.ndarray]:
         """The examples of each client: indices into the training part."""
-        _, pool = self.held(draw.replicate)
-        labels, clients, seed = self.task.train.labels[pool], self.config.clients, 1000 * self.config.seed + draw.seed
-        try:
-            if self.partition == "dirichlet":
-                parts = dirichlet_parts(labels, clients, self.config.alpha, seed)
-            elif self.partition == "classes":
-                parts = class_parts(labels, clients, self.config.classes_each, seed)
-            else:
-                parts = iid_parts(labels, clients, seed)
-        except InputError as error:
-            raise InputError(error.what, where="--config.clients", todo=error.todo) from None
-        return [pool[part] for part in parts]
+        return _dealt(self.config, self.task, self.partition, draw)
 
     @functools.cache  # noqa: B019
     def shares(self, draw: Draw) -> np.ndarray:

@@ -38,7 +38,9 @@ from jaxtl.step import Fixed, Rates, TrainState, init_state
 from jaxtl.trees import Tree
 
 SERVER_RATE = "server_learning_rate"
-SAMPLE, NOISE, LOCAL = range(3)  # what a round draws random numbers for
+# Bytes of a model that is worked on side by side with others on a CPU: 32 clients took 0.7 of the time of one after
+# another with 19 kB each, and 1.1 with 400 kB, whose copies do not stay in the cache.
+SMALL = 2**16
 
 
 class Memory(NamedTuple):
@@ -132,8 +134,8 @@ def rounds(
     """A program whose step is a round of the given one on clients.
 
     Clients hold no optimizer state between rounds; a schedule of the program sees step T·round + t of a client that
-    takes T steps a round. A client that has done its steps holds all of its state. Clients run side by side where the
-    program is of matrix products or not on a CPU, else one after another; on a mesh each device has its share of them.
+    takes T steps a round. A client that has done its steps holds all of its state. On a CPU clients run one after
+    another, small dense programs side by side, elsewhere all do; on a mesh each device has its share of them.
     Random numbers go by data["client"], not by place, so that neither order nor padding changes anything.
 
     Args:
@@ -250,7 +252,8 @@ def _each(local: Local) -> Callable[[Client, Sent], Ended]:
     """All clients of a round, side by side or one after another."""
 
     def every(rows: Client, sent: Sent) -> Ended:
-        if local.program.dense or backend.batching() == "vmap":
+        small = local.program.dense and size_of(leaves_at(sent.params, local.sharing.moving)) <= SMALL
+        if small or backend.batching() == "vmap":
             return jax.vmap(local, in_axes=(0, None))(rows, sent)
         return jax.lax.map(lambda row: local(row, sent), rows)
 
@@ -258,9 +261,13 @@ def _each(local: Local) -> Callable[[Client, Sent], Ended]:
 
 
 def _weighted(weights: jax.Array, leaf: jax.Array) -> jax.Array:
-    """Σ w · leaf over the first axis, in float32; what has the weight 0 may be NaN."""
-    w = jnp.reshape(weights, (-1,) + (1,) * (leaf.ndim - 1)).astype(jnp.float32)
-    return jnp.sum(jnp.where(w == 0, 0.0, w * leaf), axis=0)
+    """Σ w · leaf over the first axis, in float32; what has the weight 0 may be NaN.
+
+    A product of matrices: on a CPU a sum over the first axis strides through memory, and takes ten times as long.
+    """
+    w = jnp.reshape(weights, (-1,) + (1,) * (leaf.ndim - 1))
+    counted = jnp.where(w == 0, 0.0, leaf.astype(jnp.float32))
+    return jnp.tensordot(weights.astype(jnp.float32), counted, 1, precision=jax.lax.Precision.HIGHEST)
 
 
 def _mean_by(weights: jax.Array) -> Callable[[Leaves], Leaves]:

@@ -64,6 +64,11 @@ class Sharing:
         own = frozenset(path for path, label in moving.items() if label in personal)
         return cls(frozenset(moving) - own, own)
 
+    @property
+    def moving(self) -> frozenset[str]:
+        """All that clients train."""
+        return self.sent | self.personal
+
     def stays(self, path: str) -> bool:
         """Whether a leaf of the model state, "batch_stats/trunk/norm_0/mean", is of a module that is personal."""
         module = path.partition("/")[2].rpartition("/")[0]

@@ -166,10 +166,10 @@ def on_clients(
     counts = np.array([len(part) for part in parts], np.int32)
     if not len(counts) or not counts.max():
         raise InputError("no client has an example", where="on_clients parts", todo="give an array of indices for each")
-    weights = counts if weights is None else np.asarray(weights)
-    if np.shape(weights) != counts.shape or not np.all((weights >= 0) & np.isfinite(weights)) or not np.any(weights):
-        what = f"{len(weights)} of {len(counts)} clients, some > 0 and none negative"
-        raise InputError(f"they are not {what}", where="on_clients weights", todo="give one number >= 0 for each")
+    shares = np.asarray(counts if weights is None else weights, np.float32)
+    if shares.shape != counts.shape or not np.all((shares >= 0) & np.isfinite(shares)) or not np.any(shares):
+        what = f"they are not {len(counts)} numbers, some > 0 and none negative"
+        raise InputError(what, where="on_clients weights", todo="give one number >= 0 for each client")
     index = np.zeros((len(counts), counts.max()), np.int32)
     for row, part in zip(index, parts, strict=True):
         if len(part) and not (np.min(part) >= 0 and np.max(part) < len(split)):
@@ -180,7 +180,7 @@ def on_clients(
         "examples": {name: jnp.asarray(field) for name, field in split.fields.items()},
         "index": jnp.asarray(index),
         "count": jnp.asarray(counts),
-        "weight": jnp.asarray(weights, jnp.float32),
+        "weight": jnp.asarray(shares),
         "client": jnp.arange(len(counts), dtype=jnp.int32),
         "order": order,
     }

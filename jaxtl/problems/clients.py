@@ -175,8 +175,9 @@ class Clients:
         """Examples of every client, for a program of the head their features; all in one place for a single client."""
         images = self.features(draw.replicate) if set(program.labels) == {"head"} else self.train_images
         parts, order = self.parts(draw), self.key(draw, "order")
+        all_in_one = getattr(program, "clients", 1) == 1
         split = Split(image=images, label=self.task.train.labels)
-        if program.clients == 1:  # type: ignore[attr-defined]  (a program of rounds)
+        if all_in_one:
             return on_clients(split, [np.sort(np.concatenate(parts))], order)
         data = on_clients(split, parts, order)
         return {**data, "index": jnp.pad(data["index"], ((0, 0), (0, self.largest - data["index"].shape[1])))}

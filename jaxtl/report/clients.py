@@ -77,12 +77,9 @@ def _line(runs: Sequence[dict[str, np.ndarray]]) -> Line:
     """Means over draws: of the curve by round, and of clients from the worst served to the best."""
     curves = [run for run in runs if "curve/step" in run]
     steps = curves[0]["curve/step"] if curves else np.empty(0)
+
+    def mean(name: str) -> np.ndarray:
+        return np.mean([run[f"curve/{name}"] for run in curves], axis=0) if curves else steps
+
     by_client = [np.sort(run["clients"]) for run in runs if "clients" in run]
-    return Line(
-        steps,
-        *(
-            np.mean([run[f"curve/{name}"] for run in curves], axis=0) if curves else steps
-            for name in ("validation", "worst")
-        ),
-        np.mean(by_client, axis=0) if by_client else np.empty(0),
-    )
+    return Line(steps, mean("validation"), mean("worst"), np.mean(by_client, axis=0) if by_client else np.empty(0))

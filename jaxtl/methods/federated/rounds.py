@@ -254,7 +254,7 @@ def _each(local: Local) -> Callable[[Client, Sent], Ended]:
     def every(rows: Client, sent: Sent) -> Ended:
         small = local.program.dense and size_of(leaves_at(sent.params, local.sharing.moving)) <= SMALL
         if small or backend.batching() == "vmap":
-            return jax.vmap(local, in_axes=(0, None))(rows, sent)
+            return jax.vmap(lambda row: local(row, sent))(rows)
         return jax.lax.map(lambda row: local(row, sent), rows)
 
     return every

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -35,7 +35,7 @@ def by_round_and_client(title: str, methods: Mapping[str, Line]) -> Figure:
 
     figure = new_figure(10.5, 4.2, title)
     panels = figure.subplots(1, 3, sharey=True)
-    looks = {
+    looks: dict[str, dict[str, Any]] = {
         method: {"color": PALETTE[k % len(PALETTE)], "linestyle": STYLES[k // len(PALETTE) % len(STYLES)]}
         for k, method in enumerate(methods)
     }

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxtl.devices import backend
-from jaxtl.devices.placement import parts, shared_out
+from jaxtl.devices.placement import constrain, parts, shared_out
 from jaxtl.errors import InputError, check_takes, kind_of, whole_number
 from jaxtl.methods.federated.local import Client, Ended, Local, Sent, Visit
 from jaxtl.methods.federated.privacy import Privacy, noisy
@@ -201,22 +201,16 @@ def rounds(
         sent = Sent(state.params, memory.state, memory.control, data, asked, fixed.given, number, rng)
         found = shared_out(_each(local), rows, sent)
         mean = _mean_by(rows.weight)
-        change = mean(found.change)
-        if privacy:
-            total = {path: _weighted(rows.weight > 0, leaf) for path, leaf in found.change.items()}
-            total = noisy(total, privacy.noise * privacy.clip, noise)
-            change = {path: leaf / sampled for path, leaf in total.items()}
         rate = rate_at(server_learning_rate, SERVER_RATE, asked, number)
         asked.refuse_unread()
         own = leaves_at(state.params, sharing.sent)
-        slope = {path: -leaf for path, leaf in change.items()}
+        slope = {path: -leaf for path, leaf in _change(found, rows.weight, privacy, sampled, noise).items()}
         updates, opt_state = make().update(slope, state.opt_state, own)
-        params = with_leaves(
-            state.params, {path: (w - rate * updates[path]).astype(w.dtype) for path, w in own.items()}
-        )
+        own = {path: (w - rate * updates[path]).astype(w.dtype) for path, w in own.items()}
         memory = _remembered(memory, sharing, found, jnp.where(real, place, clients), rows.weight, data["weight"])
-        metrics = mean(found.metrics) | ({"clipped": mean({"": found.clipped})[""]} if privacy else {})
-        return TrainState(number + 1, params, memory, opt_state, state.rng), metrics
+        metrics = mean(found.metrics) | (mean({"clipped": found.clipped}) if privacy else {})
+        params = with_leaves(state.params, own)
+        return constrain(TrainState(number + 1, params, memory, opt_state, state.rng)), metrics
 
     def init(params: Tree) -> Any:
         return make().init(leaves_at(params, sharing.sent))
@@ -274,6 +268,14 @@ def _mean_by(weights: jax.Array) -> Callable[[Leaves], Leaves]:
     total = jnp.sum(weights)
     share = weights / jnp.where(total > 0, total, 1.0)
     return lambda leaves: {path: _weighted(share, leaf) for path, leaf in leaves.items()}
+
+
+def _change(found: Ended, weights: jax.Array, privacy: Privacy | None, sampled: int, rng: jax.Array) -> Leaves:
+    """The mean change of clients; with `privacy` their noisy sum by the number that was drawn, all counting alike."""
+    if not privacy:
+        return _mean_by(weights)(found.change)
+    total = {path: _weighted(weights > 0, leaf) for path, leaf in found.change.items()}
+    return {path: leaf / sampled for path, leaf in noisy(total, privacy.noise * privacy.clip, rng).items()}
 
 
 def _remembered(

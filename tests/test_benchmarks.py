@@ -492,7 +492,7 @@ def test_one_command_measures_all_and_is_compared_with_itself(tmp_path):
     subprocess.run([*command, "--smoke", f"--workdir={tmp_path}/run"], cwd=ROOT, check=True, capture_output=True)
     path = str(tmp_path / "run" / "summary.json")
     numbers = json.loads((tmp_path / "run" / "summary.json").read_text())["figures"]
-    asked = {"step", "sweep", "ridge", "logistic", "multitask", "sequences", "start"}
+    asked = {"step", "sweep", "ridge", "logistic", "multitask", "federated", "sequences", "start"}
     assert {name.partition("/")[0] for name in numbers} >= asked
     assert all(math.isfinite(value) for value in numbers.values())
     comparing = [sys.executable, "-m", "experiments.benchmarks.compare", path, path]

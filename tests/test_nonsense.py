@@ -22,9 +22,11 @@ EXPERIMENTS = [
     *("multitask", "ridge_regression", "calibration", "finetune_methods", "choose_source"),
     "text_transfer",
     *("domain_digits", "domain_corrupted", "domain_cells"),
-    "published_grid",
-    "audio_visual_digits",
-    *(f"benchmarks.{part}" for part in ("accuracy", "machine", "step", "multitask", "selection", "benchmarks")),
+    *("published_grid", "audio_visual_digits", "federated_transfer"),
+    *(
+        f"benchmarks.{part}"
+        for part in ("accuracy", "machine", "step", "multitask", "federated", "selection", "benchmarks")
+    ),
 ]
 WORK = (
     "keep_to_data",

@@ -1,4 +1,4 @@
-"""How fast is it all? Steps, penalties, freezing, sweeps, paths, tasks, texts, starts, memory, images: one report.
+"""How fast is it all? Steps, freezing, sweeps, paths, tasks, clients, texts, starts, memory, images: one report.
 
     make bench                                              # less than ten minutes on 2 CPU cores
     python -m experiments.benchmarks --config.preset=long   # every part by its own defaults
@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar
 
 from rich.console import Console
 
-from experiments.benchmarks import machine, multitask, selection, sequences, step
+from experiments.benchmarks import federated, machine, multitask, selection, sequences, step
 from experiments.benchmarks.results import Findings, Once, Part, keep
 from jaxtl import cli
 
@@ -25,6 +25,7 @@ PARTS: dict[str, Any] = {
     "step": step,
     "selection": selection,
     "multitask": multitask,
+    "federated": federated,
     "sequences": sequences,
     "machine": machine,
 }

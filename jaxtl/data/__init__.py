@@ -8,6 +8,7 @@ What reads and splits runs on the host in NumPy; `feed` takes examples to the de
 from jaxtl.data.arrays import from_arrays
 from jaxtl.data.augment import channel_statistics, normalise, random_crop, random_flip
 from jaxtl.data.batches import batches, image_batches, on_device, paired
+from jaxtl.data.clients import class_parts, dirichlet_parts, iid_parts, local_epochs, on_clients
 from jaxtl.data.corruptions import contrast, gaussian_blur, gaussian_noise, pixelate
 from jaxtl.data.dataset import DataSet, Split
 from jaxtl.data.directories import keep_to_data
@@ -32,13 +33,16 @@ __all__ = [
     "batches",
     "by_class",
     "channel_statistics",
+    "class_parts",
     "contrast",
+    "dirichlet_parts",
     "epoch_batch",
     "feed",
     "from_arrays",
     "gaussian_blur",
     "gaussian_noise",
     "hold_out",
+    "iid_parts",
     "image_batches",
     "imbalanced",
     "keep_to_data",
@@ -46,8 +50,10 @@ __all__ = [
     "load",
     "load_recordings",
     "load_texts",
+    "local_epochs",
     "memory_budget",
     "normalise",
+    "on_clients",
     "on_device",
     "paired",
     "per_class",

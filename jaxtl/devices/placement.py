@@ -13,7 +13,7 @@ Memory Optimizations Toward Training Trillion Parameter Models, 2020).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -131,6 +131,28 @@ def shard_batch(batch: Tree) -> Tree:
     return jax.lax.with_sharding_constraint(batch, _by_example(mesh))
 
 
+def shared_out(fn: Callable[..., Tree], rows: Tree, *whole: Tree) -> Tree:
+    """fn(rows, *whole), in which each row is worked on by itself: within a program compiled for a mesh, by part.
+
+    Args:
+        fn: of rows [R, ...] and of what is the same for all of them, to a tree of arrays [R, ...].
+        rows: as many as `parts` divides; each device is given its share.
+        whole: every device has all of it.
+    """
+    mesh = _mesh_of_this_program()
+    if mesh is None:
+        return fn(rows, *whole)
+    split, same = _by_example(mesh), PartitionSpec()
+    specs = (split, *(same for _ in whole))
+    return jax.shard_map(fn, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)(rows, *whole)
+
+
+def parts() -> int:
+    """Among how many devices the program that is being compiled shares its rows out."""
+    mesh = _mesh_of_this_program()
+    return 1 if mesh is None else mesh.size
+
+
 def constrain(tree: Tree) -> Tree:
     """Within a program compiled for a mesh: parameters and their like where `shard_params` put them."""
     mesh = _mesh_of_this_program()
@@ -140,9 +162,10 @@ def constrain(tree: Tree) -> Tree:
 
 
 def _mesh_of_this_program() -> Any:
-    """None where there is none of ours: a sweep has one of its own."""
+    """None where there is none of ours: a sweep has one of its own; and within one device's share of the rows."""
     mesh = get_abstract_mesh()
-    return mesh if not mesh.empty and set(mesh.axis_names) <= {DATA, PARAMETERS} else None
+    ours = not mesh.empty and set(mesh.axis_names) <= {DATA, PARAMETERS} and AxisType.Manual not in mesh.axis_types
+    return mesh if ours else None
 
 
 def _by_example(mesh: Any) -> PartitionSpec:

@@ -19,6 +19,7 @@ from jaxtl.problems.checks import (
     check_training,
     choose_tasks,
 )
+from jaxtl.problems.clients import PARTITIONS, Clients, ClientsConfig, check_clients
 from jaxtl.problems.few_shot import FewShot, FewShotConfig, LabelledConfig, MeasureName
 from jaxtl.problems.few_texts import FewTexts
 from jaxtl.problems.images import Images, accuracy, averaged_down, outputs, predict
@@ -41,8 +42,11 @@ from jaxtl.problems.tuning import Found, Tuning
 
 __all__ = [
     "CLASSIFY",
+    "PARTITIONS",
     "Adaptation",
     "AdaptationConfig",
+    "Clients",
+    "ClientsConfig",
     "FewShot",
     "FewShotConfig",
     "FewTexts",
@@ -64,6 +68,7 @@ __all__ = [
     "Tuning",
     "accuracy",
     "averaged_down",
+    "check_clients",
     "check_examples",
     "check_many_tasks",
     "check_memory",

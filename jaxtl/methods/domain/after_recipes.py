@@ -30,6 +30,7 @@ from jaxtl.sweep import run
 from jaxtl.trees import Tree
 
 ANCHOR_STATE = "anchor_state"  # what the source model carries along
+SLOW = Range(1e-4, 0.03)  # learning rates where no label holds answers in place: 2e-4 (ADDA) and 1e-3 (Tent) published
 STATISTICAL = ("adabn", "tent")
 NORMS, HELD = "norms", "held"  # labels: scales and shifts of normalisations, and all the rest
 
@@ -161,6 +162,7 @@ AFTER = {
     "adda": Recipe(
         untied,
         means="a copy of the source's trunk gives target images features that an adversary takes for the source's",
+        ranges={"learning_rate": SLOW},
         start=with_adversary("dann", source_model),
         given=as_anchor,
         transfers=False,
@@ -176,7 +178,7 @@ AFTER = {
     "tent": Recipe(
         entropy_of_norms,
         means="the source model whose normalisations make answers to target images sure",
-        ranges={"learning_rate": Range(1e-4, 0.03)},
+        ranges={"learning_rate": SLOW},
         start=source_model,
         transfers=False,
     ),

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxtl.data.npz import WRITTEN, entries, opened_npz
+from jaxtl.data.files import WRITTEN, entries
+from jaxtl.data.npz import opened_npz
 from jaxtl.errors import InputError
 from jaxtl.files import expanded, open_regular
 

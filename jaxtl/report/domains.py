@@ -113,7 +113,7 @@ def validators_section(result: Result, baseline: str, validators: Sequence[str])
     """
     rows, figures = [], {}
     methods = chosen_methods(result, validators[0])
-    others = [name for name in methods if name != baseline]
+    others, counts = [name for name in methods if name != baseline], dict[str, int]()
     for name in (*validators, ORACLE):
         lost = regret_of(result, name)
         losses = {method: float(_lost(result, method, name).mean()) for method in methods}
@@ -122,7 +122,7 @@ def validators_section(result: Result, baseline: str, validators: Sequence[str])
         taus = _taus(result, name)  # none where nothing was chosen
         tau = float(np.mean(taus)) if taus else math.nan
         most = f"{worst}: {number(100 * losses[worst], '.1f')}"
-        count = f"{len(ahead)} of {len(others)}"
+        counts[name], count = len(ahead), f"{len(ahead)} of {len(others)}"
         told = name == ORACLE
         rows.append([name, *(["0", "", ""] if told else [points(lost), most, number(tau, ".2f")]), count])
         figures[name] = {"regret": lost.difference, "ci95": lost.ci95, "worst": worst, "tau": tau, "ahead": ahead}
@@ -133,9 +133,9 @@ def validators_section(result: Result, baseline: str, validators: Sequence[str])
         "τ: Kendall's τ-b of validator and target accuracy over all settings of all methods that were tried on a draw. "
         f"Ahead: methods that gain over {baseline} by more than two standard errors, both chosen by that validator.",
     ]
-    enough = [name for name in validators if 2 * len(figures[name]["ahead"]) >= len(others)]
-    fewer = [name for name in (*validators, ORACLE) if 2 * len(figures[name]["ahead"]) < len(others)]
     if others:
+        enough = [name for name in validators if 2 * counts[name] >= len(others)]
+        fewer = [name for name in (*validators, ORACLE) if 2 * counts[name] < len(others)]
         lines.append(
             f"At least half of the methods are ahead as chosen by: {', '.join(enough) or 'none'}. Fewer are as chosen "
             f"by: {', '.join(fewer) or 'none'}."

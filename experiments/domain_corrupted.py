@@ -64,7 +64,7 @@ class Config(AdaptationConfig, Budget):
     report_draws: cli.Draws = 1
     replicates: cli.Draws = 3
 
-    may_change: ClassVar = (*Budget.may_change, "methods", "validator")  # each run is scored by every validator
+    may_change: ClassVar = (*Budget.may_change, "methods", "validator", "corruptions")  # every run by every validator
     glossary: ClassVar = {name: recipe.means for name, recipe in RECIPES.items()} | MEANS
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {

@@ -40,6 +40,7 @@ BASELINE = "product"
 EDGE = 14  # pixels: images are averaged down to it
 PAIRED = "paired"
 TAKES, SPEAKERS, VIEWS = "takes", "speakers", "views"  # what is tested on
+SHOWN = ("audio", "image", BASELINE, "trained", "concat", "concat_dropout")  # where audio is late
 CONTRASTS = (
     ("average", BASELINE),
     ("weighted", BASELINE),
@@ -49,6 +50,7 @@ CONTRASTS = (
     ("clip", BASELINE),
     ("concat_own", "concat"),
     ("concat_dropout", "concat"),
+    ("concat_differential", "concat"),
 )
 Methods = Annotated[tuple[Annotated[str, cli.OneOf("method", FUSIONS)], ...], cli.Items(0, distinct=True)]
 
@@ -181,7 +183,7 @@ def main(config: Config, workdir: Path) -> None:
             baseline = BASELINE if BASELINE in names else names[0]
             page.add(*compared_section(result, baseline))
             page.add(*modalities_section(result, problem.names))
-            page.add(*worse_section(result))
+            page.add(*worse_section(result, SHOWN))
             results.append(result)
             mapped_too = kind != SPEAKERS and n == max(config.n_per_class)
             for section, figures in maps(config, problem, result, room) if mapped_too else ():

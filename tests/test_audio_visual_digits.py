@@ -9,7 +9,7 @@ import pytest
 
 from experiments import audio_visual_digits as experiment
 from experiments.audio_visual_digits import BASELINE, CONTRASTS, FUSIONS, SPEAKERS, TAKES, VIEWS, Config
-from jaxtl.data.modalities import LATE, NOISE
+from jaxtl.data.modalities import HISS, LATE, NOISE
 from jaxtl.errors import InputError
 
 NAMES = ("lower", "upper")
@@ -112,7 +112,7 @@ def test_images_and_recordings_are_tested_on_takes_and_on_pairs_of_speakers_in_t
     assert [{*one.test.groups.tolist()} for one in found[SPEAKERS]] == [{0, 1}, {2, 3}]
     (takes,) = found[TAKES]
     assert takes.train["image"]["image"].shape[1:] == (14, 14, 1)
-    assert len(takes.worse) == len(LATE) + 2 * len(NOISE)
+    assert len(takes.worse) == len(LATE) + len(HISS) + len(NOISE)
     few = experiment.sets(dataclasses.replace(TINY, data=made(tmp_path, speakers=3)))
     assert list(few) == [TAKES], "one pair of speakers is no rotation"
 

@@ -58,7 +58,7 @@ Methods = Annotated[tuple[Annotated[str, cli.OneOf("method", FUSIONS)], ...], cl
 @dataclasses.dataclass(frozen=True)
 class Config(PairsConfig, Budget):
     preset: str = ""  # smoke: fills what is not given
-    data: cli.Names = ("digits",)  # images and recordings, names or paths; of images alone their halves are two views
+    data: cli.Names = ("digits",)  # images, a name or a path, and a path of recordings; without these halves of images
     data_dir: cli.Place = ""  # where named data sets are looked for
     n_per_class: cli.Counts = (5, 20)  # labelled examples in each modality
     methods: Methods = ()  # beside each modality alone; all when empty
@@ -138,7 +138,7 @@ def mapped(
 def maps(config: Config, problem: Pairs, result: Result, room: Path) -> Iterator[tuple[report.Section, dict[str, Any]]]:
     """How strong an alignment should be, and what it costs that not all examples are in pairs."""
     if config.aligned in result.methods:
-        store = RunStore(room / "strengths", of=identity(config, problem.title, config.aligned))
+        store = RunStore(room / f"strengths_{config.aligned}", of=identity(config, problem.title))
         changes = [{"align_weight": strength} for strength in sorted(config.strengths)]
         runs = {config.aligned: mapped(problem, result, config.aligned, store, changes)}
         title = f"How strong an alignment should be: {result.title}"

@@ -80,7 +80,7 @@ def test_maps_have_a_value_for_every_number_and_go_on_from_the_choices(finished,
     assert shares["x"] == [0.5, 1.0]
     np.testing.assert_allclose(shares["clip"][1], reported(finished, "clip", "test"))
     room = finished / VIEWS / "n_4"
-    kept = [json.loads(line) for line in (room / "strengths/runs.jsonl").read_text().splitlines()]
+    kept = [json.loads(line) for line in (room / "strengths_clip/runs.jsonl").read_text().splitlines()]
     assert {run["setting"]["align_weight"] for run in kept} == {0.0, 1.0}
     chosen = [json.loads(line) for line in (room / "study/runs.jsonl").read_text().splitlines()]
     rates = {(run["replicate"], run["setting"]["learning_rate"]) for run in chosen if run["method"] == "clip"}

@@ -40,6 +40,7 @@ BASELINE = "product"
 EDGE = 14  # pixels: images are averaged down to it
 PAIRED = "paired"
 TAKES, SPEAKERS, VIEWS = "takes", "speakers", "views"  # what is tested on
+SHOWN = ("audio", "image", BASELINE, "trained", "concat", "concat_dropout")  # where audio is late
 CONTRASTS = (
     ("average", BASELINE),
     ("weighted", BASELINE),
@@ -49,6 +50,7 @@ CONTRASTS = (
     ("clip", BASELINE),
     ("concat_own", "concat"),
     ("concat_dropout", "concat"),
+    ("concat_differential", "concat"),
 )
 Methods = Annotated[tuple[Annotated[str, cli.OneOf("method", FUSIONS)], ...], cli.Items(0, distinct=True)]
 
@@ -56,7 +58,7 @@ Methods = Annotated[tuple[Annotated[str, cli.OneOf("method", FUSIONS)], ...], cl
 @dataclasses.dataclass(frozen=True)
 class Config(PairsConfig, Budget):
     preset: str = ""  # smoke: fills what is not given
-    data: cli.Names = ("digits",)  # images and recordings, names or paths; of images alone their halves are two views
+    data: cli.Names = ("digits",)  # images, a name or a path, and a path of recordings; without these halves of images
     data_dir: cli.Place = ""  # where named data sets are looked for
     n_per_class: cli.Counts = (5, 20)  # labelled examples in each modality
     methods: Methods = ()  # beside each modality alone; all when empty
@@ -136,7 +138,7 @@ def mapped(
 def maps(config: Config, problem: Pairs, result: Result, room: Path) -> Iterator[tuple[report.Section, dict[str, Any]]]:
     """How strong an alignment should be, and what it costs that not all examples are in pairs."""
     if config.aligned in result.methods:
-        store = RunStore(room / "strengths", of=identity(config, problem.title, config.aligned))
+        store = RunStore(room / f"strengths_{config.aligned}", of=identity(config, problem.title))
         changes = [{"align_weight": strength} for strength in sorted(config.strengths)]
         runs = {config.aligned: mapped(problem, result, config.aligned, store, changes)}
         title = f"How strong an alignment should be: {result.title}"
@@ -181,7 +183,7 @@ def main(config: Config, workdir: Path) -> None:
             baseline = BASELINE if BASELINE in names else names[0]
             page.add(*compared_section(result, baseline))
             page.add(*modalities_section(result, problem.names))
-            page.add(*worse_section(result))
+            page.add(*worse_section(result, SHOWN))
             results.append(result)
             mapped_too = kind != SPEAKERS and n == max(config.n_per_class)
             for section, figures in maps(config, problem, result, room) if mapped_too else ():

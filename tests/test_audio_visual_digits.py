@@ -9,7 +9,7 @@ import pytest
 
 from experiments import audio_visual_digits as experiment
 from experiments.audio_visual_digits import BASELINE, CONTRASTS, FUSIONS, SPEAKERS, TAKES, VIEWS, Config
-from jaxtl.data.modalities import LATE, NOISE
+from jaxtl.data.modalities import HISS, LATE, NOISE
 from jaxtl.errors import InputError
 
 NAMES = ("lower", "upper")
@@ -80,7 +80,7 @@ def test_maps_have_a_value_for_every_number_and_go_on_from_the_choices(finished,
     assert shares["x"] == [0.5, 1.0]
     np.testing.assert_allclose(shares["clip"][1], reported(finished, "clip", "test"))
     room = finished / VIEWS / "n_4"
-    kept = [json.loads(line) for line in (room / "strengths/runs.jsonl").read_text().splitlines()]
+    kept = [json.loads(line) for line in (room / "strengths_clip/runs.jsonl").read_text().splitlines()]
     assert {run["setting"]["align_weight"] for run in kept} == {0.0, 1.0}
     chosen = [json.loads(line) for line in (room / "study/runs.jsonl").read_text().splitlines()]
     rates = {(run["replicate"], run["setting"]["learning_rate"]) for run in chosen if run["method"] == "clip"}
@@ -112,7 +112,7 @@ def test_images_and_recordings_are_tested_on_takes_and_on_pairs_of_speakers_in_t
     assert [{*one.test.groups.tolist()} for one in found[SPEAKERS]] == [{0, 1}, {2, 3}]
     (takes,) = found[TAKES]
     assert takes.train["image"]["image"].shape[1:] == (14, 14, 1)
-    assert len(takes.worse) == len(LATE) + 2 * len(NOISE)
+    assert len(takes.worse) == len(LATE) + len(HISS) + len(NOISE)
     few = experiment.sets(dataclasses.replace(TINY, data=made(tmp_path, speakers=3)))
     assert list(few) == [TAKES], "one pair of speakers is no rotation"
 

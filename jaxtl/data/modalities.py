@@ -21,7 +21,8 @@ from jaxtl.errors import InputError
 IMAGE, AUDIO = "image", "audio"
 TEST_TAKES = 5  # the first so many of each word and speaker are for testing, as the authors of the digits have it
 LATE = (100, 200, 300, 400)  # milliseconds
-NOISE = (0.1, 0.3)  # standard deviation as a share of the largest value there can be
+NOISE = (0.1, 0.3)  # of images: standard deviation as a share of the largest value there can be
+HISS = (0.01, 0.05)  # of recordings, as a share of the peak
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -189,7 +190,7 @@ def image_and_audio(images: DataSet, spoken: Recordings, speakers: Sequence[int]
     test = _tested({IMAGE: seen[1], AUDIO: parts[1]}, place)
     signal = spoken.signal[tested][place[AUDIO]]
     worse = {f"audio {ms} ms late": {AUDIO: heard(late(signal, ms * spoken.rate // 1000))} for ms in LATE}
-    worse |= {f"audio noise {share:g}": {AUDIO: heard(noisy(signal, share))} for share in NOISE}
+    worse |= {f"audio noise {share:g}": {AUDIO: heard(noisy(signal, share))} for share in HISS}
     worse |= {f"image noise {share:g}": {IMAGE: noisy(test[IMAGE], share)} for share in NOISE}
     who = f"speakers {' and '.join(spoken.speakers[k] for k in speakers)}" if speakers else f"takes 0–{TEST_TAKES - 1}"
     origin = f"{images.origin}; {spoken.origin}, tested on {who}; a pair is an image and a recording of one class"

@@ -27,6 +27,7 @@ from jaxtl.step import EVALUATE
 from jaxtl.trees import Tree
 
 USES = ("start", "order", "run")  # of a draw's keys
+EACH = "pull/modality"  # of a setting: the pull of each modality's network
 PAIRS = "pairs"  # the batch of examples of which all modalities are there
 
 Outputs = Mapping[str, Any]  # {"features", "heads"} -> by modality [B, ...]
@@ -171,8 +172,10 @@ class Pairs:
         return paired(**{PAIRS: batches(size - alone)}, **others)
 
     def rates(self, program: Program, setting: Setting) -> dict[str, float]:
-        """See `rates_of`."""
-        return rates_of(program, setting, self.reach)
+        """See `rates_of`; "pull/modality" goes to the networks of all modalities."""
+        asked = {name: value for name, value in setting.items() if name != EACH}
+        asked |= {f"pull/{name}": setting[EACH] for name in self.names if EACH in setting}
+        return rates_of(program, asked, self.reach)
 
     # What the networks say, and what is made of it.
 

@@ -35,7 +35,7 @@ class Recipe:
         start: (problem, draw) -> weights; what the problem starts from when left out.
         transfers: it starts from the source model, so that what it keeps of it and how far it moves mean something.
         before: (recipe, {name there: name here}), trained first on the same draw; this one goes on from its end. A name
-            that is the same there and here is read by both.
+            that is the same there and here is read by both. Recipes that name the same one share what it leaves.
         combine: (recipe, (problem, runs of it, draw) -> weights): first it is trained with every setting of its own
             search on the same draw, and this one goes on from what is made of those that have not diverged.
         given: (problem, draw, weights it starts from) -> trees by name for this draw, beside those of the program.

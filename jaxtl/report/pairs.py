@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -112,8 +113,13 @@ def _worth(whole: float, alone: Mapping[str, float], chance: float) -> dict[str,
     return dict(zip(names, shapley(value, len(names)).tolist(), strict=True))
 
 
-def worse_section(result: Result) -> tuple[Section, dict[str, Any]]:
-    """A row for every method: what is lost where a modality is late or noisy."""
+def worse_section(result: Result, shown: Sequence[str]) -> tuple[Section, dict[str, Any]]:
+    """A row for every method: what is lost where a modality is late or noisy.
+
+    Args:
+        result: with the metrics that the module names.
+        shown: methods of the picture, a line each.
+    """
     kinds = list(dict.fromkeys(name for run in result.runs for name in run.metrics if name.startswith(WORSE)))
     rows, figures = [], {}
     for method in result.methods:
@@ -128,7 +134,20 @@ def worse_section(result: Result) -> tuple[Section, dict[str, Any]]:
     ]
     title = f"Where a modality is late or noisy: {result.title}"
     table = Table(["method", "as they are", *(kind.removeprefix(WORSE) for kind in kinds)], rows)
-    return Section(title, [table], lines), {f"worse{slug(result.axes)}": figures}
+    late = {float(said[1]): kind for kind in kinds if (said := re.fullmatch(rf"{WORSE}\w+ (\d+) ms late", kind))}
+    plots = []
+    if late:
+        curves = {
+            method: [
+                value_of(units(result.reported(method, result.shown(method)), metric, result.replicates))
+                for metric in ("test", *late.values())
+            ]
+            for method in shown
+            if method in result.methods
+        }
+        how = functools.partial(along, title, "milliseconds late", [0.0, *late], curves, result.unit)
+        plots.append(Plot(f"late{slug(result.axes)}", title, how))
+    return Section(title, [table], lines, plots), {f"worse{slug(result.axes)}": figures}
 
 
 def along_section(

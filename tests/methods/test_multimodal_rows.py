@@ -198,6 +198,16 @@ def test_an_alignment_of_strength_0_leaves_networks_as_they_are_apart(problem):
                       != off.weights.params[part]["trunk"]["dense_0"]["kernel"])  # fmt: skip
 
 
+def test_a_pull_of_each_modality_is_that_of_all_their_networks_and_of_nothing_shared(problem):
+    program = JOINT["concat"].program(problem)
+    setting = {"learning_rate": 0.1, "pull/modality": 2.0, f"pull/{SHARED}": 0.5, "pull/lasso": 3.0}
+    rates = problem.rates(program, setting)
+    unit = 0.1 * problem.reach["penalty"]
+    for label, pull in (("lower", 2.0), ("upper", 2.0), (SHARED, 0.5)):
+        assert rates[f"penalty/{label}/zero"] == pytest.approx(pull / unit)
+        assert rates[f"penalty/{label}/lasso"] == pytest.approx(3.0 / unit)
+
+
 def test_rules_share_networks_that_are_trained_once(problem, monkeypatch):
     trainer, counted = Trainer(problem, recipes(NAMES)), []
     whole = Trainer._train

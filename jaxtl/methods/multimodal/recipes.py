@@ -32,7 +32,7 @@ from jaxtl.methods.multimodal.rules import fuse
 from jaxtl.methods.multimodal.worth import fit_weights, precision_weights
 from jaxtl.optimizers import Group
 from jaxtl.penalties import Term, l1, l2
-from jaxtl.problems.pairs import PAIRS, Pairs
+from jaxtl.problems.pairs import EACH, PAIRS, Pairs
 from jaxtl.program import Program, Weights, make_program
 from jaxtl.protocol import Draw, Range, Recipe, Setting
 from jaxtl.selection import temperature
@@ -296,6 +296,13 @@ JOINT = {
     "low_rank": joint(starting(_low_rank), FUSED, "a head on the product of all features and 1, of low rank"),
     **{name: _aligned(name) for name in ALIGNED},
 }
+JOINT["concat_differential"] = Recipe(
+    JOINT["concat"].program,
+    ("learning_rate", EACH, f"pull/{SHARED}"),
+    "concat, the networks and the head on both pulled by two rates",
+    start=JOINT["concat"].start,
+    transfers=False,
+)
 JOINT["concat_l1"] = Recipe(
     JOINT["concat"].program,
     ("learning_rate", "pull/lasso"),

@@ -197,6 +197,16 @@ def test_what_stands_where_nothing_counts_is_not_looked_at():
     assert np.isfinite(float(metrics["loss"]))
 
 
+def test_a_client_without_examples_keeps_its_control_variate_whatever_its_weight():
+    data = data_of()
+    data = {**data, "count": data["count"].at[2].set(0)}
+    state, _ = run(made(scaffold_program(), controls=True), data, 2)
+    controls = state.model_state.controls["head/kernel"]
+    np.testing.assert_array_equal(controls[2], 0.0)
+    assert np.all(np.isfinite(controls))
+    assert np.all(np.any(controls[np.array([0, 1, 3, 4])] != 0, axis=(1, 2)))
+
+
 def test_a_client_that_is_done_holds_its_state():
     """A penalty and a momentum would go on moving it: the clients of one example take one step, and no more."""
     data = data_of((1, 9))

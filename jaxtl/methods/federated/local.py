@@ -134,9 +134,8 @@ class Local(NamedTuple):
         taken = jnp.maximum(steps, 1)
         if self.controls:
             passed = leaves_at(model_state[PASSED], self.sharing.sent)
-            idle = jnp.sum(client.weight) == 0
             control_change = {
-                path: jnp.where(idle, 0.0, passed[path] / steps - c) for path, c in client.control.items()
+                path: jnp.where(steps > 0, passed[path] / taken - c, 0.0) for path, c in client.control.items()
             }
             model_state = model_state[STATE]
         before, after = (leaves_at(tree, self.sharing.sent) for tree in (begun.params, params))

@@ -79,7 +79,8 @@ def gains_section(
     ways = {f"chosen by {validator}": validator, f"chosen by {ORACLE}: a bound": ORACLE}
     gains = {words: _gains(result, baseline, way, bound) for words, way in ways.items()}
     regrets = {name: _value(regret_of(result, name)) for name in validators}
-    plot = Plot(f"domains{slug(result.axes)}", title, functools.partial(adaptation, title, gains, regrets, baseline))
+    over = f"{result.measure.name} − {baseline}"
+    plot = Plot(f"domains{slug(result.axes)}", title, functools.partial(adaptation, title, gains, regrets, over))
     return Section(title, [Table(columns, rows)], lines, [plot, *_embedded(result, baseline, validator)]), figures
 
 

@@ -15,16 +15,14 @@ if TYPE_CHECKING:
 Value = tuple[float, tuple[float, float]]  # a mean with its interval, fractions
 
 
-def adaptation(
-    title: str, gains: Mapping[str, Mapping[str, Value]], regrets: Mapping[str, Value], baseline: str
-) -> Figure:
+def adaptation(title: str, gains: Mapping[str, Mapping[str, Value]], regrets: Mapping[str, Value], over: str) -> Figure:
     """Left a row for each method: its gain, a colour for each way to choose; right a row for each validator.
 
     Args:
         title: of the figure.
-        gains: {way to choose in words: {method: gain over the baseline}}; all have the methods of the first.
+        gains: {way to choose in words: {method: gain}}; all have the methods of the first.
         regrets: validator -> what choosing by it loses against the oracle.
-        baseline: the method that gains are over.
+        over: what a gain is, in words.
     """
     from matplotlib.lines import Line2D
 
@@ -40,7 +38,7 @@ def adaptation(
         mark(right, y, *value, PALETTE[len(gains)], scale=100.0)
     name_rows(left, methods)
     name_rows(right, list(regrets))
-    left.set_xlabel(f"test accuracy − {baseline}, points")
+    left.set_xlabel(f"{over}, points")
     right.set_xlabel("regret against the oracle, points")
     explain(left, "mean with 95 % interval")
     lines = [Line2D([], [], marker="o", color=PALETTE[k], linewidth=1.6, markersize=6) for k in range(len(gains))]

@@ -1,6 +1,6 @@
-"""Rows that begin with a source model: it is adapted to the target with what is left of the steps.
+"""Rows that adapt a source model to the target: each draw has one, which they share; its steps are part of theirs.
 
-Each draw has one source model, which all of these rows share; its steps are part of theirs.
+What is left of the steps is theirs. AdaBN takes no step on target images, and has all of them for its source model.
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ def check_after(config: Any, methods: Sequence[str]) -> None:
         InputError: no step is left, or no batch normalisation for a row that changes its statistics.
     """
     asked = [name for name in methods if name in AFTER]
-    if asked and config.source_steps >= config.steps:
-        what = f"{config.source_steps} of {config.steps} steps are the source model's, none are left for {asked[0]}"
+    begun = [name for name in asked if AFTER[name].start is not None]
+    if begun and config.source_steps >= config.steps:
+        what = f"{config.source_steps} of {config.steps} steps are the source model's, none are left for {begun[0]}"
         raise InputError(what, where="--config.source_steps", todo="give it fewer than --config.steps")
     of_batches = [name for name in asked if name in STATISTICAL]
     if of_batches and (config.model, config.normalisation) != ("cnn", "batch"):
@@ -168,10 +169,8 @@ AFTER = {
         transfers=False,
     ),
     "adabn": Recipe(
-        None,
-        (),
-        "the source model with the batch statistics of target images",
-        start=source_model,
+        source_only,
+        means="source examples alone, then the batch statistics of target images",
         finish=target_statistics,
         transfers=False,
     ),

@@ -128,4 +128,4 @@ def _of(data: DataSet, train: np.ndarray, test: np.ndarray) -> DataSet:
 def _check_shared(source: DataSet, shared: int) -> None:
     if not 0 < shared < len(source.classes):
         what = f"{shared} of {len(source.classes)} classes are shared"
-        raise InputError(what, where="classes", todo=f"share 1 to {len(source.classes) - 1} of them")
+        raise InputError(what, where="shared", todo=f"share 1 to {len(source.classes) - 1} of them")

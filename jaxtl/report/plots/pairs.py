@@ -56,8 +56,10 @@ def along(title: str, of: str, x: Sequence[float], lines: Mapping[str, Sequence[
     places = [_log_place(value, above[0]) if wide else value for value in x]
     for k, (name, values) in enumerate(lines.items()):
         colour = PALETTE[k % len(PALETTE)]
-        axis.plot(places, [100 * mean for mean, _ in values], "o-", color=colour, label=name, markersize=4.5)
-        for place, (_, ends) in zip(places, values, strict=True):
+        beside = 0.008 * (places[-1] - places[0]) * (k - (len(lines) - 1) / 2)  # so that no interval hides another
+        own = [place + beside for place in places]
+        axis.plot(own, [100 * mean for mean, _ in values], "o-", color=colour, label=name, markersize=4.5)
+        for place, (_, ends) in zip(own, values, strict=True):
             axis.plot([place] * 2, [100 * end for end in ends], color=colour, linewidth=1.0)
     axis.set_xticks(places, [f"{value:g}" for value in x])
     axis.set_xlabel(of, color=INK)

@@ -33,7 +33,7 @@ def halved(data: DataSet, change: Callable[[jax.Array, jax.Array], jax.Array], w
         >>> images, labels = np.full((40, 4, 4, 1), 200, np.uint8), np.arange(40) % 2
         >>> source, target = halved(from_arrays(images, labels), lambda images, key: images / 2, "darker")
         >>> len(source.train) == len(target.train), int(target.train.images.max()), target.name
-        (True, 100, 'data, darker')
+        (True, 100, 'arrays, darker')
     """
     level = 1.0 if int(np.max(data.train.images)) > 16 else 255 / 16  # those of small digits are 0 to 16
 

@@ -1,7 +1,7 @@
 """Images with boxes in them: from an archive, or digits set down on larger pictures; mirrored inside the step.
 
-Fields: "image" uint8 [N, H, W, C], "box" float32 [N, M, 4] x0, y0, x1, y1 in pixels, and "box_class" int32 [N, M]. Rows of
-class −1 hold no box.
+Fields: "image" uint8 [N, H, W, C], "box" float32 [N, M, 4] x0, y0, x1, y1 in pixels, and "box_class" int32 [N, M]. Rows
+of class −1 hold no box.
 """
 
 from __future__ import annotations

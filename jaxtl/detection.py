@@ -156,7 +156,8 @@ def geometry_losses(
         >>> [round(float(part[0]), 3) for part in wrong]  # its centre is in the second column
         [0.693, 0.5]
     """
-    cells, places, sizes = cells_of(boxes, geometry.shape[1:3], stride)
+    _, height, width, _ = geometry.shape
+    cells, places, sizes = cells_of(boxes, (height, width), stride)
     image = jnp.arange(len(geometry)).reshape(-1, 1)
     said = geometry[image, cells[..., 1], cells[..., 0]].astype(jnp.float32)
     there = (labels >= 0)[..., None]

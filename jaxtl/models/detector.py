@@ -83,7 +83,7 @@ class Detector(nn.Module):
         return {"head": head(taps[name], train), "features": taps[name]}
 
 
-def stride_of(model: Detector, shape: tuple[int, int, int]) -> int:
+def stride_of(model: Detector, shape: tuple[int, ...]) -> int:
     """Pixels of a cell of a detector's map, in images of a shape.
 
     Args:

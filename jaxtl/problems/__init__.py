@@ -5,6 +5,7 @@ what is refused beforehand       checks
 rates, starts that are learned   tuning, meta
 several tasks                    many_tasks, new_task
 a target without labels          adaptation
+boxes in pictures                detection
 how hard to pull, by criterion   criteria, pull_map, trunk_pulls
 images, tokens on their way      images, texts
 """
@@ -18,6 +19,7 @@ from jaxtl.problems.checks import (
     check_training,
     choose_tasks,
 )
+from jaxtl.problems.detection import Detection, DetectionConfig, check_detection
 from jaxtl.problems.few_shot import FewShot, FewShotConfig, LabelledConfig, MeasureName
 from jaxtl.problems.few_texts import FewTexts
 from jaxtl.problems.images import Images, accuracy, averaged_down, outputs, predict
@@ -41,6 +43,8 @@ __all__ = [
     "CLASSIFY",
     "Adaptation",
     "AdaptationConfig",
+    "Detection",
+    "DetectionConfig",
     "FewShot",
     "FewShotConfig",
     "FewTexts",
@@ -60,6 +64,7 @@ __all__ = [
     "Tuning",
     "accuracy",
     "averaged_down",
+    "check_detection",
     "check_examples",
     "check_many_tasks",
     "check_memory",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -43,7 +44,8 @@ class DetectionConfig:
     mirror: Literal["both", "across", "no"] = "both"  # how pictures are mirrored: also upside down, left to right, not
     found: bounds.Count = 60  # boxes that are reported of a picture, the surest ones
     validation: bounds.Count = 60  # training pictures outside every draw that choose settings
-    decay, normalisation = "loss", "group"  # no fields here
+    # No fields here: by SGD it hardly learns, and Adam divides a pull in the loss by the size of the gradient.
+    optimizer, decay, normalisation = "adam", "decoupled", "group"
 
 
 class Pictures(NamedTuple):
@@ -103,21 +105,17 @@ class Detection:
     def __init__(self, config: Any, source: Source | Sequence[Source], task: DataSet, n: int):
         self.sources = [source] if isinstance(source, Source) else list(source)
         self.config, self.task, self.n = config, task, n
-        _check_task(task, self.sources[0])
+        check_detection(config, self.sources[0].task, task, [n])
         axes = {"both": 2, "across": 1, "no": 0}[config.mirror]
         self.images: Any = Pictures(task.train.images.shape[1:], *channel_statistics(task.train.images), axes)
-        trunk = Cnn(config.widths, config.normalisation, config.pooling)
-        self.model = Detector(trunk, len(task.classes), width=config.head_width, normalisation=config.normalisation)
+        self.model = _detector(config, task)
         self.stride = stride_of(self.model, self.images.shape)
         self.objective = Term(1.0, detection_loss(len(task.classes), self.stride))
         self.title = f"{self.sources[0].task.name} → boxes in {task.name}; {n} pictures"
         self.origin, self.content = task.origin, task.content
-        if n > (most := len(self.parts(0)[1])):
-            what = f"{n} pictures, and there are {most} beside those that choose"
-            raise InputError(what, where="--config.n_pictures", todo=f"give {most} at most")
         self.pictures = {part: jnp.asarray(getattr(task, part).images) for part in ("train", "test")}
         self.truth_of = {part: true_boxes(getattr(task, part)) for part in ("train", "test")}
-        self.schedule, self.decay_kind = falling(config.steps), "coupled"
+        self.schedule, self.decay_kind = falling(config.steps), config.decay
         self.moved = self.transferred(Draw(0))
 
     # A draw is one seed for pictures, head, order and mirroring, the same for every method.
@@ -125,7 +123,7 @@ class Detection:
     @functools.cache  # noqa: B019  (a problem lives as long as its run)
     def parts(self, replicate: int) -> tuple[np.ndarray, np.ndarray]:
         """(training pictures that choose the settings, those that draws are made of): indices."""
-        count = min(self.config.validation, len(self.task.train) // 4)
+        count = _held(self.config, self.task)
         return hold_out(self.task.train.strata, count, replicate_seed(self.config.seed, replicate))
 
     def key(self, draw: Draw, use: str) -> jax.Array:
@@ -170,8 +168,8 @@ class Detection:
     def rates(self, program: Program, setting: Setting) -> dict[str, float]:
         """See `rates_of`."""
         steps = program.steps or self.config.steps
-        reach = pull_per_rate(1.0, steps, momentum=self.config.momentum, schedule=falling(steps))
-        return rates_of(program, setting, {"penalty": reach})
+        reach = pull_per_rate(1.0, steps, schedule=falling(steps), decay_kind="decoupled")
+        return rates_of(program, setting, {"decay": reach})
 
     # What is measured, on which pictures.
 
@@ -217,12 +215,43 @@ def true_boxes(part: Any) -> np.ndarray:
     return np.concatenate([part["box"], part["box_class"][..., None]], axis=2)
 
 
-def _check_task(task: DataSet, source: Source) -> None:
-    """Whether there are boxes, and the source model's trunk can see the pictures."""
+def _detector(config: Any, task: DataSet) -> Detector:
+    trunk = Cnn(config.widths, config.normalisation, config.pooling)
+    return Detector(trunk, len(task.classes), width=config.head_width, normalisation=config.normalisation)
+
+
+def _held(config: Any, task: DataSet) -> int:
+    """How many pictures choose."""
+    return min(config.validation, len(task.train) // 4)
+
+
+def check_detection(config: Any, source_task: DataSet, task: DataSet, sizes: Collection[int]) -> None:
+    """Refuse what does not go together, before the source model is trained.
+
+    Args:
+        config: has the fields of `DetectionConfig`.
+        source_task: what the source model classifies.
+        task: pictures with boxes.
+        sizes: pictures to learn from.
+
+    Raises:
+        InputError: pictures without boxes, or of other channels than the source's, or fewer than asked for; a detector
+            that is too deep, too large, or whose cells do not divide the pictures.
+    """
     if not {"image", "box", "box_class"} <= set(task.train.names):
         what = f"'{task.name}' has {', '.join(task.train.names)}, and no boxes"
         raise InputError(what, where="Detection", todo='give "image", "box" and "box_class", see data.boxed')
-    ours, theirs = task.train.images.shape[-1], source.task.train.images.shape[-1]
+    ours, theirs = task.train.images.shape[-1], source_task.train.images.shape[-1]
     if ours != theirs:
         what = f"pictures have {ours} channels, the source model's {theirs}"
         raise InputError(what, where="Detection", todo="give a source model of as many channels")
+    most = len(task.train) - _held(config, task)
+    if max(sizes) > most:
+        what = f"{max(sizes)} pictures, and there are {most} beside those that choose"
+        raise InputError(what, where="--config.n_pictures", todo=f"give {most} at most")
+    model, kind = _detector(config, task), task.train.images.shape[1:]
+    stride_of(model, kind)
+    params = jax.eval_shape(lambda: initialise(model, jax.random.key(0), kind))
+    size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    what, todo = f"{config.trials:,} models of {size:,} parameters side by side", "use smaller ones, or fewer trials"
+    bounds.refuse_beyond_memory(12.0 * size * (config.trials + 1), what, where="--config.head_width", todo=todo)

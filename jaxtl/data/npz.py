@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxtl.archives import check_members, npy_dtype, open_zip
 from jaxtl.data.arrays import assembled
+from jaxtl.data.boxed import holds_boxes, read_boxed
 from jaxtl.data.dataset import DataSet
 from jaxtl.data.files import AGAIN, check_memory, entries, kind_of, listed, reported, start_of
 from jaxtl.data.mosaics import decoded_mosaics, read_sheets, sheets_of
@@ -28,7 +29,8 @@ def read_npz(path: Path, name: str, prefix: str = "", memory: float = math.inf) 
         path: of the archive. Mosaics are `train_blob` (encoded images of many tiles, one after another),
             `train_offsets`, `train_labels`, the same for test, and `columns` (tiles in a row). `label_names` is
             optional. Or mosaics of one set whose examples say themselves where they belong: `cells_blob`,
-            `cells_offsets`, `cells_labels`, `cells_split` (places in `split_names`).
+            `cells_offsets`, `cells_labels`, `cells_split` (places in `split_names`). Or pictures with boxes, see
+            `read_boxed`.
         name: of the data set.
         prefix: for keys like `usps_train_images`; without it such an archive must hold only one.
         memory: bytes that an archive may unpack to.
@@ -38,6 +40,8 @@ def read_npz(path: Path, name: str, prefix: str = "", memory: float = math.inf) 
             not fit together.
     """
     with opened_npz(path, memory) as archive:
+        if holds_boxes(archive) and not prefix:
+            return read_boxed(archive, path, name, memory)
         if sheet := _sheet(archive, path, prefix):
             return read_sheets(archive, path, sheet, memory)
         if "train_blob" in archive and not prefix:

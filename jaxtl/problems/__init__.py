@@ -6,6 +6,7 @@ rates, starts that are learned   tuning, meta
 several tasks                    many_tasks, new_task
 a target without labels          adaptation
 several modalities               pairs
+boxes in pictures                detection
 how hard to pull, by criterion   criteria, pull_map, trunk_pulls
 images, tokens on their way      images, texts
 """
@@ -20,6 +21,7 @@ from jaxtl.problems.checks import (
     choose_tasks,
 )
 from jaxtl.problems.clients import PARTITIONS, Clients, ClientsConfig, check_clients
+from jaxtl.problems.detection import Detection, DetectionConfig, check_detection
 from jaxtl.problems.few_shot import FewShot, FewShotConfig, LabelledConfig, MeasureName
 from jaxtl.problems.few_texts import FewTexts
 from jaxtl.problems.images import Images, accuracy, averaged_down, outputs, predict
@@ -47,6 +49,8 @@ __all__ = [
     "AdaptationConfig",
     "Clients",
     "ClientsConfig",
+    "Detection",
+    "DetectionConfig",
     "FewShot",
     "FewShotConfig",
     "FewTexts",
@@ -69,6 +73,7 @@ __all__ = [
     "accuracy",
     "averaged_down",
     "check_clients",
+    "check_detection",
     "check_examples",
     "check_many_tasks",
     "check_memory",

@@ -28,8 +28,10 @@ TOWARDS = {"zero": Term(0.0, l2), "source": Term(0.0, l2, ("anchor",))}  # a met
 
 
 def options(problem: FewShot) -> dict[str, Any]:
-    """How all but `untuned` go downhill, as arguments of `make_program`."""
-    return {"optimizer": "nesterov", "momentum": problem.config.momentum, "schedule": problem.schedule}
+    """How all but `untuned` go downhill, as arguments of `make_program`: a config may name another optimizer."""
+    optimizer = getattr(problem.config, "optimizer", "nesterov")
+    momentum = {"momentum": problem.config.momentum} if optimizer == "nesterov" else {}
+    return {"optimizer": optimizer, "schedule": problem.schedule, **momentum}
 
 
 def pulls(problem: FewShot, *labels: str, owner: str = TRANSFERRED, **elsewhere: Term) -> dict[str, Any]:

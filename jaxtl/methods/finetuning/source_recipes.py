@@ -16,7 +16,7 @@ from jaxtl.methods.finetuning.recipes import head, options
 from jaxtl.models import Classifier, as_forward
 from jaxtl.optimizers import Group
 from jaxtl.penalties import Term
-from jaxtl.problems import CLASSIFY, FewShot, outputs
+from jaxtl.problems import FewShot, objective_of, outputs
 from jaxtl.program import Program, Weights, make_program
 from jaxtl.protocol import Draw, Recipe
 from jaxtl.trees import Tree
@@ -34,7 +34,7 @@ def fine_tuned(problem: FewShot, **how: Any) -> Program:
     common = {
         "forward": as_forward(problem.model),
         "labels": problem.moved.labels,
-        "terms": {"task": CLASSIFY},
+        "terms": {"task": objective_of(problem)},
         "given": {"anchor": problem.moved.anchor},
         "prepare": problem.images.batches(problem.config.batch_size),
         **options(problem),

@@ -1,0 +1,57 @@
+"""Boxes drawn on pictures: what is true there, and what each of a few methods found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxtl.report.plots.style import PALETTE, legend_outside, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def drawn_boxes(
+    title: str, images: np.ndarray, truth: np.ndarray, found: Mapping[str, np.ndarray], classes: Sequence[str]
+) -> Figure:
+    """A row with what is true, and one for each method; a column for each picture, a colour for each class.
+
+    Args:
+        title: of the figure.
+        images: uint8 [N, H, W, C], grey or colour.
+        truth: [N, M, 5] boxes and classes, −1 for none.
+        found: {method: [N, K, 6] boxes, classes and scores, the surest first}; as many are drawn as there are true
+            ones, whatever the scores.
+        classes: their names.
+    """
+    from matplotlib.lines import Line2D
+
+    many = (truth[..., 4] >= 0).sum(axis=1)
+    surest = {name: [own[:count] for own, count in zip(each, many, strict=True)] for name, each in found.items()}
+    rows: dict[str, Any] = {"true": truth, **surest}
+    height = 9.0 / len(images) * images.shape[1] / images.shape[2]
+    figure = new_figure(9.2, 0.9 + (height + 0.15) * len(rows), title)
+    panels = figure.subplots(len(rows), len(images), squeeze=False)
+    for line, (name, boxes) in zip(panels, rows.items(), strict=True):
+        for axis, image, own in zip(line, images, boxes, strict=True):
+            axis.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap=None if image.shape[-1] == 3 else "gray")
+            _draw(axis, own)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.grid(visible=False)
+        line[0].set_ylabel(name)
+    marks = [Line2D([], [], color=PALETTE[c % len(PALETTE)], linewidth=2) for c in range(len(classes))]
+    legend_outside(figure, marks, list(classes))
+    figure.supxlabel("test pictures; of the found boxes the surest, as many as there are true ones", fontsize=8)
+    return figure
+
+
+def _draw(axis: Axes, boxes: np.ndarray) -> None:
+    from matplotlib.patches import Rectangle
+
+    for x0, y0, x1, y1, label in boxes[boxes[:, 4] >= 0, :5]:
+        colour = PALETTE[int(label) % len(PALETTE)]
+        axis.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=1.1))

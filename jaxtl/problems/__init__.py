@@ -7,6 +7,7 @@ several tasks                    many_tasks, new_task
 a target without labels          adaptation
 several modalities               pairs
 boxes in pictures                detection
+clients that keep their examples clients
 how hard to pull, by criterion   criteria, pull_map, trunk_pulls
 images, tokens on their way      images, texts
 """

@@ -79,8 +79,8 @@ def test_the_map_is_what_the_classifier_averages(problem):
 
 
 def test_a_detector_says_before_it_has_learned_that_hardly_anything_is_there(problem):
-    said = applied(problem.model, problem.start(DRAW).params, jnp.zeros((1, *problem.images.shape)))["head"]
-    assert said.shape == (1, 16, 16, 2 + 4)
+    said = applied(problem.model, problem.start(DRAW).params, jnp.zeros((2, *problem.images.shape)))["head"]
+    assert said.shape == (2, 16, 16, 2 + 4)
     assert float(jax.nn.sigmoid(said[..., :2]).mean()) < 0.3
 
 
@@ -93,9 +93,9 @@ def test_a_map_that_does_not_divide_the_picture_is_refused():
 
 
 def test_an_odd_map_is_filled_to_its_edge():
-    model = Detector(Cnn((8,)), 1, width=8)
-    params = initialise(model, jax.random.key(0), (7, 9, 1))
-    assert applied(model, params, jnp.ones((1, 7, 9, 1)))["head"].shape == (1, 7, 9, 5)
+    model, image = Detector(Cnn((8,)), 1, width=8), jax.ShapeDtypeStruct((1, 7, 9, 1), jnp.float32)
+    said = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x, train=False)[0], image)
+    assert said["head"].shape == (1, 7, 9, 5)
 
 
 def test_no_picture_both_chooses_and_is_learned_from_and_draws_differ(problem):

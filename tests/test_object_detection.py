@@ -77,7 +77,7 @@ def test_as_many_boxes_are_drawn_as_are_true():
     [
         ({"n_pictures": (5000,)}, "--config.n_pictures: 5000 pictures"),
         ({"methods": ("l3",)}, "no method 'l3'"),
-        ({"chunk": 3}, "steps: 4 is no multiple of 3"),
+        ({"chunk": 3}, "--config.source_steps: 4 is no multiple of 3"),
         ({"data": "nowhere.npz"}, "no such file"),
     ],
 )

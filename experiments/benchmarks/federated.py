@@ -45,7 +45,7 @@ from jaxtl.devices.compiler import compiler_options
 from jaxtl.labels import SHARED, label_params
 from jaxtl.loop import raise_if_stopped
 from jaxtl.losses import mean_of, softmax_cross_entropy
-from jaxtl.methods.federated import rounds
+from jaxtl.methods.federated import fedavg
 from jaxtl.models import Classifier, Mlp, as_forward, initialise
 from jaxtl.optimizers import Group
 from jaxtl.penalties import Term
@@ -114,7 +114,7 @@ def _ours(model: Classifier, params: Tree, data: dict[str, Any], name: str, conf
         prepare=batches(size),
         dense=name != "cnn",
     )
-    program = rounds(local, local_epochs(size, config.epochs), clients=config.clients)
+    program = fedavg(local, local_epochs(size, config.epochs), clients=config.clients)
     step, fixed = program_of(program.step), program.fixed()
 
     def run(count: int) -> Tree:

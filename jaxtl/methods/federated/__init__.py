@@ -1,14 +1,15 @@
 """Clients that keep their examples: a round is a step, and the label tree says what leaves a client.
 
-a round        rounds; local (a client's steps), sharing (what is sent), Memory (what lasts)
+a round        fedavg, rounds; local (a client's steps), sharing (what is sent), Memory (what lasts)
 the server     fed_adagrad, fed_adam, fed_yogi, or any optax transformation
-corrections    controlled (SCAFFOLD); FedProx is a penalty towards given["server"]
+corrections    controlled (SCAFFOLD); fedprox, a penalty towards given["server"]
 privacy        Privacy, epsilon
 
 Rows of a table on `problems.Clients` are in `recipes`.
 """
 
 from jaxtl.methods.federated.control import controlled
+from jaxtl.methods.federated.named import fedavg, fedprox
 from jaxtl.methods.federated.privacy import Privacy, epsilon
 from jaxtl.methods.federated.rounds import Memory, Rounds, rounds
 from jaxtl.methods.federated.server import fed_adagrad, fed_adam, fed_yogi
@@ -25,5 +26,7 @@ __all__ = [
     "fed_adagrad",
     "fed_adam",
     "fed_yogi",
+    "fedavg",
+    "fedprox",
     "rounds",
 ]

@@ -15,12 +15,11 @@ import numpy as np
 from jaxtl.data import image_batches, local_epochs
 from jaxtl.labels import NEW, TRANSFERRED, label_params
 from jaxtl.methods.federated.control import controlled
-from jaxtl.methods.federated.local import SERVER
+from jaxtl.methods.federated.named import fedprox
 from jaxtl.methods.federated.rounds import Rounds, rounds
 from jaxtl.methods.federated.server import fed_adagrad, fed_adam, fed_yogi
 from jaxtl.models import Classifier, Mlp, as_forward
 from jaxtl.optimizers import Group
-from jaxtl.penalties import Term, l2
 from jaxtl.problems.clients import Clients
 from jaxtl.problems.source import CLASSIFY
 from jaxtl.program import Program, Weights, make_program
@@ -39,7 +38,7 @@ def whole(problem: Clients, *, pulled: bool = False, labels: Any = None, rate: A
         labels,
         {"task": CLASSIFY},
         {label: Group(rate) for label in sorted(names)},
-        {label: Term(0.0, l2, (SERVER,)) for label in sorted(names)} if pulled else None,
+        fedprox(names, 0.0) if pulled else None,
         momentum=problem.config.local_momentum,
         prepare=problem.images.batches(problem.batch_size),
         dense=problem.config.model == "mlp",

@@ -201,8 +201,9 @@ class Detection:
             "ap50": average_precision_50(truth, found),
             **{f"ap50/{name}": float(one) for name, one in zip(self.task.classes, of_class, strict=False)},
         }
-        curves = {f"curve/{name}": np.array([row[name] for row in trained.curve]) for name in ("step", "validation")}
-        return metrics, {"found": found, **(curves if trained.curve else {})}
+        names = {"step": "step", "loss": "task", "validation": "validation"} if trained.curve else {}
+        curves = {f"curve/{name}": np.array([row[its] for row in trained.curve]) for name, its in names.items()}
+        return metrics, {"found": found, **curves}
 
 
 @functools.partial(jax.jit, static_argnames=("stride", "most"))

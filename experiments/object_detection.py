@@ -35,6 +35,7 @@ from jaxtl.problems import (
 )
 from jaxtl.protocol import Budget, study
 from jaxtl.report.boxes import boxes_section
+from jaxtl.report.plots.comparison import plots_across
 from jaxtl.terminal import Terminal
 
 ROWS = {
@@ -64,7 +65,7 @@ class Config(SourceConfig, DetectionConfig, Budget):
     folds: ClassVar[int] = 5  # type: ignore[misc]
     normalisation: ClassVar[str] = "group"  # type: ignore[misc]
     model: ClassVar[str] = "cnn"  # type: ignore[misc]
-    steps: cli.Steps = 120
+    steps: cli.Steps = 200
     batch_size: cli.Count = 8
     trials: cli.Trials = 4
     tuning_draws: cli.Draws = 1
@@ -127,7 +128,7 @@ def main(config: Config, workdir: Path) -> None:
     report.print_data(console, source=source_task, target=task)
     sources = make_sources(config, source_task, workdir / "source")
     report.print_source(console, *sources)
-    page, runs = report.Page(console, config.preset), {}
+    page, runs, results = report.Page(console, config.preset), {}, list[report.Result]()
     for n in config.n_pictures:
         problem = Detection(config, sources, task, n)
         report.print_batches(console, config.batch_size, n)
@@ -137,6 +138,9 @@ def main(config: Config, workdir: Path) -> None:
         section, figures = boxes_section(result, problem, baseline)
         page.add(section, {f"n_pictures={n}": figures})
         runs[f"runs_{n}"] = result.runs
+        results.append(result)
+    if across := plots_across(results, baseline):
+        page.add(report.Section("By the number of pictures", plots=across))
     notice = report.together(source_task.notice, task.notice)
     header = cli.header(
         "object_detection", config, started, data=f"{source_task.origin} → {task.origin}", notice=notice

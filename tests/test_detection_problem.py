@@ -143,6 +143,8 @@ def test_what_is_right_about_every_picture_is_worth_1(problem, monkeypatch):
 def test_what_does_not_go_together_is_refused(problem):
     with pytest.raises(InputError, match="33 pictures, and there are 32"):
         Detection(CONFIG, problem.sources, problem.task, 33)
+    with pytest.raises(InputError, match="12 is no multiple of 8"):
+        Detection(dataclasses.replace(CONFIG, head_width=12), problem.sources, problem.task, 3)
     with pytest.raises(InputError, match="no boxes"):
         Detection(CONFIG, problem.sources, by_class(load("digits"), range(5)), 3)
     part = {**problem.task.train.fields, "image": problem.task.train.images.repeat(3, axis=-1)}

@@ -54,7 +54,8 @@ def test_tables_are_what_the_runs_say_and_runs_what_was_found(finished):
     }
     assert worth == {(float(run["test"]), float(run["ap50"])) for run in runs}
     text = (finished / "summary.md").read_text()
-    assert "](plots/boxes" in text
+    assert "](plots/boxes-n_pictures-8.png)" in text
+    assert {path.name for path in (finished / "plots").iterdir()} >= {"mAP-n_pictures-8.png", "boxes-n_pictures-8.png"}
     assert "made up" in text
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,9 +40,9 @@ class DetectionConfig:
     """The detector and what is held out: fields of an experiment's Config, beside `SourceConfig`'s."""
 
     pooling: bounds.Count = 2  # pictures are first averaged over blocks of this edge
-    head_width: bounds.Count = 64  # channels of the detector's head
+    head_width: bounds.Width = 64  # channels of the detector's head: up to 8, or a multiple of it
     mirror: Literal["both", "across", "no"] = "both"  # how pictures are mirrored: also upside down, left to right, not
-    found: bounds.Count = 60  # boxes that are reported of a picture, the surest ones
+    found: Annotated[int, bounds.Within(1, 1000)] = 60  # boxes that are reported of a picture, the surest ones
     validation: bounds.Count = 60  # training pictures outside every draw that choose settings
     # No fields here: by SGD it hardly learns, and Adam divides a pull in the loss by the size of the gradient.
     optimizer, decay, normalisation = "adam", "decoupled", "group"
@@ -201,8 +201,9 @@ class Detection:
             "ap50": average_precision_50(truth, found),
             **{f"ap50/{name}": float(one) for name, one in zip(self.task.classes, of_class, strict=False)},
         }
-        curves = {f"curve/{name}": np.array([row[name] for row in trained.curve]) for name in ("step", "validation")}
-        return metrics, {"found": found, **(curves if trained.curve else {})}
+        names = {"step": "step", "loss": "task", "validation": "validation"} if trained.curve else {}
+        curves = {f"curve/{name}": np.array([row[its] for row in trained.curve]) for name, its in names.items()}
+        return metrics, {"found": found, **curves}
 
 
 @functools.partial(jax.jit, static_argnames=("stride", "most"))
@@ -249,6 +250,9 @@ def check_detection(config: Any, source_task: DataSet, task: DataSet, sizes: Col
     if max(sizes) > most:
         what = f"{max(sizes)} pictures, and there are {most} beside those that choose"
         raise InputError(what, where="--config.n_pictures", todo=f"give {most} at most")
+    if config.head_width > 8 and config.head_width % 8:  # channels are normalised by eights
+        what = f"{config.head_width} is no multiple of 8"
+        raise InputError(what, where="--config.head_width", todo="give one, or 8 at most")
     model, kind = _detector(config, task), task.train.images.shape[1:]
     stride_of(model, kind)
     params = jax.eval_shape(lambda: initialise(model, jax.random.key(0), kind))

@@ -41,7 +41,7 @@ def boxes_section(result: Result, problem: Detection, baseline: str) -> tuple[Se
         "at an overlap of 0.5, mean ± standard deviation over report runs, and of each class.",
         *(" ".join(filter(None, (note.heading, line))) for note in notes(result, baseline) for line in note.lines),
     ]
-    plots = [*plots_of(result, baseline), *_drawn(result, problem, baseline)]
+    plots = [*plots_of(result, baseline, list(result.axes)), *_drawn(result, problem, baseline)]
     return Section(
         result.title, [method_table(result, baseline), by_class, setting_table(result)], lines, plots
     ), figures
@@ -66,4 +66,5 @@ def _drawn(result: Result, problem: Detection, baseline: str) -> list[Plot]:
     title = f"What is there, and what was found: {result.title}"
     images, truth = np.asarray(problem.task.test.images[:PICTURES]), problem.truth_of["test"][:PICTURES]
     figure = functools.partial(drawn_boxes, title, images, truth, found, problem.task.classes)
-    return [Plot(f"boxes{slug(result.axes)}", title, figure)]
+    caption = f"{title}; of the found boxes the surest, as many as there are true ones"
+    return [Plot(f"boxes{slug(result.axes)}", caption, figure)]

@@ -30,7 +30,10 @@ def drawn_boxes(
     from matplotlib.lines import Line2D
 
     many = (truth[..., 4] >= 0).sum(axis=1)
-    surest = {name: [own[:count] for own, count in zip(each, many, strict=True)] for name, each in found.items()}
+    surest = {
+        f"surest of {name}": [own[:count] for own, count in zip(each, many, strict=True)]
+        for name, each in found.items()
+    }
     rows: dict[str, Any] = {"true": truth, **surest}
     height = 9.0 / len(images) * images.shape[1] / images.shape[2]
     figure = new_figure(9.2, 0.9 + (height + 0.15) * len(rows), title)
@@ -45,7 +48,6 @@ def drawn_boxes(
         line[0].set_ylabel(name)
     marks = [Line2D([], [], color=PALETTE[c % len(PALETTE)], linewidth=2) for c in range(len(classes))]
     legend_outside(figure, marks, list(classes))
-    figure.supxlabel("test pictures; of the found boxes the surest, as many as there are true ones", fontsize=8)
     return figure
 
 

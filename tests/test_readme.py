@@ -157,7 +157,6 @@ def test_the_rooms_of_the_house_are_those_that_the_imports_are_held_to():
         "clients",
         "wheels",
         "terminal",
-        "detection",
     }
 
 

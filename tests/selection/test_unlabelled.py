@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 from scipy.stats import entropy as scipy_entropy
+from sklearn.linear_model import RidgeClassifier
 
 from jaxtl.errors import InputError
 from jaxtl.selection.unlabelled import (
@@ -15,6 +16,7 @@ from jaxtl.selection.unlabelled import (
     importance_weighted,
     mutual_information,
     neighbourhood_density,
+    reverse_accuracy,
     source_accuracy,
 )
 
@@ -97,3 +99,23 @@ def test_what_does_not_fit_is_refused():
             fn(Z, LABELS, -np.ones(8))
     with pytest.raises(InputError, match="of one network"):
         density_ratio(Z, Z[:, :2], Z)
+
+
+def test_the_way_back_is_a_linear_classifier_of_what_was_answered():
+    rng = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    here = np.eye(3)[labels] + 0.1 * rng.normal(size=(90, 3))
+    there = np.eye(3)[labels] + 0.1 * rng.normal(size=(90, 3))
+    answers = 5.0 * np.eye(3)[labels]
+    learned = RidgeClassifier(alpha=1e-3).fit(there, labels)
+    assert reverse_accuracy(there, answers, here, labels) == pytest.approx(learned.score(here, labels))
+    assert reverse_accuracy(there, answers, here, labels) == 1.0
+    turned = np.roll(answers, 1, axis=1)  # each class is taken for the next one
+    assert reverse_accuracy(there, turned, here, labels) == 0.0
+    assert reverse_accuracy(there, 0 * answers + [0.0, 9.0, 0.0], here, labels) == pytest.approx(1 / 3)
+    two = np.where(labels[:, None] == 2, answers[:1], answers)  # nothing is taken for the last class
+    assert reverse_accuracy(there, two, here, labels) == pytest.approx(2 / 3, abs=0.05)
+    with pytest.raises(InputError, match="features of one net, and an answer"):
+        reverse_accuracy(there, answers[:-1], here, labels)
+    with pytest.raises(InputError, match="features of one net, and an answer"):
+        reverse_accuracy(there[:, :2], answers, here, labels)

@@ -15,53 +15,40 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from jaxtl import cli, report
+from jaxtl import cli
 from jaxtl.data import DataSet, by_class, load
 from jaxtl.data.domain_sets import by_field, halved
 from jaxtl.errors import InputError
 from jaxtl.loop import StoppableProgress
-from jaxtl.methods.domain.recipes import BOUND, RECIPES, check_rows
+from jaxtl.methods.domain.recipes import BASELINE, BOUND, DomainConfig, Methods, check_rows
 from jaxtl.problems import check_memory, check_plan
-from jaxtl.problems.adaptation import MEANS, VALIDATORS, Adaptation, AdaptationConfig
-from jaxtl.protocol import Budget, study
+from jaxtl.problems.adaptation import Adaptation
 from jaxtl.protocol.measures import MEASURES
-from jaxtl.protocol.results import Axes
-from jaxtl.report.domains import add_pair
+from jaxtl.report.domains import compare_pairs
 from jaxtl.terminal import Terminal
 
-BASELINE = "source_only"
 FIELD = "lab"  # of each example: the laboratory that it comes from
 FEWEST = 5  # training images of a type in each laboratory; types with fewer are left out
 
-Methods = Annotated[tuple[Annotated[str, cli.OneOf("method", RECIPES)], ...], cli.Items(1, distinct=True)]
-
 
 @dataclasses.dataclass(frozen=True)
-class Config(AdaptationConfig, Budget):
+class Config(DomainConfig):
     preset: str = ""  # smoke: fills what is not given
     data: cli.Place = "digits"  # images with a field "lab" of two values; digits: its images, and their negatives
     data_dir: cli.Place = ""  # where named data sets are looked for
     both_ways: bool = True  # also from the second laboratory to the first
     methods: Methods = (BASELINE, BOUND, "adabn", "coral", "dann", "cdan_e", "mcc")
-    validator: Annotated[str, cli.OneOf("validator", VALIDATORS)] = "information"  # what the headline is chosen by
-    honest: ClassVar[tuple[str, ...]] = ()  # type: ignore[misc]  # no fields here: no target example is labelled
-    folds: ClassVar[int] = 5  # type: ignore[misc]
     normalisation: Literal["group", "batch", "none"] = "batch"
     input_size: cli.Count = 16
     steps: cli.Steps = 200
     source_steps: cli.Steps = 100
     batch_size: cli.Count = 32  # of each laboratory
-    trials: cli.Trials = 4
-    tuning_draws: cli.Draws = 1
-    report_draws: cli.Draws = 1
     replicates: cli.Draws = 4
 
-    may_change: ClassVar = (*Budget.may_change, "methods", "validator")  # each run is scored by every validator
-    glossary: ClassVar = {name: recipe.means for name, recipe in RECIPES.items()} | MEANS
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {
             "data": "digits",
@@ -103,20 +90,11 @@ def main(config: Config, workdir: Path) -> None:
     check_rows(config, config.methods)
     first, second = laboratories(config)
     check_memory(config, first, config.trials)
-    rows = {name: dataclasses.replace(recipe, chosen=config.validator) for name, recipe in RECIPES.items()}
-    rows |= {BOUND: RECIPES[BOUND]}
-    chosen = tuple(name for name in config.methods if name != BOUND)
-    contrasts = [(name, BASELINE) for name in chosen if name != BASELINE]
-    report.print_plan(console, config.replicates, len(contrasts), "replicate")
-    page, runs = report.Page(console, config.preset), {}
-    for source, target in [(first, second), (second, first)][: 1 + config.both_ways]:
-        report.print_data(console, source=source, target=target)
-        problem = Adaptation(config, source, target, MEASURES["balanced_accuracy"])
-        way, ways = cli.directory_of(problem.title), problem.selections(chosen, config.validator)
-        axes: Axes = {"pair": problem.title}
-        result = study(problem, rows, workdir / way, contrasts, axes, methods=config.methods, selections=ways)
-        add_pair(page, result, BASELINE, config.validator, BOUND)
-        runs[way] = result.runs
+    ways = [(first, second), (second, first)][: 1 + config.both_ways]
+    problems = [Adaptation(config, *way, MEASURES["balanced_accuracy"]) for way in ways]
+    by_name = {cli.directory_of(problem.title): problem for problem in problems}
+    page, results = compare_pairs(config, by_name, workdir, console)
+    runs = {name: result.runs for name, result in results.items()}
     page.write(workdir, cli.header("domain_cells", config, started, data=first.origin), runs)
 
 

@@ -21,17 +21,15 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 
-from jaxtl import cli, report
+from jaxtl import cli
 from jaxtl.data import contrast, gaussian_blur, gaussian_noise, load, pixelate
 from jaxtl.data.domain_sets import halved
 from jaxtl.errors import InputError
 from jaxtl.loop import StoppableProgress
-from jaxtl.methods.domain.recipes import BOUND, RECIPES, check_rows
+from jaxtl.methods.domain.recipes import BASELINE, BOUND, DomainConfig, Methods, check_rows
 from jaxtl.problems import check_memory, check_plan
-from jaxtl.problems.adaptation import MEANS, VALIDATORS, Adaptation, AdaptationConfig
-from jaxtl.protocol import Budget, study
-from jaxtl.protocol.results import Axes
-from jaxtl.report.domains import add_pair
+from jaxtl.problems.adaptation import Adaptation
+from jaxtl.report.domains import compare_pairs
 from jaxtl.terminal import Terminal
 
 CORRUPTIONS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {  # of grey levels 0..255
@@ -40,32 +38,21 @@ CORRUPTIONS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {  # of gr
     "blur": lambda images, key: gaussian_blur(images, 1.0),
     "pixels": lambda images, key: pixelate(images, 2),
 }
-BASELINE = "source_only"
-
-Methods = Annotated[tuple[Annotated[str, cli.OneOf("method", RECIPES)], ...], cli.Items(1, distinct=True)]
 Kinds = Annotated[tuple[Annotated[str, cli.OneOf("corruption", CORRUPTIONS)], ...], cli.Items(1, distinct=True)]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(AdaptationConfig, Budget):
+class Config(DomainConfig):
     preset: str = ""  # smoke: fills what is not given
     data: cli.Place = "auto"  # a name (digits, cifar10, ...) or a path; auto: CIFAR-10 if found, else digits
     data_dir: cli.Place = ""  # where named data sets are looked for
     corruptions: Kinds = ("contrast",)  # noise is averaged away with the pixels, unless --config.input_size=32
     methods: Methods = (BASELINE, BOUND, "adabn", "tent", "coral", "dann", "mcc")
-    validator: Annotated[str, cli.OneOf("validator", VALIDATORS)] = "information"  # what the headline is chosen by
-    honest: ClassVar[tuple[str, ...]] = ()  # type: ignore[misc]  # no fields here: no target example is labelled
-    folds: ClassVar[int] = 5  # type: ignore[misc]
     normalisation: Literal["group", "batch", "none"] = "batch"
     steps: cli.Steps = 400
-    batch_size: cli.Count = 64  # of each domain
-    trials: cli.Trials = 4
-    tuning_draws: cli.Draws = 1
-    report_draws: cli.Draws = 1
     replicates: cli.Draws = 3
 
-    may_change: ClassVar = (*Budget.may_change, "methods", "validator", "corruptions")  # every run by every validator
-    glossary: ClassVar = {name: recipe.means for name, recipe in RECIPES.items()} | MEANS
+    may_change: ClassVar = (*DomainConfig.may_change, "corruptions")
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {
             "data": "digits",
@@ -92,21 +79,10 @@ def main(config: Config, workdir: Path) -> None:
         what = f"'{data.name}' has no images with a class each"
         raise InputError(what, where="--config.data", todo="name a set of images")
     check_memory(config, data, config.trials)
-    rows = {name: dataclasses.replace(recipe, chosen=config.validator) for name, recipe in RECIPES.items()}
-    rows |= {BOUND: RECIPES[BOUND]}
-    chosen = tuple(name for name in config.methods if name != BOUND)
-    contrasts = [(name, BASELINE) for name in chosen if name != BASELINE]
-    report.print_plan(console, config.replicates, len(contrasts), "replicate")
-    page, runs = report.Page(console, config.preset), {}
-    for kind in config.corruptions:
-        source, target = halved(data, CORRUPTIONS[kind], kind)
-        report.print_data(console, source=source, target=target)
-        problem = Adaptation(config, source, target)
-        ways = problem.selections(chosen, config.validator)
-        axes: Axes = {"corruption": kind}
-        result = study(problem, rows, workdir / kind, contrasts, axes, methods=config.methods, selections=ways)
-        add_pair(page, result, BASELINE, config.validator, BOUND)
-        runs[kind] = result.runs
+    halves = {kind: halved(data, CORRUPTIONS[kind], kind) for kind in config.corruptions}
+    problems = {kind: Adaptation(config, *sides) for kind, sides in halves.items()}
+    page, results = compare_pairs(config, problems, workdir, console)
+    runs = {kind: result.runs for kind, result in results.items()}
     page.write(workdir, cli.header("domain_corrupted", config, started, data=data.origin), runs)
 
 

@@ -19,7 +19,7 @@ import dataclasses
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -29,26 +29,22 @@ from jaxtl.data import DataSet, Split, contrast, gaussian_blur, gaussian_noise, 
 from jaxtl.data.domain_sets import halved, open_set, partial
 from jaxtl.errors import InputError
 from jaxtl.loop import StoppableProgress
-from jaxtl.methods.domain.recipes import BOUND, RECIPES, check_rows
+from jaxtl.methods.domain.recipes import BOUND, DomainConfig, Methods, check_rows
 from jaxtl.problems import check_memory, check_plan
-from jaxtl.problems.adaptation import MEANS, VALIDATORS, Adaptation, AdaptationConfig
-from jaxtl.protocol import Budget, study
+from jaxtl.problems.adaptation import Adaptation
 from jaxtl.protocol.measures import MEASURES
-from jaxtl.protocol.results import Axes, Result
+from jaxtl.protocol.results import Result
 from jaxtl.report.cells import percent
-from jaxtl.report.domains import add_pair
+from jaxtl.report.domains import compare_pairs
 from jaxtl.report.tables import DASH
 from jaxtl.terminal import Terminal
 
 USUAL = ("source_only", BOUND, "dan", "coral", "dann", "cdan_e", "mdd", "mcc")
-BASELINE = "source_only"
 EDGE = 16  # pixels: images of 28 are brought to it
-
-Methods = Annotated[tuple[Annotated[str, cli.OneOf("method", RECIPES)], ...], cli.Items(1, distinct=True)]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(AdaptationConfig, Budget):
+class Config(DomainConfig):
     preset: str = ""  # smoke: fills what is not given
     data: cli.Names = ("digits",)  # two sets of images, names or paths; digits: its images, and others distorted
     data_dir: cli.Place = ""  # where named data sets are looked for
@@ -56,18 +52,9 @@ class Config(AdaptationConfig, Budget):
     classes: Literal["same", "partial", "open"] = "same"  # partial: the target lacks some; open: the source does
     shared: cli.Count = 5  # classes that both have, of partial and open
     methods: Methods = USUAL
-    validator: Annotated[str, cli.OneOf("validator", VALIDATORS)] = "information"  # what the headline is chosen by
-    honest: ClassVar[tuple[str, ...]] = ()  # type: ignore[misc]  # no fields here: no target example is labelled
-    folds: ClassVar[int] = 5  # type: ignore[misc]
     steps: cli.Steps = 400
-    batch_size: cli.Count = 64  # of each domain
-    trials: cli.Trials = 4
-    tuning_draws: cli.Draws = 1
-    report_draws: cli.Draws = 1
     replicates: cli.Draws = 5
 
-    may_change: ClassVar = (*Budget.may_change, "methods", "validator")  # each run is scored by every validator
-    glossary: ClassVar = {name: recipe.means for name, recipe in RECIPES.items()} | MEANS
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {
             "data": ("digits",),
@@ -168,11 +155,6 @@ def domains(config: Config) -> tuple[DataSet, DataSet]:
     return first, second
 
 
-MEASURE = {
-    "same": "accuracy",
-    "partial": "accuracy",
-    "open": "balanced_accuracy",
-}  # "unknown" is one class among others
 CLASSES = {"same": lambda source, target, shared: (source, target), "partial": partial, "open": open_set}
 
 
@@ -189,26 +171,17 @@ def main(config: Config, workdir: Path) -> None:
     cli.check(config)
     check_plan(config, config.methods)
     check_rows(config, config.methods, unknown=config.classes == "open")
-    rows = {name: dataclasses.replace(recipe, chosen=config.validator) for name, recipe in RECIPES.items()}
-    rows |= {BOUND: RECIPES[BOUND]}
-    chosen = tuple(name for name in config.methods if name != BOUND)
-    contrasts = [(name, BASELINE) for name in chosen if name != BASELINE]
-    report.print_plan(console, config.replicates, len(contrasts), "replicate")
-    page, results, origin = report.Page(console, config.preset), dict[str, Result](), ""
-    for source, target in pairs(config):
-        report.print_data(console, source=source, target=target)
-        check_memory(config, target, config.trials)
-        problem = Adaptation(config, source, target, MEASURES[MEASURE[config.classes]])
-        way, origin = cli.directory_of(problem.title), origin or problem.origin
-        ways = problem.selections(chosen, config.validator)
-        axes: Axes = {"pair": problem.title}
-        result = study(problem, rows, workdir / way, contrasts, axes, methods=config.methods, selections=ways)
-        add_pair(page, result, BASELINE, config.validator, BOUND)
-        results[problem.title] = result
+    of_classes = config.classes == "open"  # "unknown" is one class among others
+    measure = MEASURES["balanced_accuracy" if of_classes else "accuracy"]
+    problems = [Adaptation(config, *way, measure) for way in pairs(config)]
+    check_memory(config, problems[0].target, config.trials)
+    by_name = {cli.directory_of(problem.title): problem for problem in problems}
+    page, found = compare_pairs(config, by_name, workdir, console)
+    results = {result.title: result for result in found.values()}
     if any({"mnist", "usps"} == {*title.split(" → ")} for title in results) and config.classes == "same":
         page.add(published_section(results))
-    runs = {cli.directory_of(title): result.runs for title, result in results.items()}
-    page.write(workdir, cli.header("domain_digits", config, started, data=origin), runs)
+    runs = {name: result.runs for name, result in found.items()}
+    page.write(workdir, cli.header("domain_digits", config, started, data=problems[0].origin), runs)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from experiments import domain_digits as experiment
-from experiments.domain_digits import BASELINE, BOUND, RECIPES, USUAL, Config, at_edge, worse
+from experiments.domain_digits import USUAL, Config, at_edge, worse
 from jaxtl.data import from_arrays, load
 from jaxtl.data.domain_sets import halved
 from jaxtl.errors import InputError
+from jaxtl.methods.domain.recipes import BASELINE, BOUND, RECIPES
 from jaxtl.problems.adaptation import ORACLE, VALIDATORS
 from jaxtl.report.tables import DASH
 

@@ -4,28 +4,53 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
-from jaxtl.problems.adaptation import ORACLE, VALIDATORS
-from jaxtl.protocol import Contrast, paired
+from jaxtl.methods.domain.recipes import BASELINE, BOUND, DomainConfig
+from jaxtl.problems.adaptation import ORACLE, VALIDATORS, Adaptation
+from jaxtl.protocol import Contrast, paired, study
 from jaxtl.protocol.results import Result, number, points, slug
 from jaxtl.report.cells import percent
-from jaxtl.report.page import Page, Section
+from jaxtl.report.page import Page, Section, print_data, print_plan
 from jaxtl.report.plots.comparison import Plot
 from jaxtl.report.plots.domains import Value, adaptation, embeddings
 from jaxtl.report.tables import DASH, Table, repeated
 from jaxtl.selection import kendall
 
 
-def add_pair(page: Page, result: Result, baseline: str, validator: str, bound: str) -> None:
-    """Both sections of one source and one target, see `gains_section`."""
-    section, figures = gains_section(result, baseline, validator, bound, [*VALIDATORS])
-    page.add(section, {f"methods: {result.title}": figures})
-    section, figures = validators_section(result, baseline, [*VALIDATORS])
-    page.add(section, {f"validators: {result.title}": figures})
+def compare_pairs(
+    config: DomainConfig, problems: Mapping[str, Adaptation], workdir: Path, console: Console
+) -> tuple[Page, dict[str, Result]]:
+    """Every problem's methods and validators compared, as sections of one page.
+
+    Args:
+        config: which rows, chosen by what.
+        problems: by the word that tells one from the other, and that its runs are kept under.
+        workdir: of the run.
+        console: where it is told.
+
+    Returns:
+        (the page, results by the same words).
+    """
+    contrasts = [(name, BASELINE) for name in config.compared if name != BASELINE]
+    print_plan(console, config.replicates, len(contrasts), "replicate")
+    page, results = Page(console, getattr(config, "preset", "")), dict[str, Result]()
+    for word, problem in problems.items():
+        print_data(console, source=problem.source, target=problem.target)
+        ways = problem.selections(config.compared, config.validator)
+        how: dict[str, Any] = {"methods": config.methods, "selections": ways}
+        result = study(problem, config.rows, workdir / word, contrasts, {"pair": problem.title}, **how)
+        section, figures = gains_section(result, BASELINE, config.validator, BOUND, [*VALIDATORS])
+        page.add(section, {f"methods: {result.title}": figures})
+        section, figures = validators_section(result, BASELINE, [*VALIDATORS])
+        page.add(section, {f"validators: {result.title}": figures})
+        results[word] = result
+    return page, results
 
 
 def gains_section(

@@ -7,18 +7,20 @@ target labels. `target_only` is told the target's labels, and is a bound. What t
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
+from jaxtl import bounds
 from jaxtl.errors import InputError
 from jaxtl.methods.domain.after_recipes import AFTER, check_after
 from jaxtl.methods.domain.game_recipes import disagreeing, played, rejecting, with_adversary
 from jaxtl.methods.domain.norms import bsp
 from jaxtl.methods.domain.term_recipes import aligned, classify_shared, of_features, source_only, target_only
 from jaxtl.penalties import Term
-from jaxtl.problems.adaptation import ORACLE, Adaptation
+from jaxtl.problems.adaptation import MEANS, ORACLE, VALIDATORS, Adaptation, AdaptationConfig
 from jaxtl.program import Program
-from jaxtl.protocol import Range, Recipe
+from jaxtl.protocol import Budget, Range, Recipe
 
 
 def _row(make: Callable[[Adaptation], Program], means: str, *, start: Any = None, **weights: Range) -> Recipe:
@@ -29,7 +31,7 @@ def _row(make: Callable[[Adaptation], Program], means: str, *, start: Any = None
 
 USUAL, PULL = Range(0.1, 3.0), ("learning_rate", "pull")
 SPECTRAL = {"bsp": Term(0.0, of_features(bsp))}
-BOUND = "target_only"  # the row that is told target labels
+BASELINE, BOUND = "source_only", "target_only"  # what gains are over; the row that is told target labels
 OPEN = "osbp"  # the row that needs a class without source examples
 RECIPES = {
     "source_only": _row(source_only, "source examples alone, nothing pulled: what all are to be better than"),
@@ -94,6 +96,37 @@ RECIPES = {
     ),
     **AFTER,
 }
+
+
+Methods = Annotated[tuple[Annotated[str, bounds.OneOf("method", RECIPES)], ...], bounds.Items(1, distinct=True)]
+
+
+@dataclasses.dataclass(frozen=True)
+class DomainConfig(AdaptationConfig, Budget):
+    """What experiments on a target without labels have in common: fields of their Config."""
+
+    methods: Methods = (BASELINE, BOUND, "coral", "dann", "mcc")
+    validator: Annotated[str, bounds.OneOf("validator", VALIDATORS)] = "information"  # what the headline is chosen by
+    honest: ClassVar[tuple[str, ...]] = ()  # type: ignore[misc]  # no fields here: no target example is labelled
+    folds: ClassVar[int] = 5  # type: ignore[misc]
+    batch_size: bounds.Count = 64  # of each domain
+    trials: bounds.Trials = 4
+    tuning_draws: bounds.Draws = 1
+    report_draws: bounds.Draws = 1
+
+    may_change: ClassVar = (*Budget.may_change, "methods", "validator")  # each run is scored by every validator
+    glossary: ClassVar = {name: recipe.means for name, recipe in RECIPES.items()} | MEANS
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The methods that are chosen without target labels: all but the bound."""
+        return tuple(name for name in self.methods if name != BOUND)
+
+    @property
+    def rows(self) -> dict[str, Recipe]:
+        """All rows, chosen by the validator but for the bound."""
+        rows = {name: dataclasses.replace(recipe, chosen=self.validator) for name, recipe in RECIPES.items()}
+        return rows | {BOUND: RECIPES[BOUND]}
 
 
 def check_rows(config: Any, methods: Sequence[str], *, unknown: bool = False) -> None:

@@ -37,6 +37,7 @@ WORK = (
     "textbook",
     "train",
     "study",
+    "compare_pairs",
 )  # where each of them begins to work
 QUICK = {"data": "digits", "images": "digits", "source_steps": "2", "validation": "50", "n_per_class": "5"}
 QUICK |= {"n": "50", "n_new": "20", "path_points": "2", "steps": "10"}

@@ -19,7 +19,7 @@ from jaxtl.problems import check_plan
 
 EXPERIMENTS = [
     *("cifar_transfer", "lambda_selection", "learned_rates", "label_trees", "learned_starts"),
-    *("multitask", "ridge_regression", "calibration", "finetune_methods", "choose_source"),
+    *("multitask", "ridge_regression", "calibration", "finetune_methods", "choose_source", "when_it_helps"),
     "text_transfer",
     *("domain_digits", "domain_corrupted", "domain_cells"),
     *("published_grid", "audio_visual_digits", "federated_transfer", "object_detection"),

@@ -65,19 +65,44 @@ def by_field(data: DataSet, field: str, *, where: object = "by_field") -> tuple[
         >>> [(lab.name, len(lab.train) + len(lab.test)) for lab in labs]
         [('arrays, lab 0', 20), ('arrays, lab 1', 20)]
     """
-    if field not in data.train:
-        what = f"'{data.name}' has no field '{field}'"
-        raise InputError(what, where=where, todo=f"it has {', '.join(data.train.fields)}")
-    values = np.unique(data.train[field])
+    values = _values(data, field, where)
     if len(values) < 2 or not np.isin(values, data.test[field]).all():
         what = f"'{field}' of '{data.name}' is {', '.join(map(str, values[:6]))} in training"
         raise InputError(what, where=where, todo="give two values or more, each with test examples")
-    return tuple(
-        dataclasses.replace(
-            _of(data, data.train[field] == one, data.test[field] == one), name=f"{data.name}, {field} {one}"
-        )
-        for one in values
-    )
+    return tuple(having(data, field, str(value)) for value in values)
+
+
+def having(data: DataSet, field: str, value: str, *, where: object = "having") -> DataSet:
+    """The examples of one laboratory, site or machine.
+
+    Args:
+        data: has the field, of numbers.
+        field, value: what its examples have, as it is printed.
+        where: what errors name.
+
+    Raises:
+        InputError: no such field, or a value that no training or no test example has.
+
+    Example:
+        >>> from jaxtl.data import from_arrays
+        >>> fields = {"image": np.zeros((40, 4, 4), np.uint8), "lab": np.arange(40) // 2 % 2}
+        >>> lab = having(from_arrays(fields, np.arange(40) % 2), "lab", "1")
+        >>> lab.name, len(lab.train) + len(lab.test)
+        ('arrays, lab 1', 20)
+    """
+    found = [one for one in _values(data, field, where) if str(one) == value and one in data.test[field]]
+    if not found:
+        names = ", ".join(map(str, np.unique(data.test[field])[:6]))
+        raise InputError(f"no '{field}' of '{data.name}' is '{value}'", where=where, todo=f"it is {names}")
+    train, test = (part[field] == found[0] for part in (data.train, data.test))
+    return dataclasses.replace(_of(data, train, test), name=f"{data.name}, {field} {value}")
+
+
+def _values(data: DataSet, field: str, where: object) -> np.ndarray:
+    if field not in data.train:
+        what = f"'{data.name}' has no field '{field}'"
+        raise InputError(what, where=where, todo=f"it has {', '.join(data.train.fields)}")
+    return np.unique(data.train[field])
 
 
 def partial(source: DataSet, target: DataSet, shared: int) -> tuple[DataSet, DataSet]:

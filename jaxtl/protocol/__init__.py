@@ -8,6 +8,7 @@ the rules           compare       who is tuned on what, and when test data are l
 what it says        measures      of predictions: accuracy, R² and others, guessing, confusions
                     detections    of boxes: average precision as COCO defines it
                     clusters      the error of a mean over units that share data sets or trunks
+                    random_effects  effects of many studies as one
                     power         what so many replicates can find, and what would decide
                     summaries     a row for every method;  statistics: contrasts, intervals, verdicts
                     results       all of it, as reports show it
@@ -18,6 +19,7 @@ from jaxtl.protocol.compare import Comparison, compare
 from jaxtl.protocol.design import Draw, Method, Range, Selection, Setting, planned_runs, trial_settings
 from jaxtl.protocol.measures import ACCURACY, MEASURES, R2, Measure, Truth, balanced_accuracy, confusion_matrix
 from jaxtl.protocol.power import cannot_decide, detectable_difference
+from jaxtl.protocol.random_effects import Pooled, random_effects
 from jaxtl.protocol.recipes import Problem, Recipe, Trained, draw_key, pull_name, rates_of, replicate_seed
 from jaxtl.protocol.results import Result
 from jaxtl.protocol.runs import Run, RunStore, identity, to_csv
@@ -46,6 +48,7 @@ __all__ = [
     "Draws",
     "Measure",
     "Method",
+    "Pooled",
     "Problem",
     "Range",
     "Recipe",
@@ -76,6 +79,7 @@ __all__ = [
     "planned_runs",
     "price_of_choosing",
     "pull_name",
+    "random_effects",
     "rates_of",
     "replicate_seed",
     "study",

@@ -166,16 +166,16 @@ def main(config: Config, workdir: Path) -> None:
         sources = make_sources(config, source_task, workdir / "sources" / cli.directory_of(source_of(pair)))
         report.print_source(console, *sources)
         problem = FewShot(config, sources, task, config.n_per_class)
-        axes: dict[str, Any] = {"pair": pair}
-        results[pair] = study(problem, ROWS, workdir / cli.directory_of(pair), planned, axes)
-        known[pair] = beforehand(problem)
+        words, axes = pair.replace(".npz", "").replace(":", " → "), dict[str, Any](pair=pair)
+        results[words] = study(problem, ROWS, workdir / cli.directory_of(pair), planned, axes)
+        known[words] = beforehand(problem)
     page = report.Page(console, config.preset)
     page.add(*forest_section(results, planned))
     if GAIN in planned:
         page.add(*predictors_section(results, GAIN, known))
     origin = "; ".join(dict.fromkeys(part.origin for both in tasks.values() for part in both))
     notice = report.together(*(part.notice for both in tasks.values() for part in both))
-    runs = {cli.directory_of(pair): result.runs for pair, result in results.items()}
+    runs = {cli.directory_of(pair): result.runs for pair, result in zip(tasks, results.values(), strict=True)}
     page.write(workdir, cli.header("when_it_helps", config, started, data=origin, notice=notice), runs)
 
 

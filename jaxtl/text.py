@@ -1,7 +1,7 @@
 """Text that leaves the program: names of classes, files and flags hold anything, and a page or a terminal obeys some.
 
-Escaped once, at the exit: `printable` for a terminal or a line of a file, `markdown` and `code` for a page. Of a text
-that comes in, `beginning` is what is looked at.
+Escaped once, at the exit: `printable` for a terminal or a line of a file, `markdown` and `code` for a page, `latex` for
+a paper. Of a text that comes in, `beginning` is what is looked at.
 """
 
 from __future__ import annotations
@@ -9,6 +9,38 @@ from __future__ import annotations
 import re
 
 MARKDOWN = str.maketrans({**{c: f"\\{c}" for c in "\\`*|"}, "&": "&amp;", "<": "&lt;", ">": "&gt;"})
+LATEX = str.maketrans(
+    {
+        **{c: f"\\{c}" for c in "&%$#_{}"},
+        **{
+            "\\": r"\textbackslash{}",
+            "~": r"\textasciitilde{}",
+            "^": r"\textasciicircum{}",
+            "–": "--",
+            "…": r"\dots{}",
+        },
+        **{
+            "±": r"$\pm$",
+            "−": "$-$",
+            "×": r"$\times$",
+            "÷": r"$\div$",
+            "·": r"$\cdot$",
+            "→": r"$\to$",
+            "√": r"$\surd$",
+        },
+        **{"λ": r"$\lambda$", "α": r"$\alpha$", "β": r"$\beta$", "ρ": r"$\rho$", "τ": r"$\tau$", "Σ": r"$\Sigma$"},
+        **{"²": "$^2$", "³": "$^3$", "½": r"$\frac{1}{2}$", "≥": r"$\ge$", "≤": r"$\le$", "∞": r"$\infty$"},
+        **{
+            "▼": r"$\downarrow$",
+            "▲": r"$\uparrow$",
+            "<": r"$<$",
+            ">": r"$>$",
+            "|": r"$|$",
+            "°": r"$^\circ$",
+            "Δ": r"$\Delta$",
+        },
+    }
+)
 LINK = re.compile(r"\](?=[(\[:])")  # without it no link, picture, reference or footnote; [0.1, 0.2] is none
 
 
@@ -36,6 +68,19 @@ def markdown(text: str) -> str:
         l2_sp ![x\](y) &lt;b&gt;\|
     """
     return LINK.sub(r"\\]", printable(text).translate(MARKDOWN))
+
+
+def latex(text: str) -> str:
+    r"""A text that LaTeX sets as it is: no command, no mathematics, and signs as it has them.
+
+    Args:
+        text: anything; letters of other alphabets stay, for engines that read Unicode.
+
+    Example:
+        >>> print(latex("l2_sp 5 % ± 1, λ → ∞"))
+        l2\_sp 5 \% $\pm$ 1, $\lambda$ $\to$ $\infty$
+    """
+    return printable(text).translate(LATEX)
 
 
 def code(text: str) -> str:

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from jaxtl import files
+from jaxtl.cli import export
 from jaxtl.data import from_arrays
+from jaxtl.errors import InputError
 from jaxtl.report import Plot, Section, Table, print_data, print_section, write_sections
 from jaxtl.report.plots.style import new_figure
 from jaxtl.terminal import Terminal
-from jaxtl.text import code, markdown, printable
+from jaxtl.text import code, latex, markdown, printable
 
 EVIL = {
     "colours": "\x1b[31mred\x1b[0m",
@@ -74,7 +76,7 @@ def test_the_line_about_the_data_shows_names(name):
 
 
 @settings(deadline=None, derandomize=True, database=None)
-@given(st.text(st.characters(codec=None) | st.sampled_from("\\`*[]()<>&|!\n\x1b"), max_size=30))
+@given(st.text(st.characters(codec=None) | st.sampled_from("\\`*[]()<>&|!%$#_{}~^\n\x1b"), max_size=30))
 def test_escapes_hold_for_any_text(text):
     seen = printable(text)
     assert seen.isprintable()
@@ -85,6 +87,8 @@ def test_escapes_hold_for_any_text(text):
     page = markdown(text)
     assert not set(page) & set("<>\n\x1b")
     assert not re.search(r"(?<!\\)(\\\\)*[`*|]|(?<!\\)(\\\\)*\][(\[:]", page)
+    bare = re.sub(r"\\[a-z]+\{\}|\$[^$]*\$|\\[&%$#_{}]", "", latex(text))
+    assert not set(bare) & set("&%$#_{}\\~^<>|\n")
     fence = re.match("`+", code(text))
     assert fence
     assert code(text).count(fence[0]) == 2 or text == ""
@@ -93,3 +97,30 @@ def test_escapes_hold_for_any_text(text):
 def test_text_that_has_no_utf8_is_written_as_json_reads_it(tmp_path):
     path = files.write(tmp_path / "x.json", json.dumps({"name": "\udcff λ"}, ensure_ascii=False))
     assert json.loads(path.read_text(encoding="utf-8")) == {"name": "\udcff λ"}
+
+
+def test_tables_of_a_finished_run_are_written_for_latex(tmp_path):
+    table = Table(["method", "accuracy"], [["l2_sp", "66.1 ± 2.0"], ["a & b", "−3 %"]])
+    sections = [Section("What came out: n = 5", [table]), Section("And more", [table])]
+    header = {"experiment": "toy", "data": "digits", "device": "cpu", "config": {}, "command": "python -m x"}
+    write_sections(tmp_path / "run", header, {}, sections)
+    export.main([str(tmp_path / "run"), f"--to={tmp_path / 'tables.tex'}"])
+    lines = (tmp_path / "tables.tex").read_text().splitlines()
+    assert lines[:9] == [
+        "% What came out: n = 5",
+        r"\begin{tabular}{lr}",
+        r"\toprule",
+        r"method & accuracy \\",
+        r"\midrule",
+        r"l2\_sp & 66.1 $\pm$ 2.0 \\",
+        r"a \& b & $-$3 \% \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    assert lines[10] == "% And more"
+    for run, says in ((tmp_path, "summary.md"), (tmp_path / "none", "summary.md")):
+        with pytest.raises(InputError, match=says):
+            export.main([str(run), "--to=x.tex"])
+    (tmp_path / "summary.md").write_text("# no table\n")
+    with pytest.raises(InputError, match="no table"):
+        export.main([str(tmp_path), "--to=x.tex"])

@@ -1,4 +1,4 @@
-"""The summary of a finished run on a terminal or in a log: its tables as the run printed them, not as Markdown."""
+"""The summary of a finished run elsewhere: on a terminal or in a log as the run printed it, or its tables for LaTeX."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
+from jaxtl.errors import InputError
 from jaxtl.report import Table
 
 
@@ -40,6 +41,28 @@ def show(page: str) -> None:
             heading = re.fullmatch(r"#+ (.*)|\*\*(.*)\*\*", line)
             words = (heading[1] or heading[2]) if heading else line
             console.print(Text(unmarked(words), "bold" if heading else ""), soft_wrap=plain)
+
+
+def latex_of(page: str) -> str:
+    """Every table of a summary.md for LaTeX, under its heading as a comment.
+
+    Args:
+        page: Markdown as `report` writes it.
+
+    Raises:
+        InputError: it has no table.
+    """
+    found, heading = list[str](), ""
+    for of_table, block in itertools.groupby(page.splitlines(), key=lambda line: line.startswith("| ")):
+        lines = list(block)
+        if not of_table:
+            headings = [line.lstrip("# ") for line in lines if line.startswith("#")]
+            heading = headings[-1] if headings else heading
+        elif table := table_of(lines):
+            found.append(f"% {unmarked(heading)}\n{table.latex()}\n")
+    if not found:
+        raise InputError("has no table", where="summary.md", todo="give the directory of a finished run")
+    return "\n".join(found)
 
 
 def table_of(lines: Sequence[str]) -> Table | None:

@@ -18,7 +18,7 @@ from jaxtl.protocol.measures import ACCURACY, Measure, Truth
 from jaxtl.protocol.results import Result, compact, headed, number, points
 from jaxtl.protocol.summaries import mixed_devices
 from jaxtl.report.plots.confusions import in_words
-from jaxtl.text import markdown, printable
+from jaxtl.text import latex, markdown, printable
 
 DASH = "–"
 CONTRASTS_FIXED = "Contrasts fixed beforehand"
@@ -42,6 +42,13 @@ class Table(NamedTuple):
     def plain(self) -> str:
         """Aligned columns, one line a row."""
         return "\n".join("  ".join(cells).rstrip() for cells in self._aligned(printable))
+
+    def latex(self) -> str:
+        r"""A LaTeX table by booktabs, lines a row each; \usepackage{booktabs} is all it needs."""
+        head, *body = [" & ".join(map(latex, line)) + r" \\" for line in (self.columns, *self.rows)]
+        columns = "".join("l" if i in self.words else "r" for i in range(len(self.columns)))
+        lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule"]
+        return "\n".join([*lines, r"\end{tabular}"])
 
     def rich(self) -> RichTable:
         """Fitted to a terminal's width."""

@@ -76,6 +76,7 @@ class Config(SourceConfig, FewShotConfig, Budget):
     ratio: cli.Span = (0.01, 1.0)  # learning rate of the trunk / of the head
     honest: ClassVar[tuple[str, ...]] = ()  # type: ignore[misc]  # no fields here: settings are chosen by held-out examples
     folds: ClassVar[int] = 5  # type: ignore[misc]
+    source_steps: cli.Steps = 500
     steps: cli.Steps = 60
     trials: cli.Trials = 4
     tuning_draws: cli.Draws = 1

@@ -30,7 +30,7 @@ def ramp(progress: jax.Array | float, steepness: float = STEEPNESS) -> jax.Array
 
     Args:
         progress: p, the part of the training that is over, 0 to 1.
-        steepness: 10 in the paper; 1 in popular code, with thousands of steps in place of the progress.
+        steepness: 10 in the paper. Popular code takes 1, of thousands of steps in place of the progress.
 
     Returns:
         Scalar float32.

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jaxtl.models.layers import at_least_float32
 
 INPUTS = "inputs"  # of the model state: by what features are normalised, {"trunk": {"mean": [D], "std": [D]}}
-LEAST = 1e-30  # of a square that is divided by
 
 
 class Space(nn.Module):
@@ -35,7 +34,8 @@ class Space(nn.Module):
         size = images.shape[-1]
         mean = self.variable(INPUTS, "mean", jnp.zeros, (size,))
         std = self.variable(INPUTS, "std", jnp.ones, (size,))
-        z = nn.Dense(self.width, name="dense_0")((images - mean.value) / std.value)
+        z = nn.Dense(self.width, name="dense_0")((images - mean.value[None]) / std.value[None])
         z = at_least_float32(z)
         squares = jnp.sum(jnp.square(z), axis=-1, keepdims=True)
-        return z * jnp.sqrt(self.width / jnp.maximum(squares, LEAST)), {"dense_0": z}
+        somewhere = squares > 0  # a root has no slope at 0
+        return z * jnp.where(somewhere, jnp.sqrt(self.width / jnp.where(somewhere, squares, 1.0)), 0.0), {"dense_0": z}

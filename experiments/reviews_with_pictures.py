@@ -132,11 +132,11 @@ def made_up_section(config: Config, room: Path) -> tuple[report.Section, dict[st
     """Accuracy against the strength of an alignment, a line for how much two modalities have in common."""
     its = dataclasses.replace(config, imbalance=1.0, paired=1.0, validation=160, fitting=16)
     strengths, lines = sorted(config.strengths), dict[str, list[list[Run]]]()
+    setting = {"learning_rate": max(config.learning_rate), "pull": min(config.pull)}
     for common in COMMON:
         problem = Pairs(its, [factors(common, seed=k) for k in range(config.replicates)], config.made_up, fuse)
         trainer, runs = Trainer(problem, recipes(problem.names)), [list[Run]() for _ in strengths]
         store = RunStore(room / f"common_{common:g}", of=identity(its, problem.title))
-        setting = {"learning_rate": max(config.learning_rate), "pull": min(config.pull)}
         settings = [{**setting, "align_weight": strength} for strength in strengths]
         for replicate in range(config.replicates):
             draw = Draw(config.report_seeds[0], replicate=replicate)
@@ -149,7 +149,8 @@ def made_up_section(config: Config, room: Path) -> tuple[report.Section, dict[st
                 own.append(run)
         lines[f"{common:g} in common"] = runs
     title = f"How strong an alignment should be, by what modalities have in common; {config.made_up} pairs per class"
-    return along_section(title, "λ of the alignment", "common", strengths, lines, config.replicates)
+    rest = f"learning rate {setting['learning_rate']:g} and pull {setting['pull']:g} for all"
+    return along_section(title, "λ of the alignment", "common", strengths, lines, config.replicates, rest=rest)
 
 
 def main(config: Config, workdir: Path) -> None:

@@ -158,6 +158,7 @@ def along_section(
     runs: Mapping[str, Sequence[Sequence[Run]]],
     replicates: int,
     on: str = "test pairs",
+    rest: str = "everything else as each method has chosen it",
 ) -> tuple[Section, dict[str, Any]]:
     """A row for every value of a number: accuracy of each method there.
 
@@ -169,14 +170,12 @@ def along_section(
         runs: method -> for each value its runs.
         replicates: how many there are.
         on: what is measured.
+        rest: where all other numbers come from.
     """
     values = {method: [units(of_value, "test", replicates) for of_value in each] for method, each in runs.items()}
     rows = [[f"{one:g}", *(percent(values[method][k]) for method in values)] for k, one in enumerate(x)]
     lines = {method: [value_of(one) for one in each] for method, each in values.items()}
     unit = "replicate" if replicates > 1 else "draw"
-    told = [
-        f"Accuracy on {on} in %, mean ± standard deviation over {unit}s; everything else as each method has "
-        "chosen it. A map, which chooses nothing."
-    ]
+    told = [f"Accuracy on {on} in %, mean ± standard deviation over {unit}s; {rest}. A map, which chooses nothing."]
     plot = Plot(name, title, functools.partial(along, title, of, x, lines, unit, on))
     return Section(title, [Table([of, *values], rows)], told, [plot]), {name: {"x": list(x), **values}}

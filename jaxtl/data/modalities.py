@@ -20,7 +20,6 @@ from jaxtl.errors import InputError
 
 IMAGE, AUDIO = "image", "audio"
 TEST_TAKES = 5  # the first so many of each word and speaker are for testing, as the authors of the digits have it
-Pairs = Mapping[str, np.ndarray]  # by modality indices [P]
 LATE = (100, 200, 300, 400)  # milliseconds
 NOISE = (0.1, 0.3)  # of images: standard deviation as a share of the largest value there can be
 HISS = (0.01, 0.05)  # of recordings, as a share of the peak
@@ -128,7 +127,9 @@ def drawn_pairs(
     return paired, alone
 
 
-def thinned(labels: Mapping[str, np.ndarray], pairs: Pairs, ratio: float, seed: int) -> Pairs:
+def thinned(
+    labels: Mapping[str, np.ndarray], pairs: Mapping[str, np.ndarray], ratio: float, seed: int
+) -> dict[str, np.ndarray]:
     """Pairs of which the first class has `ratio` times more than the last, see `imbalanced`.
 
     Args:

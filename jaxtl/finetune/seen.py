@@ -43,11 +43,11 @@ def seen_images(by: Images, task: DataSet, size: int, room: Path) -> DataSet:
         return kept_outputs(room / name, trunk, how.prepared(images), None, how, StoppableProgress)[0]
 
     made: Callable[[str, np.ndarray], np.ndarray] = pixels if by == "pixels" else features
-    parts = {
-        name: part.having(image=made(name, np.asarray(part.images)))
+    train, test = (
+        part.having(image=made(name, np.asarray(part.images)))
         for name, part in (("train", task.train), ("test", task.test))
-    }
-    return dataclasses.replace(task, **parts)
+    )
+    return dataclasses.replace(task, train=train, test=test)
 
 
 def seen_texts(by: Texts, texts: Sequence[str], room: Path) -> np.ndarray:

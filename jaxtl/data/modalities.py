@@ -15,7 +15,7 @@ import numpy as np
 from jaxtl.data.dataset import DataSet, Split
 from jaxtl.data.log_mel import log_mel
 from jaxtl.data.recordings import Recordings, late
-from jaxtl.data.splits import per_class
+from jaxtl.data.splits import imbalanced, per_class
 from jaxtl.errors import InputError
 
 IMAGE, AUDIO = "image", "audio"
@@ -125,6 +125,83 @@ def drawn_pairs(
         count = max(1, round(share * n))
         paired[name], alone[name] = drawn[:, :count].ravel(), drawn[:, count:].ravel()
     return paired, alone
+
+
+def thinned(
+    labels: Mapping[str, np.ndarray], pairs: Mapping[str, np.ndarray], ratio: float, seed: int
+) -> dict[str, np.ndarray]:
+    """Pairs of which the first class has `ratio` times more than the last, see `imbalanced`.
+
+    Args:
+        labels: by modality integers [N_m].
+        pairs: by modality indices [P]; the k-th of all of them are a pair. Or of one modality, what is alone.
+        ratio: at least 1.
+        seed: >= 0.
+
+    Example:
+        >>> labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+        >>> kept = thinned({"a": labels, "b": labels}, {"a": np.arange(8), "b": np.arange(8)}, 4.0, 0)
+        >>> labels[kept["b"]].tolist()
+        [0, 0, 0, 0, 1]
+    """
+    first = min(pairs)
+    kept = imbalanced(labels[first][pairs[first]], ratio, seed)
+    return {name: rows[kept] for name, rows in pairs.items()}
+
+
+def of_two_sets(sets: Mapping[str, DataSet], ratio: float = 1.0) -> Modalities:
+    """Examples of several sets, of which those of classes with the same number belong together.
+
+    What an example of one says beside its class, one of another does not know: given the class they are independent.
+
+    Args:
+        sets: by the name of the modality; their "image" fields hold what there is of an example.
+        ratio: so many times more examples the first class has than the last, in both parts.
+
+    Raises:
+        InputError: sets of different numbers of classes.
+
+    Example:
+        >>> from jaxtl.data import by_class, load
+        >>> digits = load("digits")
+        >>> pair = of_two_sets({"a": by_class(digits, [0, 1]), "b": by_class(digits, [2, 3])}, ratio=4.0)
+        >>> pair.names, np.bincount(pair.test.labels).tolist()
+        (('a', 'b'), [35, 9])
+    """
+    counts = {len(one.classes) for one in sets.values()}
+    if len(counts) > 1:
+        what = f"{' and '.join(str(len(one.classes)) for one in sets.values())} classes"
+        raise InputError(what, where="of_two_sets", todo="give sets of as many classes")
+    parts = {
+        name: [Split(**{name: np.asarray(part.images), "label": part.labels}) for part in (one.train, one.test)]
+        for name, one in sets.items()
+    }
+    classes = tuple(" with ".join(names) for names in zip(*(one.classes for one in sets.values()), strict=True))
+    origin = f"{'; '.join(one.origin for one in sets.values())}; a pair is of one class, whose number both have"
+    notice = "; ".join(dict.fromkeys(one.notice for one in sets.values() if one.notice))
+    return of_pairs(" and ".join(one.name for one in sets.values()), parts, classes, origin, notice, ratio)
+
+
+def of_pairs(
+    name: str,
+    parts: Mapping[str, Sequence[Split]],
+    classes: tuple[str, ...],
+    origin: str,
+    notice: str = "",
+    ratio: float = 1.0,
+) -> Modalities:
+    """Examples by modality, of which any two of one class may be a pair.
+
+    Args:
+        name, classes, origin, notice: see `Modalities`.
+        parts: by modality (what is learned from, what is tested), each with a field of that name.
+        ratio: so many times more examples the first class has than the last, in both parts.
+    """
+    tested = {modality: part for modality, (_, part) in parts.items()}
+    labels = {modality: part.labels for modality, part in tested.items()}
+    test = _tested(tested, thinned(labels, pairs_by_class(labels, 0), ratio, 0))
+    train = {modality: part.take(imbalanced(part.labels, ratio, 0)) for modality, (part, _) in parts.items()}
+    return Modalities(name, train, test, {}, classes, origin, notice)
 
 
 def halves(data: DataSet) -> Modalities:

@@ -6,6 +6,7 @@ rates, starts that are learned   tuning, meta
 several tasks                    many_tasks, new_task
 a target without labels          adaptation
 several modalities               pairs
+images and what is said of them   joint_space, few_described
 boxes in pictures                detection
 clients that keep their examples clients
 how hard to pull, by criterion   criteria, pull_map, trunk_pulls
@@ -23,9 +24,11 @@ from jaxtl.problems.checks import (
 )
 from jaxtl.problems.clients import PARTITIONS, Clients, ClientsConfig, check_clients
 from jaxtl.problems.detection import Detection, DetectionConfig, check_detection
+from jaxtl.problems.few_described import FewDescribed
 from jaxtl.problems.few_shot import FewShot, FewShotConfig, LabelledConfig, MeasureName
 from jaxtl.problems.few_texts import FewTexts
 from jaxtl.problems.images import Images, accuracy, averaged_down, outputs, predict
+from jaxtl.problems.joint_space import Described, JointSpace, SpaceConfig
 from jaxtl.problems.many_tasks import ManyTasks, ManyTasksConfig, check_many_tasks
 from jaxtl.problems.meta import MetaConfig, SmallTasks
 from jaxtl.problems.new_task import NewTask
@@ -50,13 +53,16 @@ __all__ = [
     "AdaptationConfig",
     "Clients",
     "ClientsConfig",
+    "Described",
     "Detection",
     "DetectionConfig",
+    "FewDescribed",
     "FewShot",
     "FewShotConfig",
     "FewTexts",
     "Found",
     "Images",
+    "JointSpace",
     "LabelledConfig",
     "ManyTasks",
     "ManyTasksConfig",
@@ -68,6 +74,7 @@ __all__ = [
     "SmallTasks",
     "Source",
     "SourceConfig",
+    "SpaceConfig",
     "TextSourceConfig",
     "Texts",
     "Tuning",

@@ -129,9 +129,9 @@ class FewShot:
         self.images, self.field = own.after(source.images), own.field
         self.seen_source, self.source_images = own.seeing(source.task, source.images)
         heads = {"head": len(task.classes), SOURCE_HEAD: len(source.task.classes)}
-        self.model = make_model(config, own, head=len(task.classes))
-        self.joint_model = make_model(config, own, **heads)
-        self.source_model = make_model(config, self.source_images, **heads)
+        self.model = self.net(own, head=len(task.classes))
+        self.joint_model = self.net(own, **heads)
+        self.source_model = self.net(self.source_images, **heads)
         self.held, self.pool = self.parts(0)
         self.target_images = jnp.asarray(task.train[own.field])
         self.source_data = on_device(self.seen_source.train, jax.random.key(0))
@@ -144,6 +144,10 @@ class FewShot:
         self.measure = MEASURES[config.measure]
         self.truth = Truth(task.test.labels, task.classes)
         self.moved = self.transferred(Draw(0))
+
+    def net(self, inputs: Any, **heads: int) -> Classifier:
+        """The model for such images or texts."""
+        return make_model(self.config, inputs, **heads)
 
     # What a replicate has for itself.
 

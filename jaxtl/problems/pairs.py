@@ -15,7 +15,7 @@ import numpy as np
 from jaxtl import bounds
 from jaxtl.bounds import refuse_beyond_memory
 from jaxtl.data import Split, batches, channel_statistics, hold_out, on_device, paired
-from jaxtl.data.modalities import Modalities, drawn_pairs, pairs_by_class
+from jaxtl.data.modalities import Modalities, drawn_pairs, pairs_by_class, thinned
 from jaxtl.errors import InputError
 from jaxtl.labels import SHARED
 from jaxtl.models import Classifier, Cnn, Mlp, as_forward, initialise
@@ -41,6 +41,8 @@ class PairsConfig:
     model: Literal["mlp", "cnn"] = "mlp"
     widths: bounds.Widths = (64,)  # of the network of each modality; the last is that of their common space
     paired: Annotated[float, bounds.Within(0, 1, "low")] = 1.0  # the share of labelled examples that are in pairs
+    # how many times more labelled examples the first class has than the last; n of it
+    imbalance: Annotated[float, bounds.Within(1, 1e6)] = 1.0
     validation: bounds.Count = 200  # examples of each modality, in pairs, that choose the settings
     fitting: bounds.Count = 100  # further ones, that rules with numbers are fitted to
 
@@ -133,7 +135,13 @@ class Pairs:
         """What a draw trains on."""
         labels = {name: self.set_of(draw).train[name].labels for name in self.names}
         pool = self.parts(draw.replicate).pool
-        return Examples(*drawn_pairs(labels, self.n, self.config.paired, seed_of(self.config, draw), pool))
+        seed, ratio = seed_of(self.config, draw), self.config.imbalance
+        pairs, alone = drawn_pairs(labels, self.n, self.config.paired, seed, pool)
+        if ratio > 1:
+            pairs = thinned(labels, pairs, ratio, seed)
+            each = {name: {name: rows} for name, rows in alone.items() if len(rows)}
+            alone |= {name: thinned(labels, own, ratio, seed)[name] for name, own in each.items()}
+        return Examples(pairs, alone)
 
     def inputs(self, draw: Draw, index: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """(by modality what its network is given of some training examples, the labels of the first's)."""

@@ -58,11 +58,11 @@ def value_of(values: Sequence[float]) -> Value:
     return (float(np.mean(values)) if values else math.nan), interval_of_mean(values)
 
 
-def compared_section(result: Result, baseline: str) -> tuple[Section, dict[str, Any]]:
-    """A row for every method: accuracy, difference to the baseline, the setting chosen; and the contrasts."""
+def compared_section(result: Result, baseline: str, *told: str) -> tuple[Section, dict[str, Any]]:
+    """A row for every method: accuracy, difference to the baseline, the setting chosen; contrasts; further lines."""
     said = notes(result, baseline)
     lines = [f"{note.heading}: {line}" if note.heading else line for note in said for line in note.lines]
-    lines.append("Rules on answers share networks that are trained apart: the row that comes first has their seconds.")
+    lines += told
     plots = plots_of(result, baseline, list(result.axes))
     shown = [plot for plot in plots if plot.name.startswith((result.measure.key, "contrasts"))]
     tables = [method_table(result, baseline), setting_table(result)]
@@ -151,7 +151,14 @@ def worse_section(result: Result, shown: Sequence[str]) -> tuple[Section, dict[s
 
 
 def along_section(
-    title: str, of: str, name: str, x: Sequence[float], runs: Mapping[str, Sequence[Sequence[Run]]], replicates: int
+    title: str,
+    of: str,
+    name: str,
+    x: Sequence[float],
+    runs: Mapping[str, Sequence[Sequence[Run]]],
+    replicates: int,
+    on: str = "test pairs",
+    rest: str = "everything else as each method has chosen it",
 ) -> tuple[Section, dict[str, Any]]:
     """A row for every value of a number: accuracy of each method there.
 
@@ -162,14 +169,13 @@ def along_section(
         x: its values, ascending.
         runs: method -> for each value its runs.
         replicates: how many there are.
+        on: what is measured.
+        rest: where all other numbers come from.
     """
     values = {method: [units(of_value, "test", replicates) for of_value in each] for method, each in runs.items()}
     rows = [[f"{one:g}", *(percent(values[method][k]) for method in values)] for k, one in enumerate(x)]
     lines = {method: [value_of(one) for one in each] for method, each in values.items()}
     unit = "replicate" if replicates > 1 else "draw"
-    told = [
-        f"Accuracy on test pairs in %, mean ± standard deviation over {unit}s; everything else as each method has "
-        "chosen it. A map, which chooses nothing."
-    ]
-    plot = Plot(name, title, functools.partial(along, title, of, x, lines, unit))
+    told = [f"Accuracy on {on} in %, mean ± standard deviation over {unit}s; {rest}. A map, which chooses nothing."]
+    plot = Plot(name, title, functools.partial(along, title, of, x, lines, unit, on))
     return Section(title, [Table([of, *values], rows)], told, [plot]), {name: {"x": list(x), **values}}

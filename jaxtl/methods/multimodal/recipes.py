@@ -159,7 +159,7 @@ def _by_precision(logits: np.ndarray, labels: np.ndarray) -> Tree:
     return {"weighted": {"weight": np.asarray(precision_weights(jax.nn.softmax(logits, axis=-1), jnp.asarray(labels)))}}
 
 
-def _by_temperature(logits: np.ndarray, labels: np.ndarray) -> Tree:
+def by_temperature(logits: np.ndarray, labels: np.ndarray) -> Tree:
     found = [temperature(own, labels) for own in logits.astype(np.float64)]
     return {"tempered": {"temperature": np.array(found, np.float32)}}
 
@@ -197,7 +197,7 @@ def fitted(fit: Callable[[np.ndarray, np.ndarray], Tree]) -> Callable[[Pairs, We
     return finish
 
 
-def _rule(finish: Callable, means: str) -> Recipe:
+def on_towers(finish: Callable, means: str) -> Recipe:
     """A row on networks that were trained apart, once for all such rows."""
     same = {name: name for name in PULLED}
     return Recipe(None, PULLED, means, transfers=False, before=(APART, same), finish=finish)
@@ -312,15 +312,15 @@ JOINT["concat_l1"] = Recipe(
     transfers=False,
 )
 RULES = {
-    "average": _rule(ruled({"average": {}}), "the mean of probabilities"),
-    "weighted": _rule(fitted(_by_likelihood), "their mean with weights that fit pairs held out best"),
-    "precision": _rule(
+    "average": on_towers(ruled({"average": {}}), "the mean of probabilities"),
+    "weighted": on_towers(fitted(_by_likelihood), "their mean with weights that fit pairs held out best"),
+    "precision": on_towers(
         fitted(_by_precision), "their mean with weights by the inverse of their squared error on pairs held out"
     ),
-    "vote": _rule(ruled({"vote": {}}), "a vote each; of two that disagree the mean decides"),
-    "product": _rule(ruled({"product": {}}), "the geometric mean of probabilities"),
-    "tempered": _rule(fitted(_by_temperature), "product, each modality at the temperature of pairs held out"),
-    "trained": _rule(fitted(_by_regression), "logistic regression on log probabilities, on pairs held out"),
+    "vote": on_towers(ruled({"vote": {}}), "a vote each; of two that disagree the mean decides"),
+    "product": on_towers(ruled({"product": {}}), "the geometric mean of probabilities"),
+    "tempered": on_towers(fitted(by_temperature), "product, each modality at the temperature of pairs held out"),
+    "trained": on_towers(fitted(_by_regression), "logistic regression on log probabilities, on pairs held out"),
 }
 FUSIONS = {**RULES, **JOINT}
 
@@ -328,7 +328,7 @@ FUSIONS = {**RULES, **JOINT}
 @functools.cache
 def alone(modality: str) -> Recipe:
     """One modality by itself, its network that of all rules."""
-    return _rule(ruled({"only": {modality: {}}}), f"{modality} alone")
+    return on_towers(ruled({"only": {modality: {}}}), f"{modality} alone")
 
 
 def recipes(names: Sequence[str]) -> dict[str, Recipe]:

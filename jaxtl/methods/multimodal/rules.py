@@ -46,6 +46,14 @@ def _tempered(own: Tree, outputs: Outputs, present: Present) -> jax.Array:
     return fuse_product(tempered(logits, own["temperature"]), _said(outputs, present)[1])
 
 
+def _independent(own: Tree, outputs: Outputs, present: Present) -> jax.Array:
+    """Bayes' rule for modalities that are independent given the class."""
+    names = sorted(outputs["heads"])
+    logits = jnp.stack([outputs["heads"][name] for name in names])
+    probs, there = tempered(logits, own["temperature"]), _said(outputs, present)[1]
+    return fuse_product(probs, there, power=1.0, prior=own["prior"])
+
+
 def _weighted(own: Tree, outputs: Outputs, present: Present) -> jax.Array:
     probs, there = _said(outputs, present)
     return fuse_weighted(probs, own["weight"], there)
@@ -63,6 +71,7 @@ ON_ANSWERS: dict[str, Callable[[Tree, Outputs, Present], jax.Array]] = {  # prob
     "product": lambda own, outputs, present: fuse_product(*_said(outputs, present)),
     "weighted": _weighted,
     "tempered": _tempered,
+    "independent": _independent,
     "trained": _trained,
 }
 ON_FEATURES: dict[str, Callable[..., jax.Array]] = {"concat": concatenated, "gated": gated, "low_rank": low_rank}

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 Value = tuple[float, tuple[float, float]]  # a mean with its interval, fractions
 
 
-def absences(title: str, there: Mapping[str, Mapping[str, Value]], unit: str) -> Figure:
+def absences(title: str, there: Mapping[str, Mapping[str, Value]], unit: str, on: str = "test pairs") -> Figure:
     """A row for each method: accuracy with all modalities, and with some alone, a colour each.
 
     Args:
         title: of the figure.
         there: {who is there, in words: {method: accuracy}}; all have the methods of the first.
         unit: what is repeated.
+        on: what is measured.
     """
     from matplotlib.lines import Line2D
 
@@ -32,14 +33,16 @@ def absences(title: str, there: Mapping[str, Mapping[str, Value]], unit: str) ->
             mark(axis, y + 0.2 * (k - (len(there) - 1) / 2), *of[method], PALETTE[k % len(PALETTE)])
     name_rows(axis, methods)
     axis.set_xlim(within((0.0, 100.0), axis.get_xlim()))
-    axis.set_xlabel("accuracy on test pairs, %")
+    axis.set_xlabel(f"accuracy on {on}, %")
     explain(axis, f"mean with 95 % interval over {unit}s")
     lines = [Line2D([], [], marker="o", color=PALETTE[k % len(PALETTE)], linewidth=1.6) for k in range(len(there))]
     legend_outside(figure, lines, list(there))
     return figure
 
 
-def along(title: str, of: str, x: Sequence[float], lines: Mapping[str, Sequence[Value]], unit: str) -> Figure:
+def along(
+    title: str, of: str, x: Sequence[float], lines: Mapping[str, Sequence[Value]], unit: str, on: str = "test pairs"
+) -> Figure:
     """Accuracy against a number, a line for each method.
 
     Args:
@@ -48,6 +51,7 @@ def along(title: str, of: str, x: Sequence[float], lines: Mapping[str, Sequence[
         x: its values, ascending; logarithmic above 0 where the largest is 10 times the smallest or more.
         lines: method -> accuracy at each.
         unit: what is repeated.
+        on: what is measured.
     """
     figure = new_figure(6.4, 3.6, title)
     axis = figure.subplots()
@@ -63,7 +67,7 @@ def along(title: str, of: str, x: Sequence[float], lines: Mapping[str, Sequence[
             axis.plot([place] * 2, [100 * end for end in ends], color=colour, linewidth=1.0)
     axis.set_xticks(places, [f"{value:g}" for value in x])
     axis.set_xlabel(of, color=INK)
-    axis.set_ylabel("accuracy on test pairs, %")
+    axis.set_ylabel(f"accuracy on {on}, %")
     axis.set_ylim(within((0.0, 100.0), axis.get_ylim()))
     explain(axis, f"mean with 95 % interval over {unit}s")
     legend_outside(figure, *axis.get_legend_handles_labels())

@@ -40,6 +40,7 @@ BASELINE = "product"
 EDGE = 14  # pixels: images are averaged down to it
 PAIRED = "paired"
 TAKES, SPEAKERS, VIEWS = "takes", "speakers", "views"  # what is tested on
+SHARED_NETWORKS = "Rules on answers share networks that are trained apart: the row that comes first has their seconds."
 SHOWN = ("audio", "image", BASELINE, "trained", "concat", "concat_dropout")  # where audio is late
 CONTRASTS = (
     ("average", BASELINE),
@@ -181,7 +182,7 @@ def main(config: Config, workdir: Path) -> None:
             axes: Axes = {"tested_on": kind, "n_per_class": n}
             result = study(problem, rows, room / "study", planned, axes, methods=methods)
             baseline = BASELINE if BASELINE in names else names[0]
-            page.add(*compared_section(result, baseline))
+            page.add(*compared_section(result, baseline, SHARED_NETWORKS))
             page.add(*modalities_section(result, problem.names))
             page.add(*worse_section(result, SHOWN))
             results.append(result)

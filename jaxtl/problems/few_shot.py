@@ -135,9 +135,8 @@ class FewShot:
         self.held, self.pool = self.parts(0)
         self.target_images = jnp.asarray(task.train[own.field])
         self.source_data = on_device(self.seen_source.train, jax.random.key(0))
-        self.test_images, self.source_test_images = (
-            jnp.asarray(part[own.field]) for part in (task.test, self.seen_source.test)
-        )
+        self.test_images = jnp.asarray(task.test[own.field])
+        self.source_test_images = jnp.asarray(self.seen_source.test[self.source_images.field])
         kinds = CORRUPTIONS if config.corruptions else {}
         self.worse = {name: jax.jit(corrupt)(self.test_images) for name, corrupt in kinds.items()}
         self.schedule = falling(config.steps)

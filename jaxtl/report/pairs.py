@@ -58,11 +58,11 @@ def value_of(values: Sequence[float]) -> Value:
     return (float(np.mean(values)) if values else math.nan), interval_of_mean(values)
 
 
-def compared_section(result: Result, baseline: str) -> tuple[Section, dict[str, Any]]:
-    """A row for every method: accuracy, difference to the baseline, the setting chosen; and the contrasts."""
+def compared_section(result: Result, baseline: str, *further: str) -> tuple[Section, dict[str, Any]]:
+    """A row for every method: accuracy, difference to the baseline, the setting chosen; contrasts; further lines."""
     said = notes(result, baseline)
     lines = [f"{note.heading}: {line}" if note.heading else line for note in said for line in note.lines]
-    lines.append("Rules on answers share networks that are trained apart: the row that comes first has their seconds.")
+    lines += further
     plots = plots_of(result, baseline, list(result.axes))
     shown = [plot for plot in plots if plot.name.startswith((result.measure.key, "contrasts"))]
     tables = [method_table(result, baseline), setting_table(result)]

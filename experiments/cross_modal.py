@@ -135,7 +135,7 @@ class Config(SourceConfig, LabelledConfig, Budget):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {
             "data": ("digits",),
-            "sides": ("image_to_video_digit", "image_to_video_motion"),
+            "sides": ("image_to_video_motion",),
             "methods": ("scratch", "features", "l2", "wrong_l2"),
             "moved": 160,
             "frames": 4,

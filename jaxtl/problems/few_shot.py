@@ -309,7 +309,8 @@ class FewShot:
             curves["loss"] = curves.pop("task")  # without penalties, which differ from method to method
         if not trained.recipe.transfers:  # no way from the source, and nothing is transferred
             curves = {name: curve for name, curve in curves.items() if not name.startswith("distance/")}
-            metrics, curves = by_what_it_is(metrics), by_what_it_is(curves)
+            trunk = "another source's trunk" if trained.recipe.given else "fresh trunk"
+            metrics, curves = by_what_it_is(metrics, trunk), by_what_it_is(curves, trunk)
         return metrics, {"prediction": classes_of(logits), **{f"curve/{name}": curve for name, curve in curves.items()}}
 
     def rates_in_words(self, trained: Trained) -> dict[str, float]:
@@ -332,6 +333,6 @@ class FewShot:
         return self.measure.score(self.seen_source.test.labels, logits)
 
 
-def by_what_it_is(figures: dict[str, Any]) -> dict[str, Any]:
-    """Figures of a net in which the label of what others transfer is on a trunk that starts at random."""
-    return {re.sub(f"/{TRANSFERRED}$", "/fresh trunk", name): value for name, value in figures.items()}
+def by_what_it_is(figures: dict[str, Any], trunk: str) -> dict[str, Any]:
+    """Figures of a net in which the label of what others transfer is on such a trunk."""
+    return {re.sub(f"/{TRANSFERRED}$", f"/{trunk}", name): value for name, value in figures.items()}

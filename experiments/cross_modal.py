@@ -18,19 +18,17 @@ image serves the source model and a target.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxtl import cli, report
 from jaxtl.data import DataSet, load, load_recordings
 from jaxtl.data.modalities import spectrograms
-from jaxtl.data.moving_images import MOTION, MOTIONS, motions, moving
+from jaxtl.data.moving_images import MOTIONS, motions, moving
 from jaxtl.errors import InputError
 from jaxtl.loop import StoppableProgress
 from jaxtl.methods.finetuning import RECIPES, Stage, from_others, staged
@@ -39,25 +37,22 @@ from jaxtl.problems import (
     LabelledConfig,
     Source,
     SourceConfig,
-    accuracy,
     averaged_down,
     check_plan,
     check_tasks,
-    make_model,
     make_sources,
-    predict,
 )
 from jaxtl.problems.images import in_own_units
 from jaxtl.problems.many_sources import two_halves, wrongly_labelled
 from jaxtl.protocol import Budget, Recipe, study
-from jaxtl.report.cells import percent
+from jaxtl.report.modalities import looks_section, sources_section
 from jaxtl.report.pairs import compared_section
-from jaxtl.report.plots.examples import examples
 from jaxtl.terminal import Terminal
 
 IMAGE, SPECTROGRAM = "image", "spectrogram"
 EDGES = {IMAGE: 10, SPECTROGRAM: 25}  # pixels: pictures are averaged down to them
 SHOWN = 6  # examples of a kind in the picture
+LOOKS = "What is seen: images, spectrograms with time downwards, and an image that moves four ways"
 
 
 class Side(NamedTuple):
@@ -189,31 +184,10 @@ def rows(wrong: Sequence[Source]) -> dict[str, Recipe]:
     return OWN | {f"wrong_{name}": from_others(OWN[name], wrong, MEANS[f"wrong_{name}"]) for name in FROM_WRONG}
 
 
-def looks_section(sources: Mapping[str, DataSet], clips: DataSet) -> report.Section:
+def looks(sources: Mapping[str, DataSet], clips: DataSet) -> dict[str, np.ndarray]:
     """A few examples of every modality, and a clip for each motion."""
     seen = {f"{name}s": np.asarray(data.train.images[:SHOWN]) for name, data in sources.items()}
-    seen |= {f"moves {MOTIONS[k]}": clips.train["frames"][k] for k in clips.train[MOTION][: len(MOTIONS)]}
-    title = "What is seen: images, spectrograms with time downwards, and an image that moves four ways"
-    return report.Section(
-        "What the examples look like", plots=[report.Plot("examples", title, functools.partial(examples, title, seen))]
-    )
-
-
-def sources_section(config: Config, sources: Mapping[str, Mapping[str, Sequence[Source]]]) -> report.Section:
-    """What every source model is trained on, and how well it knows it."""
-    table = []
-    for modality, kinds in sources.items():
-        for kind, own in kinds.items():
-            task, images = own[0].task, own[0].images
-            model = make_model(config, images, head=len(task.classes))
-            seen = jnp.asarray(task.train.images)
-            fits = [accuracy(predict(model, one.weights, seen, images), task.train.labels) for one in own]
-            table.append(
-                [modality, kind, f"{len(task.train):,}", percent(fits), percent([one.accuracy for one in own])]
-            )
-    columns = ["source", "labels", "examples", "own labels", "right labels, test"]
-    line = "Accuracy in %, mean ± standard deviation over replicates: on the labels it was given, and on test examples."
-    return report.Section("What the source models have learned", [report.Table(columns, table, words=(0, 1))], [line])
+    return seen | {f"moves {motion}": clips.train["frames"][k] for k, motion in enumerate(MOTIONS)}
 
 
 def main(config: Config, workdir: Path) -> None:
@@ -235,8 +209,8 @@ def main(config: Config, workdir: Path) -> None:
         kinds = {"right": data, "wrong": wrongly_labelled(data, np.random.default_rng(config.seed))}
         sources[name] = {kind: make_sources(config, of, workdir / name / kind) for kind, of in kinds.items()}
     page, runs = report.Page(console, config.preset), dict[str, Any]()
-    page.add(looks_section(given, targets["digit"]))
-    page.add(sources_section(config, sources))
+    page.add(looks_section(LOOKS, looks(given, targets["digit"])))
+    page.add(*sources_section(config, sources))
     for word, side in sides.items():
         kinds, task = sources[side.source], targets[side.target]
         problem = FewShot(config, kinds["right"], task, config.n_per_class)

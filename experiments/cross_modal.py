@@ -206,8 +206,8 @@ def main(config: Config, workdir: Path) -> None:
         check_tasks(config, given[side.source], task, [config.n_per_class], folds=False, models=config.trials)
     sources = dict[str, dict[str, list[Source]]]()
     for name, data in given.items():
-        kinds = {"right": data, "wrong": wrongly_labelled(data, np.random.default_rng(config.seed))}
-        sources[name] = {kind: make_sources(config, of, workdir / name / kind) for kind, of in kinds.items()}
+        labelled = {"right": data, "wrong": wrongly_labelled(data, np.random.default_rng(config.seed))}
+        sources[name] = {kind: make_sources(config, of, workdir / name / kind) for kind, of in labelled.items()}
     page, runs = report.Page(console, config.preset), dict[str, Any]()
     page.add(looks_section(LOOKS, looks(given, targets["digit"])))
     page.add(*sources_section(config, sources))

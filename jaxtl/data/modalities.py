@@ -207,8 +207,8 @@ def spectrograms(spoken: Recordings, speakers: Sequence[int] = ()) -> DataSet:
     """
     groups, tested, who = _apart(spoken, speakers)
     sound = np.asarray(log_mel(spoken.signal, rate=spoken.rate))[..., None]
-    parts = [Split(image=sound[own], label=spoken.label[own], group=groups[own]) for own in (~tested, tested)]
-    return DataSet(spoken.name, *parts, spoken.classes, f"{spoken.origin}, tested on {who}")
+    train, test = (Split(image=sound[own], label=spoken.label[own], group=groups[own]) for own in (~tested, tested))
+    return DataSet(spoken.name, train, test, spoken.classes, f"{spoken.origin}, tested on {who}")
 
 
 def _apart(spoken: Recordings, speakers: Sequence[int]) -> tuple[np.ndarray, np.ndarray, str]:

@@ -200,7 +200,8 @@ def main(config: Config, workdir: Path) -> None:
     given, targets = loaded(config)
     sides = sides_of(config, given)
     given = {name: data for name, data in given.items() if name in {side.source for side in sides.values()}}
-    report.print_data(console, **{f"{name} source": data for name, data in given.items()})
+    asked = {f"target {side.target}": targets[side.target] for side in sides.values()}
+    report.print_data(console, **{f"source {name}": data for name, data in given.items()}, **asked)
     for side in sides.values():
         task = targets[side.target]
         check_tasks(config, given[side.source], task, [config.n_per_class], folds=False, models=config.trials)
@@ -220,7 +221,8 @@ def main(config: Config, workdir: Path) -> None:
         result = study(problem, rows(kinds["wrong"]), workdir / word, planned, {"side": word}, methods=methods)
         page.add(*compared_section(result, BASELINE if BASELINE in methods else methods[0]))
         runs[word] = result.runs
-    origin = "; ".join(dict.fromkeys(data.origin for data in (*given.values(), targets["digit"])))
+    every = dict.fromkeys(data.origin for data in (*given.values(), *asked.values()))
+    origin = "; ".join(one for one in every if not any(other.startswith(f"{one},") for other in every))  # once
     notice = report.together(*(data.notice for data in given.values()))
     page.write(workdir, cli.header("cross_modal", config, started, data=origin, notice=notice), runs)
 

@@ -184,10 +184,10 @@ def rows(wrong: Sequence[Source]) -> dict[str, Recipe]:
     return OWN | {f"wrong_{name}": from_others(OWN[name], wrong, MEANS[f"wrong_{name}"]) for name in FROM_WRONG}
 
 
-def looks(sources: Mapping[str, DataSet], clips: DataSet) -> dict[str, np.ndarray]:
+def looks(targets: Mapping[str, DataSet]) -> dict[str, np.ndarray]:
     """A few examples of every modality, and a clip for each motion."""
-    seen = {f"{name}s": np.asarray(data.train.images[:SHOWN]) for name, data in sources.items()}
-    return seen | {f"moves {motion}": clips.train["frames"][k] for k, motion in enumerate(MOTIONS)}
+    seen = {f"{name}s": np.asarray(targets[name].train.images[:SHOWN]) for name in EDGES if name in targets}
+    return seen | {f"moves {motion}": targets["digit"].train["frames"][k] for k, motion in enumerate(MOTIONS)}
 
 
 def main(config: Config, workdir: Path) -> None:
@@ -210,7 +210,7 @@ def main(config: Config, workdir: Path) -> None:
         labelled = {"right": data, "wrong": wrongly_labelled(data, np.random.default_rng(config.seed))}
         sources[name] = {kind: make_sources(config, of, workdir / name / kind) for kind, of in labelled.items()}
     page, runs = report.Page(console, config.preset), dict[str, Any]()
-    page.add(looks_section(LOOKS, looks(given, targets["digit"])))
+    page.add(looks_section(LOOKS, looks(targets)))
     page.add(*sources_section(config, sources))
     for word, side in sides.items():
         kinds, task = sources[side.source], targets[side.target]

@@ -113,7 +113,7 @@ class FewShot:
         source, held, pool: of the first replicate.
         moved: its source's trunk under a fresh head: labels and anchor, the same for every draw.
         model, joint_model: with the target's head, and with both heads.
-        source_model: both heads, for images of the source's size.
+        source_model: the source's head, for images of the source's size.
         schedule: step -> factor on every learning rate.
     """
 
@@ -131,7 +131,7 @@ class FewShot:
         heads = {"head": len(task.classes), SOURCE_HEAD: len(source.task.classes)}
         self.model = make_model(config, own, head=len(task.classes))
         self.joint_model = make_model(config, own, **heads)
-        self.source_model = make_model(config, self.source_images, **heads)
+        self.source_model = make_model(config, self.source_images, **{SOURCE_HEAD: heads[SOURCE_HEAD]})
         self.held, self.pool = self.parts(0)
         self.target_images = jnp.asarray(task.train[own.field])
         self.source_data = on_device(self.seen_source.train, jax.random.key(0))

@@ -24,6 +24,7 @@ EXPERIMENTS = [
     *("domain_digits", "domain_corrupted", "domain_cells"),
     *("published_grid", "audio_visual_digits", "federated_transfer", "object_detection"),
     *("image_text", "reviews_with_pictures"),
+    "cross_modal",
     *(
         f"benchmarks.{part}"
         for part in ("accuracy", "machine", "step", "multitask", "federated", "selection", "benchmarks")

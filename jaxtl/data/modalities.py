@@ -250,12 +250,7 @@ def image_and_audio(images: DataSet, spoken: Recordings, speakers: Sequence[int]
     if len(images.classes) != len(spoken.classes):
         what = f"{len(images.classes)} classes of images, {len(spoken.classes)} of recordings"
         raise InputError(what, where=f"{images.name} and {spoken.name}", todo="give the same classes to both")
-    groups = spoken.speaker if speakers else (spoken.take.max() + 1) * spoken.speaker + spoken.take
-    tested = np.isin(spoken.speaker, list(speakers)) if speakers else spoken.take < TEST_TAKES
-    if tested.all() or not tested.any():
-        who = f"speakers {list(speakers)}" if speakers else f"the first {TEST_TAKES} takes"
-        what = f"{who} are {'all' if tested.any() else 'none'} of the recordings"
-        raise InputError(what, where=spoken.name, todo="leave some to learn from, and some to test")
+    groups, tested, who = _apart(spoken, speakers)
 
     def heard(signal: np.ndarray) -> np.ndarray:
         return np.asarray(log_mel(signal, rate=spoken.rate))[..., None]
@@ -269,10 +264,40 @@ def image_and_audio(images: DataSet, spoken: Recordings, speakers: Sequence[int]
     worse = {f"audio {ms} ms late": {AUDIO: heard(late(signal, ms * spoken.rate // 1000))} for ms in LATE}
     worse |= {f"audio noise {share:g}": {AUDIO: heard(noisy(signal, share))} for share in HISS}
     worse |= {f"image noise {share:g}": {IMAGE: noisy(test[IMAGE], share)} for share in NOISE}
-    who = f"speakers {' and '.join(spoken.speakers[k] for k in speakers)}" if speakers else f"takes 0–{TEST_TAKES - 1}"
     origin = f"{images.origin}; {spoken.origin}, tested on {who}; a pair is an image and a recording of one class"
     train = {IMAGE: seen[0], AUDIO: parts[0]}
     return Modalities(f"{images.name} and {spoken.name}", train, test, worse, images.classes, origin)
+
+
+def spectrograms(spoken: Recordings, speakers: Sequence[int] = ()) -> DataSet:
+    """Recordings as images: a log-mel picture of each, time downwards.
+
+    Args:
+        spoken: recordings.
+        speakers: as for `image_and_audio`.
+
+    Returns:
+        Fields "image" [N, T, bands, 1], "label", and "group" as there: no take, or no speaker, is in both parts.
+
+    Raises:
+        InputError: nothing left to learn from or to test.
+    """
+    groups, tested, who = _apart(spoken, speakers)
+    sound = np.asarray(log_mel(spoken.signal, rate=spoken.rate))[..., None]
+    train, test = (Split(image=sound[own], label=spoken.label[own], group=groups[own]) for own in (~tested, tested))
+    return DataSet(spoken.name, train, test, spoken.classes, f"{spoken.origin}, tested on {who}")
+
+
+def _apart(spoken: Recordings, speakers: Sequence[int]) -> tuple[np.ndarray, np.ndarray, str]:
+    """(the group of each recording, whether it is tested, which ones are in words)."""
+    groups = spoken.speaker if speakers else (spoken.take.max() + 1) * spoken.speaker + spoken.take
+    tested = np.isin(spoken.speaker, list(speakers)) if speakers else spoken.take < TEST_TAKES
+    if tested.all() or not tested.any():
+        who = f"speakers {list(speakers)}" if speakers else f"the first {TEST_TAKES} takes"
+        what = f"{who} are {'all' if tested.any() else 'none'} of the recordings"
+        raise InputError(what, where=spoken.name, todo="leave some to learn from, and some to test")
+    names = " and ".join(spoken.speakers[k] for k in speakers)
+    return groups, tested, f"speakers {names}" if speakers else f"takes 0–{TEST_TAKES - 1}"
 
 
 def noisy(values: np.ndarray, share: float) -> np.ndarray:

@@ -10,7 +10,7 @@ images and what is said of them   joint_space, few_described
 boxes in pictures                detection
 clients that keep their examples clients
 how hard to pull, by criterion   criteria, pull_map, trunk_pulls
-images, tokens on their way      images, texts
+images, tokens, clips on the way images, texts, clips
 """
 
 from jaxtl.problems.adaptation import Adaptation, AdaptationConfig

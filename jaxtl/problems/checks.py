@@ -15,6 +15,7 @@ from jaxtl.devices.placement import make_mesh
 from jaxtl.errors import InputError
 from jaxtl.labels import some
 from jaxtl.models import initialise
+from jaxtl.problems.clips import Clips
 from jaxtl.problems.few_shot import held_out, labelled_examples, seed_of
 from jaxtl.problems.images import Images, unread
 from jaxtl.problems.source import make_model
@@ -114,8 +115,11 @@ def check_tasks(
         folds: whether any method also chooses by folds.
         models: as many are trained side by side.
     """
-    if not isinstance(unread(task), Texts):
+    inputs = unread(task)
+    if isinstance(inputs, Images):
         _check_transfer(config, source, task)
+    elif isinstance(inputs, Clips):
+        _check_frames(config, unread(source), inputs)
     for n in sizes:
         check_examples(config, task, n, folds)
     check_memory(config, task, models)
@@ -148,6 +152,15 @@ def _check_transfer(config: Any, source: DataSet, task: DataSet) -> None:
     elif config.model == "mlp" and theirs[:2] != ours[:2]:
         what = f"an mlp for source images of {_by_x(theirs[:2])} cannot see the target's of {_by_x(ours[:2])}"
         raise InputError(what, where="--config.model=mlp", todo="use --config.model=cnn, or bring both to one size")
+
+
+def _check_frames(config: Any, source: Any, clips: Clips) -> None:
+    """Whether a trunk of such images can look at the frames of clips."""
+    for inputs in (source, clips):
+        make_model(config, inputs, head=1)
+    if len(source.shape) != 3 or source.shape[-1] != clips.shape[-1]:
+        what = f"source examples are {_by_x(source.shape)}, frames {_by_x(clips.shape[1:])}"
+        raise InputError(what, where="the source of clips", todo="give images of as many channels")
 
 
 def _by_x(shape: tuple[int, ...]) -> str:

@@ -113,7 +113,7 @@ class FewShot:
         source, held, pool: of the first replicate.
         moved: its source's trunk under a fresh head: labels and anchor, the same for every draw.
         model, joint_model: with the target's head, and with both heads.
-        source_model: both heads, for images of the source's size.
+        source_model: the source's head, for images of the source's size.
         schedule: step -> factor on every learning rate.
     """
 
@@ -131,13 +131,12 @@ class FewShot:
         heads = {"head": len(task.classes), SOURCE_HEAD: len(source.task.classes)}
         self.model = self.net(own, head=len(task.classes))
         self.joint_model = self.net(own, **heads)
-        self.source_model = self.net(self.source_images, **heads)
+        self.source_model = self.net(self.source_images, **{SOURCE_HEAD: heads[SOURCE_HEAD]})
         self.held, self.pool = self.parts(0)
         self.target_images = jnp.asarray(task.train[own.field])
         self.source_data = on_device(self.seen_source.train, jax.random.key(0))
-        self.test_images, self.source_test_images = (
-            jnp.asarray(part[own.field]) for part in (task.test, self.seen_source.test)
-        )
+        self.test_images = jnp.asarray(task.test[own.field])
+        self.source_test_images = jnp.asarray(self.seen_source.test[self.source_images.field])
         kinds = CORRUPTIONS if config.corruptions else {}
         self.worse = {name: jax.jit(corrupt)(self.test_images) for name, corrupt in kinds.items()}
         self.schedule = falling(config.steps)
@@ -314,7 +313,8 @@ class FewShot:
             curves["loss"] = curves.pop("task")  # without penalties, which differ from method to method
         if not trained.recipe.transfers:  # no way from the source, and nothing is transferred
             curves = {name: curve for name, curve in curves.items() if not name.startswith("distance/")}
-            metrics, curves = by_what_it_is(metrics), by_what_it_is(curves)
+            trunk = "another source's trunk" if trained.recipe.given else "fresh trunk"
+            metrics, curves = by_what_it_is(metrics, trunk), by_what_it_is(curves, trunk)
         return metrics, {"prediction": classes_of(logits), **{f"curve/{name}": curve for name, curve in curves.items()}}
 
     def rates_in_words(self, trained: Trained) -> dict[str, float]:
@@ -337,6 +337,6 @@ class FewShot:
         return self.measure.score(self.seen_source.test.labels, logits)
 
 
-def by_what_it_is(figures: dict[str, Any]) -> dict[str, Any]:
-    """Figures of a net in which the label of what others transfer is on a trunk that starts at random."""
-    return {re.sub(f"/{TRANSFERRED}$", "/fresh trunk", name): value for name, value in figures.items()}
+def by_what_it_is(figures: dict[str, Any], trunk: str) -> dict[str, Any]:
+    """Figures of a net in which the label of what others transfer is on such a trunk."""
+    return {re.sub(f"/{TRANSFERRED}$", f"/{trunk}", name): value for name, value in figures.items()}

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtl.data import DataSet, Split, channel_statistics, image_batches, normalise
 from jaxtl.errors import InputError
 from jaxtl.models import as_forward
+from jaxtl.problems.clips import Clips, are_clips, clips_of
 from jaxtl.problems.texts import TOKEN, Texts
 from jaxtl.program import Weights
 from jaxtl.step import EVALUATE, Context
@@ -91,24 +92,29 @@ class Images(NamedTuple):
         return task, Images.of(task)
 
 
-def inputs_of(task: DataSet) -> Images | Texts:
+Inputs = Images | Texts | Clips
+
+
+def inputs_of(task: DataSet) -> Inputs:
     """How a task's examples reach a model."""
+    if are_clips(task):
+        return clips_of(task)
     return Texts.of(task) if TOKEN in task.train else Images.of(task)
 
 
-def unread(task: DataSet) -> Images | Texts:
+def unread(task: DataSet) -> Inputs:
     """The same, before any image is looked at."""
+    if are_clips(task):
+        return clips_of(task, read=False)
     return Texts.of(task) if TOKEN in task.train else Images.kept(task.train.images.shape[1:])
 
 
 @functools.partial(jax.jit, static_argnames=("model", "output"))
-def _output_of(model: Any, weights: Weights, raw: jax.Array, images: Images | Texts, output: str) -> jax.Array:
+def _output_of(model: Any, weights: Weights, raw: jax.Array, images: Inputs, output: str) -> jax.Array:
     return as_forward(model)(weights.params, weights.model_state, images.batch(raw), EVALUATE)[0][output]
 
 
-def outputs(
-    model, weights: Weights, image: jax.Array, images: Images | Texts, output: str, block: int = 1000
-) -> np.ndarray:
+def outputs(model, weights: Weights, image: jax.Array, images: Inputs, output: str, block: int = 1000) -> np.ndarray:
     """Features or a head's logits of raw images or texts, in blocks of one size, so that one program serves all.
 
     Args:
@@ -159,7 +165,7 @@ def _passed(problem: Any) -> Callable:
     return passed
 
 
-def predict(model, weights: Weights, image: jax.Array, images: Images | Texts, head: str = "head") -> np.ndarray:
+def predict(model, weights: Weights, image: jax.Array, images: Inputs, head: str = "head") -> np.ndarray:
     """The class of every raw image, [N], uint8 where it holds them; arguments as for `outputs`."""
     return classes_of(outputs(model, weights, image, images, head))
 
@@ -215,6 +221,25 @@ def averaged_down(task: DataSet, edge: int, where: str = "averaged_down edge") -
     def small(part: Split) -> Split:
         kept = part.images[:, : height * factor, : width * factor]
         blocks = kept.reshape(len(kept), height, factor, width, factor, -1)
-        return Split(blocks.mean(axis=(2, 4)).astype(part.images.dtype), part.labels)
+        return part.having(image=blocks.mean(axis=(2, 4)).astype(part.images.dtype))
 
     return dataclasses.replace(task, train=small(task.train), test=small(task.test))
+
+
+def in_own_units(task: DataSet) -> DataSet:
+    """Images in units of their own: (x − mean) / std of each channel over the training part, float32.
+
+    What a trunk has learned of images in such units it can be given of others, whatever both are measured in.
+
+    Example:
+        >>> from jaxtl.data import load
+        >>> images = in_own_units(load("digits")).train.images
+        >>> abs(float(images.mean())) < 1e-5, round(float(images.std()), 3)
+        (True, 1.0)
+    """
+    mean, std = channel_statistics(task.train.images)
+
+    def own(part: Split) -> Split:
+        return part.having(image=((np.asarray(part.images) - mean) / std).astype(np.float32))
+
+    return dataclasses.replace(task, train=own(task.train), test=own(task.test))

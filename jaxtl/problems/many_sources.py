@@ -90,15 +90,13 @@ def make_tasks(sets: Sequence[DataSet], both: int, subsets: int, targets: int, s
     """
     sources, wrong, wanted = list[DataSet](), list[DataSet](), list[DataSet]()
     for place, data in enumerate(sets):
-        theirs, ours = _halved(data, _rng(seed, place, "halves")) if place < both else (data, data)
+        theirs, ours = two_halves(data, _rng(seed, place, "halves")) if place < both else (data, data)
         halves = _class_halves(data, subsets, _rng(seed, place, "source classes"))
         sources += [theirs, *(_called(f"half {k + 1}", by_class(theirs, half)) for k, half in enumerate(halves))]
         if place < both:
             halves = _class_halves(data, targets, _rng(seed, place, "target classes"))
             wanted += [_called(f"target {k + 1}", by_class(ours, half)) for k, half in enumerate(halves)]
-            labels = _rng(seed, place, "wrong labels").permutation(theirs.train.labels)
-            shuffled = dataclasses.replace(theirs, train=theirs.train.having(label=labels))
-            wrong.append(_called("wrong labels", shuffled))
+            wrong.append(wrongly_labelled(theirs, _rng(seed, place, "wrong labels")))
     return Tasks({task.name: task for task in (*sources, *wrong)}, {task.name: task for task in wanted})
 
 
@@ -145,11 +143,17 @@ def _source_features(config: Any, source: Source) -> np.ndarray:
     return outputs(model, source.weights, jnp.asarray(images[some]), source.images, "features")
 
 
+def wrongly_labelled(task: DataSet, rng: np.random.Generator) -> DataSet:
+    """The same training images with their labels in random order: as many of each class, and nothing to be learned."""
+    labels = rng.permutation(task.train.labels)
+    return _called("wrong labels", dataclasses.replace(task, train=task.train.having(label=labels)))
+
+
 def _called(what: str, task: DataSet) -> DataSet:
     return dataclasses.replace(task, name=f"{task.name}, {what}")
 
 
-def _halved(data: DataSet, rng: np.random.Generator) -> tuple[DataSet, DataSet]:
+def two_halves(data: DataSet, rng: np.random.Generator) -> tuple[DataSet, DataSet]:
     """(what sources are trained on, what targets draw from): halves of the training part, the same test part."""
     theirs, ours = hold_out(data.train.labels, len(data.train) // 2, int(rng.integers(2**31)), data.train.groups)
     parts = [dataclasses.replace(data, train=data.train.take(part)) for part in (theirs, ours)]

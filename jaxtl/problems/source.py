@@ -19,12 +19,14 @@ from jaxtl.errors import InputError
 from jaxtl.labels import NEW, label_params
 from jaxtl.losses import mean_of, softmax_cross_entropy
 from jaxtl.models import Classifier, Cnn, Mlp, as_forward, initial_model_state, initialise, resnet18, wide_resnet
+from jaxtl.models.clips import OverFrames
 from jaxtl.models.efficientnet import efficientnet_lite0
 from jaxtl.models.recurrent import Lstm, WordAverage
 from jaxtl.models.still import Still
 from jaxtl.optimizers import Group
 from jaxtl.penalties import Term, l2
-from jaxtl.problems.images import Images, accuracy, inputs_of, predict
+from jaxtl.problems.clips import Clips
+from jaxtl.problems.images import Inputs, accuracy, inputs_of, predict
 from jaxtl.problems.texts import Texts
 from jaxtl.program import Weights, make_program
 from jaxtl.protocol import replicate_seed
@@ -83,7 +85,7 @@ class Source(NamedTuple):
     """A trained source model and its task."""
 
     task: DataSet
-    images: Images | Texts
+    images: Inputs
     weights: Weights
     accuracy: float
 
@@ -96,14 +98,17 @@ def _reader(config: Any, texts: Texts) -> Any:
     return Lstm(texts.words, texts.new, *sizes, dropout=config.dropout)
 
 
-def make_model(config: Any, inputs: Images | Texts, **heads: int) -> Classifier:
-    """The model that a Config names, for images or texts, with heads of so many outputs.
+def make_model(config: Any, inputs: Inputs, **heads: int) -> Classifier:
+    """The model that a Config names, for images, texts or clips, with heads of so many outputs.
 
     Raises:
         InputError: numbers for a model of images, or images with less than a pixel left.
     """
     if isinstance(inputs, Texts):
         return Classifier(_reader(config, inputs), tuple(heads.items()))
+    if isinstance(inputs, Clips):
+        trunk = _cnn(config, inputs.shape[1:])
+        return Classifier(OverFrames(trunk, config.hidden if inputs.ordered else 0), tuple(heads.items()))
     shape = inputs.shape
     if config.model != "mlp" and len(shape) == 1:
         what = f"examples of {shape[0]} numbers are no images"
@@ -116,6 +121,11 @@ def make_model(config: Any, inputs: Images | Texts, **heads: int) -> Classifier:
             "efficientnet_lite0": lambda: Still(efficientnet_lite0().clone(start=config.cut)),  # see `pretrained`
         }
         return Classifier(trunks[config.model](), tuple(heads.items()))
+    return Classifier(_cnn(config, shape), tuple(heads.items()))
+
+
+def _cnn(config: Any, shape: tuple[int, ...]) -> Cnn:
+    """Of the blocks that a Config names, for images [H, W, C]."""
     pooling = max(1, min(shape[:2]) // config.input_size)
     height, width = shape[0] // pooling, shape[1] // pooling
     most = min(height, width).bit_length()  # all blocks but the last halve both edges
@@ -124,7 +134,7 @@ def make_model(config: Any, inputs: Images | Texts, **heads: int) -> Classifier:
         what += f", averaged down to {height}x{width}," if pooling > 1 else ""
         todo = f"give {most} of --config.widths at most, or use --config.model=mlp"
         raise InputError(f"{what} to less than a pixel", where="--config.widths", todo=todo)
-    return Classifier(Cnn(config.widths, config.normalisation, pooling), tuple(heads.items()))
+    return Cnn(config.widths, config.normalisation, pooling)
 
 
 class SourceUnit(NamedTuple):
@@ -203,7 +213,7 @@ def weights_of(tree: dict[str, Any]) -> Weights:
 def _trained(
     config: Any,
     task: DataSet,
-    images: Images | Texts,
+    images: Inputs,
     model: Classifier,
     start: Weights,
     examples: int,

@@ -21,7 +21,7 @@ from jaxtl.methods.finetuning.label_tree_recipes import label_trees, labellings,
 from jaxtl.methods.finetuning.loss_recipes import LOSSES
 from jaxtl.methods.finetuning.parameter_recipes import PARAMETERS
 from jaxtl.methods.finetuning.prediction_recipes import PREDICTIONS
-from jaxtl.methods.finetuning.recipes import RECIPES, TOWARDS, head, joint, options, pulled, pulls, untuned
+from jaxtl.methods.finetuning.recipes import RECIPES, TOWARDS, from_others, head, joint, options, pulled, pulls, untuned
 from jaxtl.methods.finetuning.stage_recipes import STAGES, Stage, staged
 from jaxtl.methods.finetuning.weight_space_recipes import WEIGHT_SPACE
 
@@ -40,6 +40,7 @@ __all__ = [
     "TOWARDS",
     "WEIGHT_SPACE",
     "Stage",
+    "from_others",
     "head",
     "joint",
     "label_trees",

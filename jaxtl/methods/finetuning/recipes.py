@@ -5,7 +5,8 @@ All take the same number of steps; probing a head takes as many again, which cos
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,13 +15,15 @@ import numpy as np
 
 from jaxtl.data import image_batches, paired
 from jaxtl.data.mixing import then
+from jaxtl.errors import InputError
 from jaxtl.labels import NEW, TRANSFERRED
 from jaxtl.losses import softmax_cross_entropy
 from jaxtl.models import Classifier, Mlp, as_forward
 from jaxtl.optimizers import Group
 from jaxtl.penalties import Term, l2
-from jaxtl.problems import CLASSIFY, FewShot, objective_of
+from jaxtl.problems import CLASSIFY, FewShot, Source, objective_of
 from jaxtl.problems.few_shot import SOURCE_HEAD
+from jaxtl.problems.many_sources import start_from
 from jaxtl.program import Program, Weights, make_program
 from jaxtl.protocol import Draw, Recipe
 
@@ -126,6 +129,36 @@ def with_source_head(problem: FewShot, draw: Draw) -> Weights:
     """Both heads on the source's trunk."""
     start = problem.start(draw)
     return start._replace(params={**start.params, SOURCE_HEAD: problem.source_of(draw).weights.params["head"]})
+
+
+def from_others(recipe: Recipe, sources: Sequence[Source], means: str) -> Recipe:
+    """The same method from other source models: they are what it starts from and is pulled towards.
+
+    Args:
+        recipe: starts at a problem's source, without a stage before it.
+        sources: one for each replicate, or the one of all.
+        means: what it then does, in a line.
+
+    Raises:
+        InputError: a recipe that starts elsewhere.
+
+    Example:
+        >>> from_others(RECIPES["l2"], [], "l2, from a model of wrong labels").search
+        ('learning_rate', 'pull')
+    """
+    if recipe.start or recipe.given or recipe.before or recipe.combine:
+        raise InputError("starts elsewhere", where=f"from_others {recipe.means}", todo="name one without stages")
+
+    def its(draw: Draw) -> Source:
+        return sources[draw.replicate if len(sources) > 1 else 0]
+
+    return dataclasses.replace(
+        recipe,
+        means=means,
+        start=lambda problem, draw: start_from(problem, its(draw), draw),
+        given=lambda problem, draw, start: {"anchor": problem.transferred(draw, its(draw)).anchor},
+        transfers=False,
+    )
 
 
 PROBED = (Recipe(head), {"learning_rate": "head_learning_rate"})  # its head is first trained on features

@@ -114,7 +114,7 @@ def check_tasks(
         folds: whether any method also chooses by folds.
         models: as many are trained side by side.
     """
-    if not isinstance(unread(task), Texts):
+    if isinstance(unread(task), Images):
         _check_transfer(config, source, task)
     for n in sizes:
         check_examples(config, task, n, folds)

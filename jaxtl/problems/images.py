@@ -1,11 +1,11 @@
-"""Raw images, or texts, on their way to a model, and what the model says of them."""
+"""Raw images, texts or signals on their way to a model, and what the model says of them."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ import numpy as np
 from jaxtl.data import DataSet, Split, channel_statistics, image_batches, normalise
 from jaxtl.errors import InputError
 from jaxtl.models import as_forward
+from jaxtl.problems.signals import SIGNAL, Signals
 from jaxtl.problems.texts import TOKEN, Texts
 from jaxtl.program import Weights
 from jaxtl.step import EVALUATE, Context
@@ -91,30 +92,37 @@ class Images(NamedTuple):
         return task, Images.of(task)
 
 
-def inputs_of(task: DataSet) -> Images | Texts:
+Inputs: TypeAlias = Images | Texts | Signals
+
+
+def inputs_of(task: DataSet) -> Inputs:
     """How a task's examples reach a model."""
-    return Texts.of(task) if TOKEN in task.train else Images.of(task)
+    return _without_pixels(task) or Images.of(task)
 
 
-def unread(task: DataSet) -> Images | Texts:
+def unread(task: DataSet) -> Inputs:
     """The same, before any image is looked at."""
-    return Texts.of(task) if TOKEN in task.train else Images.kept(task.train.images.shape[1:])
+    return _without_pixels(task) or Images.kept(task.train.images.shape[1:])
+
+
+def _without_pixels(task: DataSet) -> Texts | Signals | None:
+    if TOKEN in task.train:
+        return Texts.of(task)
+    return Signals.of(task) if SIGNAL in task.train else None
 
 
 @functools.partial(jax.jit, static_argnames=("model", "output"))
-def _output_of(model: Any, weights: Weights, raw: jax.Array, images: Images | Texts, output: str) -> jax.Array:
+def _output_of(model: Any, weights: Weights, raw: jax.Array, images: Inputs, output: str) -> jax.Array:
     return as_forward(model)(weights.params, weights.model_state, images.batch(raw), EVALUATE)[0][output]
 
 
-def outputs(
-    model, weights: Weights, image: jax.Array, images: Images | Texts, output: str, block: int = 1000
-) -> np.ndarray:
-    """Features or a head's logits of raw images or texts, in blocks of one size, so that one program serves all.
+def outputs(model, weights: Weights, image: jax.Array, images: Inputs, output: str, block: int = 1000) -> np.ndarray:
+    """Features or a head's logits of raw examples, in blocks of one size, so that one program serves all.
 
     Args:
         model: a `Classifier`.
         weights: its own.
-        image: [N, H, W, C] as they are in the data set, or tokens [N, T].
+        image: [N, H, W, C] as they are in the data set, or tokens [N, T], or windows [N, T, C].
         images: how they reach the model.
         output: "features" or the name of a head.
         block: images at a time.
@@ -159,7 +167,7 @@ def _passed(problem: Any) -> Callable:
     return passed
 
 
-def predict(model, weights: Weights, image: jax.Array, images: Images | Texts, head: str = "head") -> np.ndarray:
+def predict(model, weights: Weights, image: jax.Array, images: Inputs, head: str = "head") -> np.ndarray:
     """The class of every raw image, [N], uint8 where it holds them; arguments as for `outputs`."""
     return classes_of(outputs(model, weights, image, images, head))
 

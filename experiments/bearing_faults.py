@@ -7,7 +7,7 @@ their spectrograms.
 
     python -m experiments.bearing_faults --config.data=bearings.npz                 # three questions
     python -m experiments.bearing_faults --config.data=bearings.npz --config.model=spectrogram
-    python -m experiments.bearing_faults --config.data=OURS,THEIRS      # folders of .npy, .wav or .csv, a fault a folder
+    python -m experiments.bearing_faults --config.data=OURS,THEIRS   # folders of .npy, .wav, .csv; a fault a folder
     python -m experiments.bearing_faults --smoke        # rows of scikit-learn's digits, forwards and backwards in time
 
 Windows are standardised one by one and share no sample. Where each fault has several recordings, those that are tested
@@ -18,19 +18,16 @@ so how soon a fault is found cannot be asked. The figures are on the page `beari
 from __future__ import annotations
 
 import dataclasses
-import functools
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import numpy as np
-
 from jaxtl import cli, report
 from jaxtl.data import DataSet
 from jaxtl.data.signal_files import recorded
 from jaxtl.data.vibrations import Vibrations, load_vibrations
-from jaxtl.data.windows import Recorded, in_windows
+from jaxtl.data.windows import Recorded, in_windows, pixel_rows
 from jaxtl.errors import InputError
 from jaxtl.methods.domain.recipes import BASELINE, BOUND, DomainConfig, check_rows
 from jaxtl.methods.domain.recipes import RECIPES as DOMAIN
@@ -38,13 +35,10 @@ from jaxtl.methods.finetuning import RECIPES as FINETUNING
 from jaxtl.methods.finetuning.signal_recipes import SPECTRAL
 from jaxtl.problems import LabelledConfig, SourceConfig, check_memory, check_plan, check_tasks, make_sources
 from jaxtl.problems.spectra import AdaptedSignals, FewSignals
-from jaxtl.protocol import MEASURES, Budget, Recipe, study, verdict_sentence
-from jaxtl.protocol.results import Result, points, slug
-from jaxtl.report.domains import compare_pairs
-from jaxtl.report.plots.comparison import plots_across, plots_of
-from jaxtl.report.plots.confusions import confusion_maps
-from jaxtl.report.tables import CONTRASTS_FIXED, method_table, notes
-from jaxtl.report.tasks import figures_of
+from jaxtl.protocol import MEASURES, Budget, Recipe, study
+from jaxtl.protocol.results import Result
+from jaxtl.report.domains import against_section, compare_pairs, labelled_section
+from jaxtl.report.plots.comparison import plots_across
 from jaxtl.terminal import Terminal
 
 BAR = "spectrum"
@@ -72,7 +66,7 @@ def rigs(found: Vibrations) -> list[Recorded]:
 
 
 QUESTIONS = {"loads": loads, "speeds": speeds, "rigs": rigs}
-Questions = Annotated[tuple[Annotated[str, cli.OneOf("question", QUESTIONS)], ...], cli.Items(0, distinct=True)]
+Question = Annotated[str, cli.OneOf("question", QUESTIONS)]
 Methods = Annotated[tuple[Annotated[str, cli.OneOf("method", ROWS)], ...], cli.Items(1, distinct=True)]
 
 
@@ -80,7 +74,11 @@ Methods = Annotated[tuple[Annotated[str, cli.OneOf("method", ROWS)], ...], cli.I
 class Config(DomainConfig):
     preset: str = ""  # smoke: fills what is not given
     data: cli.Names = ("digits",)  # bearings.npz; or two folders of recordings, the source and the target; or digits
-    questions: Questions = ("loads", "speeds", "rigs")  # of bearings.npz
+    questions: Annotated[tuple[Question, ...], cli.Items(1, distinct=True)] = (
+        "loads",
+        "speeds",
+        "rigs",
+    )  # of bearings.npz
     both_ways: bool = False  # also from the target to the source
     length: cli.Count = 1024  # samples of a window
     model: Literal["cnn", "spectrogram"] = "cnn"  # type: ignore[assignment]  # convolutions along time, or of pictures
@@ -92,7 +90,8 @@ class Config(DomainConfig):
     report_draws: cli.Draws = 2
     replicates: cli.Draws = 4
     n_per_class: Annotated[tuple[cli.Count, ...], cli.Items(0, distinct=True)] = (1, 2, 5)  # labelled target windows
-    labelled: Questions = ("speeds", "rigs")  # of `questions`, those that are asked with labels too; others are solved
+    # those of `questions` that are asked with labels too: others are solved by the spectrum
+    labelled: Annotated[tuple[Question, ...], cli.Items(0, distinct=True)] = ("speeds", "rigs")
     few_steps: cli.Steps = 100  # of a run on a few labelled windows
 
     may_change: ClassVar = (*DomainConfig.may_change, "questions", "n_per_class", "labelled")
@@ -121,7 +120,7 @@ class Config(DomainConfig):
 
 @dataclasses.dataclass(frozen=True)
 class FewConfig(SourceConfig, LabelledConfig, Budget):
-    """How a few labelled windows are learned from: the head of the source model, whose classes are these, comes along."""
+    """How a few labelled windows are learned from: the source model's head has the same classes, and comes along."""
 
     head, measure = "shared", "balanced_accuracy"  # no fields here
 
@@ -132,22 +131,6 @@ def few(config: Config) -> FewConfig:
     own["source_batch_size"] = config.batch_size
     shared = {field.name: getattr(config, field.name, field.default) for field in dataclasses.fields(FewConfig)}
     return FewConfig(**shared | own)
-
-
-def digits() -> list[Recorded]:
-    """Stand-ins: pixels of scikit-learn's digits row after row, twenty images a recording; others backwards in time."""
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
-    cut = [images[labels == k][:120].reshape(6, -1, 1).astype(np.float32) for k in range(10)]
-    forwards = [part[row] for part in cut for row in range(3)]
-    own_sides = (forwards, [part[row, ::-1] for part in cut for row in range(3, 6)])
-    classes, own = tuple("0123456789"), np.repeat(np.arange(10, dtype=np.int32), 3)
-    names = ("digits", "digits, backwards")
-    return [
-        Recorded(name, (*side,), own, classes, "scikit-learn's digits")
-        for name, side in zip(names, own_sides, strict=True)
-    ]
 
 
 def sides(config: Config) -> dict[str, tuple[DataSet, DataSet]]:
@@ -161,40 +144,13 @@ def sides(config: Config) -> dict[str, tuple[DataSet, DataSet]]:
     if len(config.data) == 2:
         found = {"folders": [recorded(place) for place in config.data]}
     elif config.data == ("digits",):
-        found = {"digits": digits()}
+        found = {"digits": pixel_rows()}
     else:
         archive = load_vibrations(config.data[0])
         found = {word: QUESTIONS[word](archive) for word in config.questions}
     cut = {word: [in_windows(side, config.length, config.seed) for side in both] for word, both in found.items()}
     ways = {word: (source, target) for word, (source, target) in cut.items()}
     return ways | ({f"{word}_back": both[::-1] for word, both in ways.items()} if config.both_ways else {})
-
-
-def beside_the_bar(config: Config, result: Result) -> report.Section:
-    """What each method gains over the spectrum, and which faults are taken for which."""
-    rows, shown = [], dict[str, Any]()
-    for name in config.compared:
-        gain = result.difference(name, BAR, config.validator)
-        rows.append([name, points(gain) if gain else ""])
-        shown[name] = result.summaries[name, config.validator].mean
-    best = max((name for name in shown if name != BAR), key=shown.__getitem__)
-    panels = {name: result.confusions(name, config.validator) for name in dict.fromkeys((BAR, BASELINE, best))}
-    title = f"Which faults are taken for which: {result.title}"
-    draw = functools.partial(confusion_maps, title, result.truth.names, {k: v for k, v in panels.items() if v})
-    lines = [f"Points of balanced accuracy, chosen by {config.validator}, 95 % interval, not corrected. Right: {best}."]
-    plot = report.Plot(f"confusion{slug(result.axes)}", title, draw)
-    return report.Section(
-        f"Beside the bar: {result.title}", [report.Table(["method", f"− {BAR}"], rows)], lines, [plot]
-    )
-
-
-def labelled_section(result: Result) -> tuple[report.Section, dict[str, Any]]:
-    """A row for each way to learn from a few labelled windows, and the contrasts that were fixed beforehand."""
-    said = [note for note in notes(result, BAR) if note.heading != CONTRASTS_FIXED]
-    lines = [f"{note.heading}: {line}" if note.heading else line for note in said for line in note.lines]
-    lines += [verdict_sentence(one) for one in result.contrasts]
-    plots = [plot for plot in plots_of(result, BAR, [*result.axes]) if plot.name.startswith(result.measure.key)]
-    return report.Section(result.title, [method_table(result, BAR)], lines, plots), {result.title: figures_of(result)}
 
 
 def main(config: Config, workdir: Path) -> None:
@@ -211,7 +167,7 @@ def main(config: Config, workdir: Path) -> None:
     page, results = compare_pairs(config, problems, workdir, console)
     runs = {word: result.runs for word, result in results.items()}
     for result in results.values() if BAR in config.methods else ():
-        page.add(beside_the_bar(config, result))
+        page.add(against_section(result, BAR, BASELINE, config.validator))
     asked = [word for word in ways if word.removesuffix("_back") in (*config.labelled, "digits", "folders")]
     compared: list[Result] = []
     for word in asked if config.n_per_class else ():
@@ -222,7 +178,7 @@ def main(config: Config, workdir: Path) -> None:
             axes: Mapping[str, Any] = {"pair": problems[word].title, "n_per_class": n}
             problem = FewSignals(its, sources, target, n)
             compared.append(study(problem, LABELLED, workdir / f"{word}_labelled" / f"n_{n}", CONTRASTS, axes))
-            page.add(*labelled_section(compared[-1]))
+            page.add(*labelled_section(compared[-1], BAR))
             runs[f"{word}_{n}"] = compared[-1].runs
     if across := plots_across(compared, BAR):
         page.add(report.Section("By the number of labelled windows", plots=across))

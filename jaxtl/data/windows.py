@@ -105,6 +105,28 @@ def in_windows(found: Recorded, length: int, seed: int = 0) -> DataSet:
     return from_arrays(*given, **own, classes=found.classes, name=found.name, origin=f"{found.origin}; {how}")
 
 
+def pixel_rows() -> tuple[Recorded, Recorded]:
+    """Stand-ins without a file: pixels of scikit-learn's digits one after another, twenty images of 64 a recording.
+
+    Returns:
+        (three recordings of each digit, three of other images and backwards in time).
+
+    Example:
+        >>> own, backwards = pixel_rows()
+        >>> len(own.signals), own.signals[0].shape, backwards.classes[:2]
+        (30, (1280, 1), ('0', '1'))
+    """
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    cut = [images[labels == digit][:120].reshape(6, -1, 1).astype(np.float32) for digit in range(10)]
+    own, other = ([part[row] for part in cut for row in rows] for rows in ((0, 1, 2), (3, 4, 5)))
+    names, origin = ("digits", "digits, backwards"), "scikit-learn's digits, pixel after pixel"
+    kinds, classes = np.repeat(np.arange(10, dtype=np.int32), 3), tuple("0123456789")
+    first, second = tuple(own), tuple(signal[::-1] for signal in other)
+    return Recorded(names[0], first, kinds, classes, origin), Recorded(names[1], second, kinds, classes, origin)
+
+
 def _held(found: Recorded, seed: int) -> np.ndarray:
     """[R] whether a recording is for testing."""
     if found.tested is not None:

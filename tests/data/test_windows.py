@@ -8,14 +8,13 @@ import zipfile
 
 import numpy as np
 import pytest
+from machines import LENGTH, archive, folders
 
 from jaxtl.data import hold_out
 from jaxtl.data.signal_files import holds_signals, list_signals, read_signal, recorded
 from jaxtl.data.vibrations import NAMES, load_vibrations
 from jaxtl.data.windows import Recorded, in_windows, windows
 from jaxtl.errors import InputError
-
-LENGTH = 16
 
 
 def marked(counts, classes=2):
@@ -175,14 +174,6 @@ def test_an_array_of_objects_is_not_unpickled_and_one_that_lies_about_its_size_i
         read_signal(tmp_path / "w.npy")
 
 
-def folders(path, count=3):
-    for name in ("good", "bad"):
-        (path / name).mkdir(parents=True)
-        for k in range(count):
-            np.save(path / name / f"{k}.npy", np.random.default_rng(k).normal(size=LENGTH * 8))
-    return path
-
-
 def test_a_folder_for_each_class_becomes_recordings(tmp_path):
     place = folders(tmp_path / "machine")
     (place / "good" / "notes.txt").write_text("nothing")
@@ -219,27 +210,6 @@ def test_a_class_without_a_recording_is_named(tmp_path):
 
 
 # ---------------------------------------------------------------- machines
-
-
-def archive(path, **changes):
-    """Two rigs of two loads, three faults each."""
-    count = 12
-    rng = np.random.default_rng(3)
-    content = {
-        "samples": rng.integers(-100, 100, count * 80).astype(np.int16),
-        "offsets": np.arange(count + 1) * 80,
-        "scale": np.linspace(0.5, 2, count),
-        "rig": np.repeat([0, 1], 6).astype(np.uint8),
-        "rpm": np.full(count, 600, np.int16),
-        "load_hp": np.tile([0, 0, 0, 1, 1, 1], 2).astype(np.int8),
-        "labels": np.tile([0, 1, 2], 4).astype(np.uint8),
-        "part": np.tile([0, 1, 1], 4).astype(np.uint8),
-        "label_names": np.array(["normal", "inner slight", "inner severe"]),
-        "part_names": np.array(["normal", "inner"]),
-        "rig_names": np.array(["one", "two"]),
-    }
-    np.savez(path / "machines.npz", **(content | changes))
-    return path / "machines.npz"
 
 
 def test_recordings_of_machines_are_scaled_and_chosen(tmp_path):

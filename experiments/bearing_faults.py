@@ -74,11 +74,7 @@ Methods = Annotated[tuple[Annotated[str, cli.OneOf("method", ROWS)], ...], cli.I
 class Config(DomainConfig):
     preset: str = ""  # smoke: fills what is not given
     data: cli.Names = ("digits",)  # bearings.npz; or two folders of recordings, the source and the target; or digits
-    questions: Annotated[tuple[Question, ...], cli.Items(1, distinct=True)] = (
-        "loads",
-        "speeds",
-        "rigs",
-    )  # of bearings.npz
+    questions: Annotated[tuple[Question, ...], cli.Items(1, distinct=True)] = tuple(QUESTIONS)  # of bearings.npz
     both_ways: bool = False  # also from the target to the source
     length: cli.Count = 1024  # samples of a window
     model: Literal["cnn", "spectrogram"] = "cnn"  # type: ignore[assignment]  # convolutions along time, or of pictures

@@ -22,7 +22,7 @@ EXPERIMENTS = [
     *("multitask", "ridge_regression", "calibration", "finetune_methods", "choose_source"),
     "text_transfer",
     *("domain_digits", "domain_corrupted", "domain_cells"),
-    *("published_grid", "audio_visual_digits", "federated_transfer", "object_detection"),
+    *("published_grid", "audio_visual_digits", "federated_transfer", "object_detection", "bearing_faults"),
     *(
         f"benchmarks.{part}"
         for part in ("accuracy", "machine", "step", "multitask", "federated", "selection", "benchmarks")

@@ -58,6 +58,7 @@ class SignalCnn(nn.Module):
         stride: of the first convolution.
         dtype: as for `Mlp`.
         start, stop: only the blocks from `start` to before `stop`, see `cut`.
+        fields: of a batch.
 
     Source: Zhang, Peng, Li, Chen and Zhang, "A New Deep Learning Model for Fault Diagnosis with Good Anti-Noise and
     Domain Adaptation Ability on Raw Vibration Signals", 2017 (the wide first kernel).
@@ -70,8 +71,7 @@ class SignalCnn(nn.Module):
     dtype: str | None = None
     start: int = 0
     stop: int | None = None
-
-    fields = FIELDS
+    fields: tuple[str, ...] = FIELDS
 
     @property
     def stage_names(self) -> tuple[str, ...]:
@@ -110,9 +110,14 @@ class SpectrogramCnn(Cnn):
 
 
 class Spectrum(nn.Module):
-    """The log spectrum of a whole signal, the frequencies of each channel: no parameter, and no stage."""
+    """The log spectrum of a whole signal, the frequencies of each channel: no parameter, and no stage.
 
-    fields = FIELDS
+    Attributes:
+        fields: of a batch.
+    """
+
+    fields: tuple[str, ...] = FIELDS
+
     widths = ()
     stage_names = ()
 
@@ -164,6 +169,9 @@ def log_spectrogram(signals: jax.Array, window: int, hop: int) -> jax.Array:
     starts = np.arange(0, signals.shape[1] - window + 1, hop)
     frames = signals.astype(jnp.float32)[:, starts[:, None] + np.arange(window)[None]]
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
-    weighted = frames * jnp.asarray(hann, jnp.float32)[None, None, :, None]
-    energy = jnp.square(jnp.abs(jnp.fft.rfft(weighted, axis=2)[:, :, 1:])) / np.sum(hann**2)
+    angle = 2 * np.pi * np.outer(np.arange(window), np.arange(1, window // 2 + 1)) / window
+    energy = jnp.zeros((), jnp.float32)
+    for wave in (np.cos(angle), np.sin(angle)):  # as products of matrices, which every format has that a model goes to
+        filters = jnp.asarray(hann[:, None] * wave / np.sqrt(np.sum(hann**2)), jnp.float32)
+        energy += jnp.square(jnp.einsum("btwc,wf->btfc", frames, filters, precision="highest"))
     return jnp.log(energy + FLOOR)

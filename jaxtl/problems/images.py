@@ -69,7 +69,7 @@ class Images(NamedTuple):
 
     def batches(self, batch_size: int) -> Callable:
         """The `prepare` of a step: shifted by up to an eighth of the shorter edge; photographs are mirrored."""
-        if len(self.shape) == 1 or not self.augment:  # numbers, not pixels
+        if len(self.shape) < 3 or not self.augment:  # numbers or samples, not pixels
             return image_batches(batch_size, self.mean, self.std)
         crop, photographs = min(self.shape[:2]) // 8, self.shape[-1] == 3
         return image_batches(batch_size, self.mean, self.std, crop=crop, flip=photographs)

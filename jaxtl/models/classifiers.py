@@ -127,7 +127,7 @@ def initialise(model: nn.Module, rng: jax.Array, *inputs: tuple[int, ...] | jax.
         >>> initialise(model, jax.random.key(0), (8, 8, 1))["head"]["kernel"].shape
         (4, 3)
     """
-    return _initialised(model, rng, inputs)["params"]
+    return _initialised(model, rng, inputs).get("params", {})  # without heads a spectrum has none
 
 
 def initial_model_state(model: nn.Module, *inputs: tuple[int, ...] | jax.ShapeDtypeStruct) -> dict[str, Tree]:

@@ -124,7 +124,7 @@ class Spectrum(nn.Module):
     def __call__(self, signals: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
         """signals [B, T, C] float32 -> (features [B, T // 2 · C], no taps)."""
         found = log_spectrogram(signals, signals.shape[1], signals.shape[1])
-        return found.reshape(len(signals), -1), {}
+        return found.reshape(signals.shape[0], -1), {}
 
 
 def max_pool_in_time(signals: jax.Array) -> jax.Array:

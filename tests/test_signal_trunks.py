@@ -98,8 +98,8 @@ def test_a_spectrogram_is_that_of_numpy_and_does_not_see_the_mean():
 @pytest.mark.parametrize("trunk", [SignalCnn((8, 8, 16)), SpectrogramCnn((8, 8, 16)), SignalCnn((8, 8, 16), "none")])
 def test_a_trunk_cut_in_two_is_the_trunk_and_examples_do_not_mix(trunk):
     model = Classifier(trunk, (("head", 3),))
-    signals = jnp.asarray(RANDOM.normal(size=(4, 256, 2)), jnp.float32)
-    params = initialise(model, jax.random.key(0), (256, 2))
+    signals = jnp.asarray(RANDOM.normal(size=(4, 512, 2)), jnp.float32)
+    params = initialise(model, jax.random.key(0), (512, 2))
     whole = model.apply({"params": params}, signals, False)
     assert whole["features"].shape == (4, 16)
     assert list(whole["taps"]) == ["conv_0", "conv_1", "conv_2"]
@@ -111,7 +111,7 @@ def test_a_trunk_cut_in_two_is_the_trunk_and_examples_do_not_mix(trunk):
     labels = named_leaves(label_by_depth(params, stage_paths(model)))
     assert labels["trunk/conv_0/kernel"] == "depth:0"
     assert labels["head/kernel"] == "depth:3"
-    assert not initial_model_state(model, (256, 2))
+    assert not initial_model_state(model, (512, 2))
 
 
 def test_batch_normalisation_averages_over_examples_and_time():

@@ -98,7 +98,7 @@ def _split(place: Path, found: Listing, cut: list[np.ndarray], skipped: list[tup
 
     train, test = np.flatnonzero(~tested), np.flatnonzero(tested)
     notices = [*found.remarks, f"{len(cut)} recordings in windows of {every.shape[1]} samples"]
-    called = [[names[row] for row in rows] for rows in (train, test)]
+    called, test_called = ([names[row] for row in rows] for rows in (train, test))
     return Labelled(
         place.name,
         part(train),
@@ -106,7 +106,8 @@ def _split(place: Path, found: Listing, cut: list[np.ndarray], skipped: list[tup
         tuple(found.classes),
         found.origin,
         notices,
-        *called,
+        called,
+        test_called,
         skipped,
         {},
     )

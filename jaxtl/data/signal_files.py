@@ -112,6 +112,7 @@ def _of_wave(raw: bytes, path: Path) -> tuple[np.ndarray, int]:
     if not 1 <= width <= 4 or not 1 <= channels <= CHANNELS:
         raise ValueError(f"{8 * width} bits, {channels} channels")
     data = data[: len(data) // (width * channels) * width * channels]
+    found: np.ndarray
     if width == 1:  # the only one without a sign
         found = np.frombuffer(data, np.uint8).astype(np.float32) - 128
     elif width == 3:

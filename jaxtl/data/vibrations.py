@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -110,10 +110,9 @@ def load_vibrations(path: str | os.PathLike[str]) -> Vibrations:
         (samples[start:end].astype(np.float32) * np.float32(factor))[:, None]
         for start, end, factor in zip(cuts[:-1], cuts[1:], scale, strict=True)
     )
-    words = {key: tuple(str(name) for name in array.ravel()) for key, array in names.items()}
-    return Vibrations(
-        signals, **{key: array.astype(np.int32) for key, array in numbers.items()}, **words, origin=str(place)
-    )
+    words: dict[str, Any] = {key: tuple(str(name) for name in array.ravel()) for key, array in names.items()}
+    given: dict[str, Any] = {key: array.astype(np.int32) for key, array in numbers.items()}
+    return Vibrations(signals, **given, **words, origin=str(place))
 
 
 def _check(

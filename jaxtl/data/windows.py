@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -101,7 +101,7 @@ def in_windows(found: Recorded, length: int, seed: int = 0) -> DataSet:
     fields = [{"signal": every[rows], "recording": recording[rows]} for rows in (train, test)]
     labels = found.labels[recording]
     given = fields[0], labels[train], fields[1], labels[test]
-    own = {"groups": groups[train], "test_groups": groups[test]}
+    own: dict[str, Any] = {"groups": groups[train], "test_groups": groups[test]}
     return from_arrays(*given, **own, classes=found.classes, name=found.name, origin=f"{found.origin}; {how}")
 
 

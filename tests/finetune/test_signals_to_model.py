@@ -64,7 +64,7 @@ def test_a_model_of_recordings_tells_those_that_it_has_not_heard(model, tmp_path
     heard = recordings(tmp_path / "new", seed=1)
     out = tmp_path / "said.csv"
     commands.execute(["predict", str(model.workdir), str(heard), f"--csv={out}"])
-    rows = list(csv.DictReader(out.open()))
+    rows = list(csv.DictReader(out.read_text(encoding="utf-8").splitlines()))
     assert len(rows) == 8 * 6
     assert np.mean([row["class"] == row["file"].partition("/")[0] for row in rows]) > 0.9
     again = load_finetuned(model.workdir)

@@ -25,6 +25,7 @@ EXPERIMENTS = [
     *("published_grid", "audio_visual_digits", "federated_transfer", "object_detection"),
     *("image_text", "reviews_with_pictures"),
     "cross_modal",
+    *("published_grid", "audio_visual_digits", "federated_transfer", "object_detection", "bearing_faults"),
     *(
         f"benchmarks.{part}"
         for part in ("accuracy", "machine", "step", "multitask", "federated", "selection", "benchmarks")

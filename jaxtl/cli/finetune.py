@@ -1,4 +1,4 @@
-"""A model from labelled pictures or texts, with an honest estimate of how good it is.
+"""A model from labelled pictures, texts or recordings, with an honest estimate of how good it is.
 
 DIR holds a folder of pictures for each class, perhaps below train and test (val, valid, ...); or it is, or holds, a CSV
 or JSON lines with columns file and label, and split and group if you like. Pictures may have any size and format.

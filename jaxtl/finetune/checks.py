@@ -17,7 +17,7 @@ from jaxtl.errors import InputError
 from jaxtl.finetune.kinds import Kind
 from jaxtl.finetune.options import AUTO, HEADS, Options, seconds_of
 from jaxtl.finetune.tfidf import TFIDF
-from jaxtl.finetune.trunks import SMALL, TEXTS_BY, WORDS_ALONE
+from jaxtl.finetune.trunks import NOT_TRAINED, SPECTRUM, TEXTS_BY, WORDS_ALONE
 from jaxtl.models.pretrained import Pretrained
 from jaxtl.selection import heads
 
@@ -34,7 +34,10 @@ def check_methods(names: Sequence[str], trunk: Pretrained) -> None:
     if trunk.name == WORDS_ALONE and set(names) - {TFIDF}:
         what = f"{', '.join(name for name in names if name != TFIDF)} would need a trunk, and there is none"
         raise InputError(what, where="--methods", todo=f"leave it out, or give --trunk={TEXTS_BY}")
-    if "scratch" not in names and trunk.name == SMALL and names and not set(names) & set(HEADS):
+    if trunk.name == SPECTRUM and set(names) - set(HEADS):
+        what = f"{', '.join(name for name in names if name not in HEADS)} would need a network, and a spectrum is none"
+        raise InputError(what, where="--methods", todo="leave it out, or give --trunk=signal_cnn")
+    if "scratch" not in names and trunk.name in NOT_TRAINED and names and not set(names) & set(HEADS):
         todo = "add scratch to --methods, or give a --trunk that was trained"
         raise InputError("there is nothing to fine-tune in random weights", where="--methods", todo=todo)
 
@@ -90,7 +93,7 @@ def names_of(
         counts = np.bincount(data.train.labels)
         asked = options.balance == "on" or (options.balance == "auto" and counts.max() > UNEQUAL * counts.min())
         own += ["logistic_adjusted"] if asked else []
-    tuned, count = list(kind.tuned), len(kind.outputs(data.classes))
+    tuned, count = [] if trunk.name == SPECTRUM else list(kind.tuned), len(kind.outputs(data.classes))
     size: dict[str, Any] = {"classes": count, "seconds": seconds_of(options.budget) / 2, "cores": _cores()}
     left_out = [name for name in own if name.startswith("logistic")]
     told = ""
@@ -101,7 +104,7 @@ def names_of(
         told = f"no logistic regression on {what}: too long for {options.budget}; {todo}"
     if heads.too_much_for_logistic(*features.shape[:2], fits=FITS["start"], **size):
         tuned = [name.replace("logistic_", "ridge_") for name in tuned]
-    return own, ["scratch"] if trunk.name == SMALL else tuned, told
+    return own, ["scratch"] if trunk.name in NOT_TRAINED else tuned, told
 
 
 def _cores() -> int:

@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from jaxtl import files
 from jaxtl.data.decode import white_levels
 from jaxtl.data.labelled import unlabelled
 from jaxtl.data.one_size import header_of, top_of
@@ -93,7 +92,7 @@ class Preparation:
         raise NotImplementedError
 
     def record(self) -> dict[str, Any]:
-        """As JSON has it, see `recorded`."""
+        """As JSON has it, see `records.recorded`."""
         raise NotImplementedError
 
     def beside(self) -> dict[str, bytes]:
@@ -266,27 +265,3 @@ class Words(OfTexts):
 def _power(number: int) -> int:
     """Of two, from it on."""
     return 1 << (number - 1).bit_length()
-
-
-def recorded(said: dict[str, Any], directory: Path) -> Preparation:
-    """What `record` has written.
-
-    Raises:
-        ValueError, TypeError, KeyError: it has not.
-        InputError: a file that belongs to it is missing.
-    """
-    if "terms" in said:
-        words = Vocabulary(tuple(map(str, said["terms"])), np.array(said["weights"], np.float32))
-        if words.weights.shape != (len(words.terms),):
-            raise ValueError("weights")
-        return Words(words)
-    if "window" in said:
-        window, length = int(said["window"]), int(said["length"])
-        if not (window >= 4 and length > 0 and (length <= window or length % window == 0)):
-            raise ValueError("numbers")
-        return Tokens(files.content(directory / TOKENIZER, MANY), window, length)
-    mean, std = (np.array(said[name], np.float32).reshape(3) for name in ("mean", "std"))
-    white = {str(name): float(level) for name, level in said["white"].items()}
-    if not (0 < int(said["size"]) <= 1024 and (std > 0).all()):
-        raise ValueError("numbers")
-    return Pixels(int(said["size"]), mean, std, white)

@@ -1,4 +1,4 @@
-"""What an example is, a picture or a text: how labelled ones are read, which trunk takes them, what is told of them."""
+"""What an example is, a picture, a text or a window: how labelled ones are read, by which trunk, what is told of it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,22 @@ import numpy as np
 from jaxtl import files
 from jaxtl.data.dataset import DataSet, Split
 from jaxtl.data.labelled import Labelled, labelled
+from jaxtl.data.labelled_signals import holds_recordings, labelled_signals
 from jaxtl.data.resized import Resize
 from jaxtl.data.texts import holds_texts, labelled_texts
 from jaxtl.errors import InputError
 from jaxtl.finetune.checks import check_apart, check_methods
 from jaxtl.finetune.inputs import Pixels, Preparation, Tokens
 from jaxtl.finetune.options import Options
-from jaxtl.finetune.trunks import AUTO, TEXTS_BY, WORDS_ALONE, trunk_of, words_alone
+from jaxtl.finetune.records import Samples
+from jaxtl.finetune.tfidf import TFIDF
+from jaxtl.finetune.trunks import AUTO, TEXTS_BY, WORDS_ALONE, trunk_of, trunk_of_signals, words_alone
 from jaxtl.models.pretrained import Pretrained
 from jaxtl.report import Plot, Section
 from jaxtl.report.plots import answers
 
 SHORTEST_WINDOW = 16
+WINDOW, SHORTEST = 1024, 64  # samples of a window, where nothing is said, and at least
 ALONE = "words alone are weighed"
 LETTERS = 300  # of a text on a page
 
@@ -51,7 +55,7 @@ class Begun(NamedTuple):
 
 
 class Modality:
-    """What an example is; one object for each, `PICTURES` and `TEXTS`.
+    """What an example is; one object for each, `PICTURES`, `TEXTS` and `SIGNALS`.
 
     Attributes:
         one, many: what an example is called, and several.
@@ -212,7 +216,39 @@ def _lines(called: Sequence[str], words: Words) -> list[str]:
     return [f"{name}: {own}, {said}" for name, (own, said) in zip(called, words, strict=True)]
 
 
-PICTURES, TEXTS = Pictures(), Texts()
+class Signals(Modality):
+    """Recordings of any length, in windows."""
+
+    one, many = "window", "windows"
+
+    def begin(self, options: Options, data: Any, workdir: Path, display: Any, say: Say) -> Begun:
+        check_apart(data, workdir)
+        if options.task not in ("auto", "classes"):
+            what = f"--task={options.task} needs a table, and recordings are in a folder for each class"
+            raise InputError(what, where="--task", todo="leave it out")
+        if TFIDF in options.methods:
+            raise InputError(f"{TFIDF} weighs words, and these are recordings", where="--methods", todo="leave it out")
+        length = options.size or WINDOW
+        if length < SHORTEST or length % 2:
+            todo = f"use an even number from {SHORTEST} on"
+            raise InputError(f"windows of {length} samples", where=f"--size={options.size}", todo=todo)
+        found = labelled_signals(data, length, options.skip_bad)
+        windows = found.train["signal"]
+        trunk = trunk_of_signals(options.trunk, windows.shape[1:])
+        check_methods(options.methods, trunk)
+        return Begun(trunk, "", found, windows, Samples(*windows.shape[1:]))
+
+    def content(self, data: Labelled) -> list[Any]:
+        return list(data.train.fields.values())
+
+    def examples(self, part: Split) -> Any:
+        return part["signal"]
+
+    def wrong(self, heading: str, part: Split, rows: np.ndarray, called: Sequence[str], words: Words) -> Section:
+        return Section(heading, (), _lines(called, words))
+
+
+PICTURES, TEXTS, SIGNALS = Pictures(), Texts(), Signals()
 
 
 def modality_of(data: str | os.PathLike[str] | DataSet) -> Modality:
@@ -223,4 +259,7 @@ def modality_of(data: str | os.PathLike[str] | DataSet) -> Modality:
     """
     if isinstance(data, DataSet):
         return PICTURES
-    return TEXTS if holds_texts(files.expanded(data)) else PICTURES
+    place = files.expanded(data)
+    if holds_texts(place):
+        return TEXTS
+    return SIGNALS if holds_recordings(place) else PICTURES

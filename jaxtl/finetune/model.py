@@ -17,9 +17,10 @@ from jaxtl import checkpoints, files
 from jaxtl.data import normalise
 from jaxtl.errors import InputError
 from jaxtl.finetune.export import written
-from jaxtl.finetune.inputs import Preparation, recorded
+from jaxtl.finetune.inputs import Preparation
 from jaxtl.finetune.kinds import KINDS, Kind
 from jaxtl.finetune.readings import Reading
+from jaxtl.finetune.records import recorded
 from jaxtl.finetune.trunks import module_of
 from jaxtl.models import Classifier, as_forward
 from jaxtl.problems.folder import HEAD

@@ -55,7 +55,8 @@ def seconds_of(duration: str) -> float:
 class Options:
     """What is asked for; every default is visible."""
 
-    # a folder of pictures or .txt files per class; CSV or JSON lines of file or text and label; or a set's name
+    # a folder of pictures, .txt files or recordings (.npy, .wav, .csv) per class; CSV or JSON lines of file or text and
+    # label; or a set's name
     data: bounds.Place = ""
     # what labels are: classes, a number, several labels (red;round, or a JSON list); auto: what they look like, said
     task: Task = "auto"
@@ -68,7 +69,7 @@ class Options:
     measure: Annotated[str, bounds.OneOf("measure", [AUTO, *MEASURES])] = AUTO
     # auto: where classes differ in size and the measure asks for each of them, weights and adjusted logits
     balance: Literal["auto", "on", "off"] = "auto"
-    # pixels of the edge that pictures are brought to, tokens of a text that see each other; 0: the trunk's
+    # pixels of an edge of pictures, tokens of a text that see each other, samples of a window; 0: the trunk's
     size: Annotated[int, bounds.Within(0, 1024)] = 0
     skip_bad: bool = False  # leave files out that cannot be read, and say which
     seed: bounds.Seed = 0

@@ -19,6 +19,7 @@ from jaxtl.finetune.tfidf import TFIDF
 from jaxtl.loop import raise_if_stopped
 from jaxtl.models import Classifier, Cnn, Mlp, as_forward, cut, initialise
 from jaxtl.models.pretrained import TRUNKS, Pretrained, load_trunk
+from jaxtl.models.signals import SignalCnn, Spectrum
 from jaxtl.models.torch_names import ARCHITECTURES
 from jaxtl.program import Weights
 from jaxtl.step import EVALUATE
@@ -26,6 +27,8 @@ from jaxtl.writers import Progress
 
 AUTO, BEST, SMALL = "auto", "efficientnet_lite0", "small_cnn"
 TEXTS_BY, WORDS_ALONE = "minilm_l6", TFIDF
+SPECTRUM, SIGNAL_CNN = "spectrum", "signal_cnn"
+NOT_TRAINED = (SMALL, SIGNAL_CNN)  # of random weights
 
 
 def untrained() -> Pretrained:
@@ -45,6 +48,29 @@ def words_alone() -> Pretrained:
     """No network: texts are their weighted words, see `tfidf`."""
     origin = "no network: weighted words of the texts themselves"
     return Pretrained(WORDS_ALONE, Mlp(widths=()), {}, {}, 1, (), (), "Apache-2.0", origin, 1, ())
+
+
+def trunk_of_signals(name: str, shape: tuple[int, int]) -> Pretrained:
+    """The spectrum, which has nothing to be trained, or a small network along time with random weights.
+
+    Args:
+        name: "auto", "spectrum" or "signal_cnn".
+        shape: (samples, channels) of a window.
+
+    Raises:
+        InputError: another name.
+    """
+    if name not in (AUTO, SPECTRUM, SIGNAL_CNN):
+        todo = f"use {SPECTRUM} or {SIGNAL_CNN}, or leave it out"
+        raise InputError("takes no signals, and these are recordings", where=f"--trunk={name}", todo=todo)
+    model: Any = module_of(SPECTRUM if name == AUTO else name)
+    params = initialise(Classifier(model, ()), jax.random.key(0), shape).get("trunk", {})
+    if name == SIGNAL_CNN:
+        origin = "random weights: nothing was learned before"
+        return Pretrained(name, model, params, {}, shape[0], (), (), "Apache-2.0", origin, model.widths[-1], ("all",))
+    origin = "no network: the log spectrum of each window"
+    features = shape[0] // 2 * shape[1]
+    return Pretrained(SPECTRUM, model, params, {}, shape[0], (), (), "Apache-2.0", origin, features, ())
 
 
 class Polled(Progress):
@@ -113,6 +139,8 @@ def module_of(name: str) -> Any:
         return small_module()
     if name == WORDS_ALONE:
         return words_alone().model
+    if name in (SPECTRUM, SIGNAL_CNN):  # windows are called images here, as all that a network is given
+        return Spectrum(("image",)) if name == SPECTRUM else SignalCnn(fields=("image",))
     architecture = TRUNKS[name].architecture if name in TRUNKS else name
     if architecture not in ARCHITECTURES:
         todo = "use the version of jaxtl that the model was made with"

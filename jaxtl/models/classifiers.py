@@ -127,7 +127,7 @@ def initialise(model: nn.Module, rng: jax.Array, *inputs: tuple[int, ...] | jax.
         >>> initialise(model, jax.random.key(0), (8, 8, 1))["head"]["kernel"].shape
         (4, 3)
     """
-    return _initialised(model, rng, inputs)["params"]
+    return _initialised(model, rng, inputs).get("params", {})  # without heads a spectrum has none
 
 
 def initial_model_state(model: nn.Module, *inputs: tuple[int, ...] | jax.ShapeDtypeStruct) -> dict[str, Tree]:
@@ -197,7 +197,7 @@ def stage_paths(model: Classifier) -> list[str]:
     """
     trunk: Any = model.trunk
     whole = trunk.trunk if isinstance(trunk, Still) else trunk
-    plain = isinstance(whole, Mlp | Cnn) or getattr(whole, "start", 0) > 0
+    plain = trunk.stage_names[:1] in (("dense_0",), ("conv_0",)) or getattr(whole, "start", 0) > 0
     late = getattr(whole, "normalise_first", True)
     before = r"trunk/(stem(_norm)?|patches|token|places|embedding" + ("" if late else "|norm") + ")(/.*)?"
     numbers = [name.rpartition("_")[2] for name in trunk.stage_names]

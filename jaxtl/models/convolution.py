@@ -1,4 +1,4 @@
-"""Convolution of images, every derivative of which is fast on a CPU too: also inside a loop, and under `vmap`.
+"""Convolution of images and signals, its derivatives fast on a CPU too: also inside a loop, and under `vmap`.
 
 XLA's fast CPU kernel wants images as [B, H, W, C] and kernels as [h, w, C, D]. Outside of loops XLA brings every other
 order into this one; inside them it does not, and computes in a plain loop, about a hundred times slower (jax issue
@@ -71,6 +71,27 @@ def convolve(images: jax.Array, kernel: jax.Array, stride: int = 1, padding: Pad
         raise InputError(what, where="convolution", todo="use odd edges")
     window = Window((stride, stride), padding or ((height, height), (width, width)))
     return chosen(_fast, plain, images, kernel, window)
+
+
+def convolve_in_time(signals: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """out[b, t, d] = Σ signals[b, t·stride + i − before, c] · kernel[i, c, d], zeros outside.
+
+    As many zeros as ⌈T / stride⌉ outputs need, the odd one behind (`same_padding`): images of one row to `convolve`.
+
+    Args:
+        signals: [B, T, C].
+        kernel: [k, C, D], of the same dtype; its edge may be even.
+        stride: in samples.
+
+    Returns:
+        [B, ⌈T / stride⌉, D].
+
+    Example:
+        >>> convolve_in_time(jnp.arange(1.0, 6.0).reshape(1, 5, 1), jnp.ones((3, 1, 1)), 2)[0, :, 0].tolist()
+        [3.0, 9.0, 9.0]
+    """
+    padding = same_padding((1, signals.shape[1]), (1, len(kernel)), stride)
+    return convolve(signals[:, None], kernel[None], stride, padding)[:, 0]
 
 
 def chosen(fast: Callable, plain: Callable, images: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:

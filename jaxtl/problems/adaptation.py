@@ -18,7 +18,7 @@ from jaxtl.labels import label_set, some
 from jaxtl.models import initial_model_state, initialise
 from jaxtl.optimizers import pull_per_rate
 from jaxtl.problems.few_shot import falling
-from jaxtl.problems.images import Images, accuracy, classes_of, outputs
+from jaxtl.problems.images import accuracy, classes_of, inputs_of, outputs, unread
 from jaxtl.problems.source import make_model
 from jaxtl.program import Program, Weights
 from jaxtl.protocol import Draw, Selection, Setting, Trained, Truth, draw_key, rates_of, replicate_seed
@@ -107,7 +107,7 @@ class Adaptation:
 
     Args:
         config: has the fields of `AdaptationConfig` and `Budget`.
-        source, target: of the same classes, images of one shape.
+        source, target: of the same classes, images or signals of one shape.
         measure: what test examples are asked, and target training examples by the oracle.
 
     Raises:
@@ -121,18 +121,19 @@ class Adaptation:
         if source.classes != target.classes:
             what = f"source classes are {some(source.classes)}, the target's {some(target.classes)}"
             raise InputError(what, where="Adaptation", todo="give both the same classes, in the same order")
-        shapes = [data.train.images.shape[1:] for data in (source, target)]
-        if shapes[0] != shapes[1]:
+        self.images: Any = inputs_of(source)
+        shapes = [unread(data).like.shape for data in (source, target)]
+        if shapes[0] != shapes[1] or self.images.field not in target.train:
             ours, theirs = ("x".join(map(str, shape)) for shape in shapes)
-            what = f"source images are {ours}, the target's {theirs}"
+            what = f"source {self.images.many} are {ours}, the target's {theirs}"
             raise InputError(what, where="Adaptation", todo="bring both to one size")
         self.config, self.source, self.target, self.measure = config, source, target, measure
         self.title = f"{source.name} → {target.name}"
         self.origin, self.content = f"{source.origin} → {target.origin}", (*source.content, *target.content)
-        self.images = Images.of(source)
+        self.field = self.images.field
         self.model = make_model(config, self.images, head=len(source.classes))
-        self.source_images, self.target_images = (jnp.asarray(data.train.images) for data in (source, target))
-        self.test_images = jnp.asarray(target.test.images)
+        self.source_images, self.target_images = (jnp.asarray(data.train[self.field]) for data in (source, target))
+        self.test_images = jnp.asarray(target.test[self.field])
         self.truth = Truth(target.test.labels, target.classes)
         self._last: tuple[Weights, Seen] | None = None
 
@@ -157,10 +158,10 @@ class Adaptation:
     def data(self, program: Program, start: Weights, draw: Draw) -> dict[str, Any]:
         """A labelled source and an unlabelled target; for a bound, the labelled target in place of the source."""
         orders = {side: self.key(draw, f"{side} order") for side in ("source", "target")}
-        target = Split(image=self.target_images)
+        target = Split(**{self.field: self.target_images})
         if TOLD in label_set(program.labels):
             return {"source": on_device(target.having(label=self.target.train.labels), orders["source"])}
-        source = Split(image=self.source_images, label=self.source.train.labels)
+        source = Split(**{self.field: self.source_images, "label": self.source.train.labels})
         _, learned, _ = self.parts(draw.replicate)
         return {"source": on_device(source, orders["source"], learned), "target": on_device(target, orders["target"])}
 
@@ -174,7 +175,7 @@ class Adaptation:
         return rates_of(program, setting, self.reached_in(program.steps or self.config.steps))
 
     def answers(self, weights: Weights, images: jax.Array, output: str = "head") -> np.ndarray:
-        """Logits [N, C], or features, of raw images of either domain."""
+        """Logits [N, C], or features, of raw examples of either domain."""
         own = weights._replace(params={name: weights.params[name] for name in ("trunk", "head")})
         return outputs(self.model, own, images, self.images, output)
 

@@ -1,11 +1,11 @@
-"""Raw images, or texts, on their way to a model, and what the model says of them."""
+"""Raw images, texts or signals on their way to a model, and what the model says of them."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from jaxtl.data import DataSet, Split, channel_statistics, image_batches, normal
 from jaxtl.errors import InputError
 from jaxtl.models import as_forward
 from jaxtl.problems.clips import Clips, are_clips, clips_of
+from jaxtl.problems.signals import SIGNAL, Signals
 from jaxtl.problems.texts import TOKEN, Texts
 from jaxtl.program import Weights
 from jaxtl.step import EVALUATE, Context
@@ -69,7 +70,7 @@ class Images(NamedTuple):
 
     def batches(self, batch_size: int) -> Callable:
         """The `prepare` of a step: shifted by up to an eighth of the shorter edge; photographs are mirrored."""
-        if len(self.shape) == 1 or not self.augment:  # numbers, not pixels
+        if len(self.shape) < 3 or not self.augment:  # numbers or samples, not pixels
             return image_batches(batch_size, self.mean, self.std)
         crop, photographs = min(self.shape[:2]) // 8, self.shape[-1] == 3
         return image_batches(batch_size, self.mean, self.std, crop=crop, flip=photographs)
@@ -92,21 +93,27 @@ class Images(NamedTuple):
         return task, Images.of(task)
 
 
-Inputs = Images | Texts | Clips
+Inputs: TypeAlias = Images | Texts | Clips | Signals
 
 
 def inputs_of(task: DataSet) -> Inputs:
     """How a task's examples reach a model."""
     if are_clips(task):
         return clips_of(task)
-    return Texts.of(task) if TOKEN in task.train else Images.of(task)
+    return _without_pixels(task) or Images.of(task)
 
 
 def unread(task: DataSet) -> Inputs:
     """The same, before any image is looked at."""
     if are_clips(task):
         return clips_of(task, read=False)
-    return Texts.of(task) if TOKEN in task.train else Images.kept(task.train.images.shape[1:])
+    return _without_pixels(task) or Images.kept(task.train.images.shape[1:])
+
+
+def _without_pixels(task: DataSet) -> Texts | Signals | None:
+    if TOKEN in task.train:
+        return Texts.of(task)
+    return Signals.of(task) if SIGNAL in task.train else None
 
 
 @functools.partial(jax.jit, static_argnames=("model", "output"))
@@ -115,12 +122,12 @@ def _output_of(model: Any, weights: Weights, raw: jax.Array, images: Inputs, out
 
 
 def outputs(model, weights: Weights, image: jax.Array, images: Inputs, output: str, block: int = 1000) -> np.ndarray:
-    """Features or a head's logits of raw images or texts, in blocks of one size, so that one program serves all.
+    """Features or a head's logits of raw examples, in blocks of one size, so that one program serves all.
 
     Args:
         model: a `Classifier`.
         weights: its own.
-        image: [N, H, W, C] as they are in the data set, or tokens [N, T].
+        image: [N, H, W, C] as they are in the data set, or tokens [N, T], or windows [N, T, C].
         images: how they reach the model.
         output: "features" or the name of a head.
         block: images at a time.

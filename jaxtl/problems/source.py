@@ -22,11 +22,13 @@ from jaxtl.models import Classifier, Cnn, Mlp, as_forward, initial_model_state, 
 from jaxtl.models.clips import OverFrames
 from jaxtl.models.efficientnet import efficientnet_lite0
 from jaxtl.models.recurrent import Lstm, WordAverage
+from jaxtl.models.signals import SignalCnn, SpectrogramCnn
 from jaxtl.models.still import Still
 from jaxtl.optimizers import Group
 from jaxtl.penalties import Term, l2
 from jaxtl.problems.clips import Clips
 from jaxtl.problems.images import Inputs, accuracy, inputs_of, predict
+from jaxtl.problems.signals import Signals
 from jaxtl.problems.texts import Texts
 from jaxtl.program import Weights, make_program
 from jaxtl.protocol import replicate_seed
@@ -35,6 +37,7 @@ from jaxtl.trees import check_same
 from jaxtl.writers import Writer
 
 CLASSIFY = Term(1.0, mean_of(softmax_cross_entropy))
+OF_SIGNALS: dict[str, Callable[..., Any]] = {"cnn": SignalCnn, "spectrogram": SpectrogramCnn}  # by model
 STATE = "model_state"  # in a file of weights, beside the parameters
 
 
@@ -99,11 +102,16 @@ def _reader(config: Any, texts: Texts) -> Any:
 
 
 def make_model(config: Any, inputs: Inputs, **heads: int) -> Classifier:
-    """The model that a Config names, for images, texts or clips, with heads of so many outputs.
+    """The model that a Config names, for images, texts, clips or signals, with heads of so many outputs.
 
     Raises:
-        InputError: numbers for a model of images, or images with less than a pixel left.
+        InputError: numbers for a model of images, or images with less than a pixel left; another model for signals than
+            "cnn", along time, and "spectrogram".
     """
+    if isinstance(inputs, Signals):
+        if config.model not in OF_SIGNALS:
+            raise InputError("is no model of signals", where=f"--config.model={config.model}", todo="use cnn")
+        return Classifier(OF_SIGNALS[config.model](config.widths, config.normalisation), tuple(heads.items()))
     if isinstance(inputs, Texts):
         return Classifier(_reader(config, inputs), tuple(heads.items()))
     if isinstance(inputs, Clips):

@@ -13,13 +13,15 @@ from rich.console import Console
 
 from jaxtl.methods.domain.recipes import BASELINE, BOUND, DomainConfig
 from jaxtl.problems.adaptation import ORACLE, VALIDATORS, Adaptation
-from jaxtl.protocol import Contrast, paired, study
+from jaxtl.protocol import Contrast, paired, study, verdict_sentence
 from jaxtl.protocol.results import Result, number, points, slug
 from jaxtl.report.cells import percent
 from jaxtl.report.page import Page, Section, print_data, print_plan
-from jaxtl.report.plots.comparison import Plot
+from jaxtl.report.plots.comparison import Plot, plots_of
+from jaxtl.report.plots.confusions import confusion_maps
 from jaxtl.report.plots.domains import Value, adaptation, embeddings
-from jaxtl.report.tables import DASH, Table, repeated
+from jaxtl.report.tables import CONTRASTS_FIXED, DASH, Table, method_table, notes, repeated
+from jaxtl.report.tasks import figures_of
 from jaxtl.selection import kendall
 
 
@@ -168,6 +170,50 @@ def validators_section(result: Result, baseline: str, validators: Sequence[str])
         )
     title = f"What validators cost: {result.title}"
     return Section(title, [Table(columns, rows, words=(0, 2))], lines), figures
+
+
+def against_section(result: Result, bar: str, baseline: str, validator: str) -> Section:
+    """What each method gains over a bar, and which classes the bar, the baseline and the best method take for which.
+
+    Args:
+        result: as for `gains_section`.
+        bar: the row that others are held against.
+        baseline: the row of the source alone.
+        validator: by which settings are chosen.
+    """
+    rows, means = [], dict[str, float]()
+    for name in chosen_methods(result, validator):
+        gain = result.difference(name, bar, validator)
+        rows.append([name, points(gain) if gain else ""])
+        means[name] = result.summaries[name, validator].mean
+    best = max((name for name in means if name != bar), key=means.__getitem__, default=bar)
+    panels = {name: result.confusions(name, validator) for name in dict.fromkeys((bar, baseline, best))}
+    lines = [
+        f"Points of {result.measure.name}, chosen by {validator}, paired by {result.unit}, 95 % interval, not "
+        f"corrected for the number of rows. In the picture: {', '.join(panels)}."
+    ]
+    names = result.truth.names if result.truth else ()
+    title, kept = f"Which classes are taken for which: {result.title}", {k: v for k, v in panels.items() if v}
+    draw = functools.partial(confusion_maps, title, names, kept)
+    plots = [Plot(f"confusion{slug(result.axes)}", title, draw)] if kept else []
+    return Section(f"Beside {bar}: {result.title}", [Table(["method", f"− {bar}"], rows)], lines, plots)
+
+
+def labelled_section(result: Result, baseline: str) -> tuple[Section, dict[str, Any]]:
+    """A row for each way to learn from a few labelled target examples, and the contrasts that were fixed beforehand.
+
+    Args:
+        result: of a target with labels.
+        baseline: what the others are compared with.
+
+    Returns:
+        (the section, its figures by its title).
+    """
+    said = [note for note in notes(result, baseline) if note.heading != CONTRASTS_FIXED]
+    lines = [f"{note.heading}: {line}" if note.heading else line for note in said for line in note.lines]
+    lines += [verdict_sentence(one) for one in result.contrasts]
+    plots = [one for one in plots_of(result, baseline, [*result.axes]) if one.name.startswith(result.measure.key)]
+    return Section(result.title, [method_table(result, baseline)], lines, plots), {result.title: figures_of(result)}
 
 
 def chosen_methods(result: Result, validator: str) -> list[str]:

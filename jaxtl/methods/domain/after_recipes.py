@@ -62,7 +62,7 @@ def check_after(config: Any, methods: Sequence[str]) -> None:
         what = f"{config.source_steps} of {config.steps} steps are the source model's, none are left for {begun[0]}"
         raise InputError(what, where="--config.source_steps", todo="give it fewer than --config.steps")
     of_batches = [name for name in asked if name in STATISTICAL]
-    if of_batches and (config.model, config.normalisation) != ("cnn", "batch"):
+    if of_batches and (config.model == "mlp" or config.normalisation != "batch"):
         what = f"{of_batches[0]} changes statistics of batch normalisation, and this model has none"
         raise InputError(what, where="--config.methods", todo="add --config.model=cnn --config.normalisation=batch")
 
@@ -82,12 +82,12 @@ def untied(problem: Adaptation) -> Program:
     where it is taken for the source (labels inverted). The head stays the source's.
     """
     net, forward = adversary_of(problem, "dann")[0], as_forward(problem.model)
-    play = functools.partial(spoken, net)
+    play, field = functools.partial(spoken, net), problem.field
 
     def apart(params, model_state, batch, ctx):
         (own, adversary), theirs = split(params), split(ctx.given[ANCHOR])[0]
-        source, _ = forward(theirs, ctx.given[ANCHOR_STATE], {"image": batch["source"]["image"]}, EVALUATE)
-        target, model_state = forward(own, model_state, {"image": batch["target"]["image"]}, ctx)
+        source, _ = forward(theirs, ctx.given[ANCHOR_STATE], {field: batch["source"][field]}, EVALUATE)
+        target, model_state = forward(own, model_state, {field: batch["target"][field]}, ctx)
         sides = {"source": source["features"], "target": target["features"]}
         said = {side: both_players(play, adversary, features) for side, features in sides.items()}
         return said, model_state
@@ -109,11 +109,11 @@ def untied(problem: Adaptation) -> Program:
 
 
 def target_statistics(problem: Adaptation, weights: Weights, setting: Setting, draw: Draw) -> Weights:
-    """The same parameters with the statistics of target images.
+    """The same parameters with the statistics of target examples.
 
     Source: Li, Wang, Shi, Liu and Hou, "Revisiting Batch Normalization for Practical Domain Adaptation", 2016.
     """
-    data = on_device(Split(image=problem.target_images), problem.key(draw, "target order"))
+    data = on_device(Split(**{problem.field: problem.target_images}), problem.key(draw, "target order"))
     return with_statistics_of(problem, weights, data, problem.key(draw, "run"))
 
 

@@ -34,18 +34,18 @@ Sides = Mapping[str, Any]  # outputs of both domains: {"source": {"features", "h
 
 def beside(problem: Adaptation) -> Callable:
     """A forward pass of all batches at once: outputs {"source": …, "target": …}, and "strong" where there is such."""
-    forward = as_forward(problem.model)
+    forward, field = as_forward(problem.model), problem.field
 
     def both(params, model_state, batch, ctx):
-        parts = {side: batch[side]["image"] for side in ("source", "target") if side in batch}
+        parts = {side: batch[side][field] for side in ("source", "target") if side in batch}
         if STRONG in batch.get("target", {}):
             parts[STRONG] = batch["target"][STRONG]
-        outputs, model_state = forward(params, model_state, {"image": jnp.concatenate([*parts.values()])}, ctx)
+        outputs, model_state = forward(params, model_state, {field: jnp.concatenate([*parts.values()])}, ctx)
         sides, first = {}, 0
-        for side, images in parts.items():
-            here = slice(first, first + len(images))
+        for side, examples in parts.items():
+            here = slice(first, first + len(examples))
             sides[side] = jax.tree.map(lambda a, here=here: a[here], outputs)
-            first += len(images)
+            first += len(examples)
         return sides, model_state
 
     return both

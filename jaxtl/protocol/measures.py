@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxtl.errors import InputError
+from jaxtl.protocol.decisions import roc_auc
 
 BINS = 15  # of confidences, in the calibration error
 UNEQUAL = 1.1  # the largest class is more than this many times the smallest: accuracy hides the small ones
@@ -249,9 +250,7 @@ def _one_against_rest(labels: np.ndarray, outputs: np.ndarray) -> list[tuple[np.
 
 
 def _roc_auc(labels: np.ndarray, outputs: np.ndarray) -> float:
-    from sklearn.metrics import roc_auc_score
-
-    return _mean([roc_auc_score(*one) for one in _one_against_rest(labels, outputs)])
+    return _mean([roc_auc(*one) for one in _one_against_rest(labels, outputs)])
 
 
 def _average_precision(labels: np.ndarray, outputs: np.ndarray) -> float:
@@ -291,9 +290,7 @@ MEASURES = {
     "accuracy": ACCURACY,
     "balanced_accuracy": Measure("balanced accuracy", _balanced),
     "macro_f1": Measure("macro F1", _macro_f1),
-    "roc_auc": Measure(
-        "ROC-AUC", _roc_auc
-    ),  # Hanley and McNeil, The Meaning and Use of the Area under a ROC Curve, 1982
+    "roc_auc": Measure("ROC-AUC", _roc_auc),
     "average_precision": Measure("average precision", _average_precision),
     # Guo, Pleiss, Sun and Weinberger, On Calibration of Modern Neural Networks, 2017
     "calibration_error": Measure("calibration error", _calibration_error, larger=False, failed=1.0),

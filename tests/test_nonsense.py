@@ -23,6 +23,7 @@ EXPERIMENTS = [
     "text_transfer",
     *("domain_digits", "domain_corrupted", "domain_cells"),
     *("published_grid", "audio_visual_digits", "federated_transfer", "object_detection"),
+    "medical_images",
     *(
         f"benchmarks.{part}"
         for part in ("accuracy", "machine", "step", "multitask", "federated", "selection", "benchmarks")

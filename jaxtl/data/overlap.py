@@ -69,8 +69,8 @@ def apart(source: DataSet, target: DataSet) -> tuple[DataSet, DataSet]:
 def without_copies(data: DataSet) -> DataSet:
     """A set that trains on each example once, on none that it is tested on, and on nothing of a group that is tested.
 
-    Of several copies in the training part the first stays. An example is known by all of its inputs, byte for byte;
-    labels are not looked at. The test part stays whole.
+    Of several copies in the training part the first stays. An example is known by its inputs, byte for byte; labels are
+    not looked at, nor is a single number such as the laboratory. The test part stays whole.
 
     Args:
         data: any set whose arrays are in memory.
@@ -89,7 +89,7 @@ def without_copies(data: DataSet) -> DataSet:
         >>> len(data.train), data.notice.rpartition(": ")[2]
         (3, '1 repeats another, 1 is tested')
     """
-    inputs = [name for name in data.train.names if name not in ("label", "group")]
+    inputs = [name for name in data.train.names if name != "label" and data.train[name].ndim > 1]
     ours, tested = (_marks([part[name] for name in inputs]) for part in (data.train, data.test))
     again = np.ones(len(ours), bool)
     again[np.unique(ours, return_index=True)[1]] = False

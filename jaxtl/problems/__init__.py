@@ -7,6 +7,7 @@ several tasks                    many_tasks, new_task
 a target without labels          adaptation
 several modalities               pairs
 boxes in pictures                detection
+what a clinician asks            clinical
 clients that keep their examples clients
 how hard to pull, by criterion   criteria, pull_map, trunk_pulls
 images, tokens on their way      images, texts
@@ -22,6 +23,7 @@ from jaxtl.problems.checks import (
     choose_tasks,
 )
 from jaxtl.problems.clients import PARTITIONS, Clients, ClientsConfig, check_clients
+from jaxtl.problems.clinical import Clinical
 from jaxtl.problems.detection import Detection, DetectionConfig, check_detection
 from jaxtl.problems.few_shot import FewShot, FewShotConfig, LabelledConfig, MeasureName
 from jaxtl.problems.few_texts import FewTexts
@@ -50,6 +52,7 @@ __all__ = [
     "AdaptationConfig",
     "Clients",
     "ClientsConfig",
+    "Clinical",
     "Detection",
     "DetectionConfig",
     "FewShot",

@@ -193,7 +193,7 @@ def number(value: float, pattern: str) -> str:
     return format(0.0, pattern) if float(text) == 0 else text.replace("-", "−")
 
 
-def _probabilities(logits: np.ndarray) -> np.ndarray:
+def softmax(logits: np.ndarray) -> np.ndarray:
     """Softmax of [N, C] in float64."""
     shifted = np.asarray(logits, np.float64) - np.max(logits, axis=1, keepdims=True)
     odds = np.exp(shifted)
@@ -240,7 +240,7 @@ def _macro_f1(labels: np.ndarray, logits: np.ndarray) -> float:
 def _one_against_rest(labels: np.ndarray, outputs: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """(0 or 1 [N], score [N]) of every label that occurs on some examples and not on all."""
     if np.ndim(labels) == 1:
-        scores = _probabilities(outputs)
+        scores = softmax(outputs)
         labels = np.eye(scores.shape[1], dtype=int)[labels]
         if scores.shape[1] == 2:  # the second class says it all
             labels, scores = labels[:, 1:], scores[:, 1:]
@@ -265,7 +265,7 @@ def _mean(values: Sequence[float]) -> float:
 
 def _calibration_error(labels: np.ndarray, logits: np.ndarray) -> float:
     """Σ_bins share · |accuracy − confidence|, of bins of equal width."""
-    probabilities = _probabilities(logits)
+    probabilities = softmax(logits)
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
     sums = [np.bincount(place, weights, minlength=BINS) for weights in (right.astype(float), confidence)]

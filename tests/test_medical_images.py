@@ -22,7 +22,7 @@ from jaxtl.protocol.decisions import net_benefit
 from jaxtl.report import clinical
 from jaxtl.report.clinical import Studied, answers_of, clinical_section
 from jaxtl.report.plots.style import styled
-from jaxtl.selection import temperature
+from jaxtl.selection.validation import calibrated
 
 RANDOM = np.random.default_rng(0)
 CONFIG = experiment.Config(sources=("photographs",), validation=12, n_x_rays=(2,), n_cells=(2,), replicates=2)
@@ -129,7 +129,9 @@ def studied(source="photographs", classes=2, methods=("pixels", "l2_sp"), seed=0
         for replicate in (0, 1):
             gain = 3.0 if method == "l2_sp" else 1.0
             arrays = {
-                name: (gain * (random.normal(size=(len(y), classes)) + gain * np.eye(classes)[y])).astype(np.float32)
+                name: (gain * (2 * random.normal(size=(len(y), classes)) + gain * np.eye(classes)[y])).astype(
+                    np.float32
+                )
                 for name, y in truths.items()
             }
             figures = {"test": MEASURES["balanced_accuracy"].score(truths[HERE], arrays[HERE]), "roc_auc": 0.5}
@@ -173,9 +175,11 @@ def test_readings_are_of_held_out_examples_alone_and_do_what_they_promise():
     _, truths, kept = studied()
     for arrays in kept.values():
         read = reading_of(arrays[HELD], truths[HELD], 0.9)
-        assert read.temperature == temperature(arrays[HELD], truths[HELD])
+        assert read.temperature == calibrated(arrays[HELD], truths[HELD])
         called = score_of(arrays[HELD]) > read.threshold
         assert called[truths[HELD] == 0].mean() <= 0.1
+    sure = np.array([[9.0, 0.0]] * 20 + [[0.0, 9.0]] * 20)  # all are right, and none is said to be certain
+    assert 2 < reading_of(sure, np.repeat([0, 1], 20), 0.9).temperature < 3
     assert np.isnan(reading_of(np.eye(3)[truths[HELD] % 3], truths[HELD] % 3, 0.9).threshold)
 
 
@@ -205,7 +209,7 @@ def test_pictures_are_of_the_same_answers_at_the_temperature_of_held_out_example
     answers = answers_of(own, "l2_sp")
     for r in (0, 1):
         arrays = kept["l2_sp", r]
-        assert answers.temperatures[r] == temperature(arrays[HELD], truths[HELD]) > 1
+        assert answers.temperatures[r] == calibrated(arrays[HELD], truths[HELD]) > 1
     seen = clinical._reliability(truths[HERE], answers.logits, answers.temperatures)
     assert len(seen.labels) == len(seen.plain) == 180
     assert (seen.tempered.max(axis=1) <= seen.plain.max(axis=1) + 1e-12).all()

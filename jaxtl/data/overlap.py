@@ -94,8 +94,8 @@ def without_copies(data: DataSet) -> DataSet:
     again = np.ones(len(ours), bool)
     again[np.unique(ours, return_index=True)[1]] = False
     leaked = np.isin(ours, tested)
-    groups = data.train.groups, data.test.groups
-    grouped = np.zeros(len(ours), bool) if any(one is None for one in groups) else np.isin(*groups)
+    whose, theirs = data.train.groups, data.test.groups
+    grouped = np.zeros(len(ours), bool) if whose is None or theirs is None else np.isin(whose, theirs)
     leaves = again | leaked | grouped
     if not leaves.any():
         return data

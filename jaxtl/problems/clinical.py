@@ -19,7 +19,7 @@ from jaxtl.problems.source import Source
 from jaxtl.program import Weights
 from jaxtl.protocol import MEASURES, Draw, Trained
 from jaxtl.protocol.decisions import at_threshold, threshold_at_specificity
-from jaxtl.selection import temperature
+from jaxtl.selection.validation import calibrated
 
 PIXELS = "pixels"  # parameters of a linear answer to the pixels themselves, beside those of the model
 HERE, HELD, ELSEWHERE = "logits/test", "logits/held", "logits/elsewhere"  # arrays of a report run
@@ -43,7 +43,7 @@ def score_of(logits: np.ndarray) -> np.ndarray:
 
 
 def reading_of(logits: np.ndarray, labels: np.ndarray, specificity: float) -> Reading:
-    """Temperature and threshold of held-out examples.
+    """Temperature and threshold of held-out examples; the temperature takes one more to be wrong, see `calibrated`.
 
     Args:
         logits: [V, C].
@@ -52,7 +52,7 @@ def reading_of(logits: np.ndarray, labels: np.ndarray, specificity: float) -> Re
     """
     two = logits.shape[1] == 2
     threshold = threshold_at_specificity(labels, score_of(logits), specificity) if two else np.nan
-    return Reading(temperature(logits, labels), threshold)
+    return Reading(calibrated(logits, labels), threshold)
 
 
 class Clinical(FewShot):
@@ -108,7 +108,7 @@ class Clinical(FewShot):
         metrics |= _calibration("", labels, logits[HERE], read)
         if len(self.task.classes) == 2:
             metrics |= at_threshold(labels, score_of(logits[HERE]), read.threshold)._asdict()
-        if self.elsewhere is not None:
+        if self.elsewhere is not None and self.far_images is not None:
             logits[ELSEWHERE] = self.logits(trained.weights, self.far_images)
             metrics["elsewhere"] = self.measure.score(self.elsewhere.labels, logits[ELSEWHERE])
             metrics |= _calibration("elsewhere/", self.elsewhere.labels, logits[ELSEWHERE], read)

@@ -12,7 +12,7 @@ from jaxtl.problems.clinical import ELSEWHERE, HELD, HERE, Clinical, reading_of,
 from jaxtl.protocol import MEASURES, Contrast, paired
 from jaxtl.protocol.decisions import net_benefit, roc_curve
 from jaxtl.protocol.measures import softmax
-from jaxtl.protocol.resampling import bootstrap_interval
+from jaxtl.protocol.resampling import RESAMPLES, bootstrap_interval
 from jaxtl.protocol.results import Result, number, points, slug
 from jaxtl.report.cells import percent
 from jaxtl.report.page import Section
@@ -20,6 +20,7 @@ from jaxtl.report.plots import clinical as pictures
 from jaxtl.report.plots.comparison import Plot
 from jaxtl.report.tables import DASH, Table, repeated
 
+FEW_RESAMPLES = 200  # of several kinds: each has a curve of its own
 TOLD = ("roc_auc", "calibration_error", "calibrated", "temperature", "sensitivity", "specificity", "elsewhere")
 
 
@@ -79,7 +80,7 @@ def auc_interval(answers: Answers, labels: np.ndarray, groups: np.ndarray) -> tu
     def mean(rows: np.ndarray) -> float:
         return float(np.mean([score(labels[rows], logits[rows]) for logits in answers.logits]))
 
-    return bootstrap_interval(mean, groups)
+    return bootstrap_interval(mean, groups, resamples=RESAMPLES if answers.logits.shape[-1] == 2 else FEW_RESAMPLES)
 
 
 def clinical_section(

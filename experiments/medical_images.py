@@ -83,7 +83,7 @@ Methods = Annotated[tuple[Annotated[str, cli.OneOf("method", ROWS)], ...], cli.I
 class Config(SourceConfig, PretrainedConfig, LabelledConfig, Budget):
     preset: str = ""  # smoke: fills what is not given
     x_rays: cli.Place = DIGITS  # images of two classes: an npz, a folder; no: not asked; digits: two of them stand in
-    cells: cli.Place = DIGITS  # images with a field "lab" of two values; no; digits: digits and their negatives
+    cells: cli.Place = DIGITS  # images with a field "lab" of two values; no; digits: four of them and their negatives
     photographs: cli.Place = "auto"  # what the CNN is trained on; auto: CIFAR-10 if it is found, else digits
     data_dir: cli.Place = ""  # where named data sets are looked for
     finding: cli.Text = ""  # the class of the X-rays that is looked for; left out: the last
@@ -172,13 +172,12 @@ def questions(config: Config) -> list[Question]:
         task = by_class(task, [*names, config.finding]) if config.finding else task
         asked.append(Question("x_rays", task, None, config.n_x_rays))
     if config.cells != NO:
-        both = (
-            digits
-            if config.cells == DIGITS
-            else two_by_field(read(config.cells), FIELD, FEWEST, where="--config.cells")
-        )
+        both = tuple(by_class(one, ["0", "1", "2", "3"]) for one in digits)
+        if config.cells != DIGITS:
+            both = two_by_field(read(config.cells), FIELD, FEWEST, where="--config.cells")
         asked += [Question(f"cells_{k}", both[k], both[1 - k], config.n_cells) for k in (0, 1)]
-    return asked
+    few = {id(one.task): fewer(config, one.task) for one in asked}  # the same for every source
+    return [one._replace(task=few[id(one.task)], other=few.get(id(one.other))) for one in asked]
 
 
 def sources_of(question: Question, config: Config) -> list[str]:
@@ -200,7 +199,7 @@ def begun(
     room = workdir / question.name / name
     if name == LITE:
         of = question.other or fewer(dataclasses.replace(config, most_train=HEAD_ON), photographs)
-        return its, *pretrained_source(its, fewer(its, of), fewer(its, question.task), room / "frozen")
+        return its, *pretrained_source(its, of, question.task, room / "frozen")
     if name == "laboratory" and question.other is not None:
         return its, make_sources(its, question.other, room / "source"), question.task
     return its, make_sources(its, photographs, workdir / name), question.task

@@ -75,7 +75,7 @@ def decision_curves(title: str, curves: Mapping[str, np.ndarray], everybody: np.
     axis.set_xlim(0, 100)
     axis.set_xlabel("treated from this probability on, %")
     axis.set_ylabel("net benefit, found per 100 persons")
-    explain(axis, "found, less false alarms at the weight that the threshold gives them; line at 0: nobody is treated")
+    explain(axis, "found, less false alarms by the weight that a threshold gives them; 0: nobody is treated")
     legend_outside(figure, lines, ["everybody is treated", *curves])
     return figure
 
@@ -105,7 +105,7 @@ def reliability_panels(title: str, panels: Mapping[tuple[str, str], Reliability]
             axis.set_ylabel(f"{place}\nright, %")
         if place == places[-1]:
             axis.set_xlabel("probability of the answer, %")
-    grid[0, 0].set_xlim(20, 102)
+    grid[0, 0].set_xlim(0, 102)
     grid[0, 0].set_ylim(-2, 102)
     legend_outside(figure, lines, ["as trained", "at the temperature of held-out examples"])
     return figure

@@ -44,7 +44,7 @@ from jaxtl.problems.clinical import PIXELS, flat
 from jaxtl.problems.few_shot import seed_of
 from jaxtl.problems.pretrained import PretrainedConfig, fewer, frozen_in_words, pretrained_source
 from jaxtl.program import Weights
-from jaxtl.protocol import Budget, Draw, Recipe, Setting, study, verdict_sentence
+from jaxtl.protocol import Budget, Draw, Recipe, Run, Setting, study, verdict_sentence
 from jaxtl.report.clinical import Studied, clinical_section
 from jaxtl.report.tables import CONTRASTS_FIXED
 from jaxtl.selection import heads
@@ -137,6 +137,11 @@ class OfSource(Config):
     model: Literal["cnn", "mlp", "wide_resnet", "resnet18", "efficientnet_lite0"] = "cnn"  # type: ignore[assignment]
 
 
+def of_source(config: Config, name: str) -> OfSource:
+    """With the model that a source has."""
+    return OfSource(**{**vars(config), "model": LITE if name == LITE else config.model})
+
+
 class Question(NamedTuple):
     """A task, what it may be carried from, and, of cells, the other laboratory."""
 
@@ -195,7 +200,7 @@ def begun(
     config: Config, question: Question, name: str, photographs: DataSet, workdir: Path
 ) -> tuple[OfSource, list[Source], DataSet]:
     """The models of one source, and the task as they see it."""
-    its = OfSource(**{**vars(config), "model": LITE if name == LITE else config.model})
+    its = of_source(config, name)
     room = workdir / question.name / name
     if name == LITE:
         of = question.other or fewer(dataclasses.replace(config, most_train=HEAD_ON), photographs)
@@ -234,17 +239,18 @@ def main(config: Config, workdir: Path) -> None:
             room = workdir / question.name / name / f"n_{n}"
             result = study(problem, ROWS, room, planned, axes, methods=rows)
             studies[question.name, n].append(Studied(name, result, problem))
-    page, runs = report.Page(console, config.preset), {}
+    page, runs = report.Page(console, config.preset), dict[str, list[Run]]()
     for (name, n), own in studies.items():
         title = f"{own[0].problem.task.name}, {n} labelled images of each class"
         section, figures = clinical_section(title, own, ALONE, BAR, SHOWN)
         verdicts = [f"From {one.source}: {verdict_sentence(c)}" for one in own for c in one.result.contrasts]
         page.add(section, {f"{name}, n={n}": figures})
-        page.add(report.Section(f"{CONTRASTS_FIXED}: {title}", lines=verdicts))
+        if verdicts:
+            page.add(report.Section(f"{CONTRASTS_FIXED}: {title}", lines=verdicts))
         runs |= {f"{name}_{one.source}_{n}": one.result.runs for one in own}
     notice = report.together(*(one.task.notice for one in asked))
     origin = "; ".join(dict.fromkeys([*(one.task.origin for one in asked), photographs.origin]))
-    origin += f"; {frozen_in_words(dataclasses.replace(config, model=LITE))}" if LITE in config.sources else ""
+    origin += f"; {frozen_in_words(of_source(config, LITE))}" if LITE in config.sources else ""
     page.write(workdir, cli.header("medical_images", config, started, data=origin, notice=notice), runs)
 
 

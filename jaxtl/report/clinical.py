@@ -142,7 +142,7 @@ def difference(result: Result, other: Result, method: str, bar: str) -> Contrast
     if method == bar:
         return None
     units = [own.summaries[name, own.shown(name)].units for own, name in ((result, method), (other, bar))]
-    return paired(method, bar, np.subtract(*units), unit=result.unit, measure=result.measure)
+    return paired(method, bar, np.subtract(units[0], units[1]), unit=result.unit, measure=result.measure)
 
 
 def _cells(answers: Answers, against: Contrast | None, interval: tuple[float, float], two: bool) -> list[str]:
@@ -180,9 +180,13 @@ def _in_words(name: str, answers: Answers, problem: Clinical) -> str:
 def _notes(problem: Clinical, result: Result, bar: str) -> list[str]:
     test = problem.task.test
     counts = ", ".join(f"{n} {name}" for n, name in zip(problem.truth.counts, problem.task.classes, strict=True))
-    stated = test.groups is not None
-    whom = f"{len(np.unique(test.groups))} groups of test images" if stated else f"the {len(test)} test images"
-    alone = "" if stated else "; whose images they are is not stated, and if somebody has several, it is too short"
+    groups = test.groups
+    whom = f"the {len(test)} test images" if groups is None else f"{len(np.unique(groups))} groups of test images"
+    alone = (
+        ""
+        if groups is not None
+        else "; whose images they are is not stated, and if somebody has several, it is too short"
+    )
     lines = [
         f"{result.measure.name.capitalize()}: mean ± standard deviation over {repeated(result)}. − {bar}: points, "
         f"paired by {result.unit}, 95 % interval, not corrected for the number of rows; {bar} needs no source.",

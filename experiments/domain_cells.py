@@ -17,12 +17,9 @@ import time
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-
 from jaxtl import cli
-from jaxtl.data import DataSet, by_class, load
-from jaxtl.data.domain_sets import by_field, halved
-from jaxtl.errors import InputError
+from jaxtl.data import DataSet, load
+from jaxtl.data.domain_sets import halved, two_by_field
 from jaxtl.loop import StoppableProgress
 from jaxtl.methods.domain.recipes import BASELINE, BOUND, DomainConfig, Methods, check_rows
 from jaxtl.problems import check_memory, check_plan
@@ -74,13 +71,7 @@ def laboratories(config: Config) -> tuple[DataSet, DataSet]:
     data = load(config.data, config.data_dir or None, progress=StoppableProgress)
     if config.data == "digits":
         return halved(data, lambda images, key: 255 - images, "negatives")
-    labs = by_field(data, FIELD, where="--config.data")
-    if len(labs) != 2:
-        raise InputError(f"'{FIELD}' has {len(labs)} values", where="--config.data", todo="name a set of two")
-    counts = [np.bincount(lab.train.labels, minlength=len(data.classes)) for lab in labs]
-    enough = [k for k in range(len(data.classes)) if min(count[k] for count in counts) >= FEWEST]
-    first, second = (by_class(lab, enough) for lab in labs)
-    return first, second
+    return two_by_field(data, FIELD, FEWEST, where="--config.data")
 
 
 def main(config: Config, workdir: Path) -> None:

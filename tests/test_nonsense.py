@@ -22,10 +22,8 @@ EXPERIMENTS = [
     *("multitask", "ridge_regression", "calibration", "finetune_methods", "choose_source", "when_it_helps"),
     "text_transfer",
     *("domain_digits", "domain_corrupted", "domain_cells"),
-    *("published_grid", "audio_visual_digits", "federated_transfer", "object_detection"),
-    *("image_text", "reviews_with_pictures"),
-    "cross_modal",
     *("published_grid", "audio_visual_digits", "federated_transfer", "object_detection", "bearing_faults"),
+    *("image_text", "reviews_with_pictures", "cross_modal", "medical_images"),
     *(
         f"benchmarks.{part}"
         for part in ("accuracy", "machine", "step", "multitask", "federated", "selection", "benchmarks")

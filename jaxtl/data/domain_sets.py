@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl.data.dataset import DataSet, Split
+from jaxtl.data.splits import by_class
 from jaxtl.errors import InputError
 
 BLOCK = 1000  # images that are changed at a time
@@ -103,6 +104,29 @@ def _values(data: DataSet, field: str, where: object) -> np.ndarray:
         what = f"'{data.name}' has no field '{field}'"
         raise InputError(what, where=where, todo=f"it has {', '.join(data.train.fields)}")
     return np.unique(data.train[field])
+
+
+def two_by_field(data: DataSet, field: str, fewest: int, *, where: object = "two_by_field") -> tuple[DataSet, DataSet]:
+    """The two sets of a field with two values, with the classes that both have enough of.
+
+    Args:
+        data, field: as for `by_field`.
+        fewest: training examples of a class in each; with fewer it is left out.
+        where: what to name in an error.
+
+    Raises:
+        InputError: as `by_field`; another number of values; fewer than two classes left.
+    """
+    sets = by_field(data, field, where=where)
+    if len(sets) != 2:
+        raise InputError(f"'{field}' has {len(sets)} values", where=where, todo="name a set of two")
+    counts = [np.bincount(one.train.labels, minlength=len(data.classes)) for one in sets]
+    enough = [k for k in range(len(data.classes)) if min(count[k] for count in counts) >= fewest]
+    if len(enough) < 2:
+        what = f"{len(enough)} classes have {fewest} training examples for each '{field}'"
+        raise InputError(what, where=where, todo="give more of at least two")
+    first, second = (by_class(one, enough) for one in sets)
+    return first, second
 
 
 def partial(source: DataSet, target: DataSet, shared: int) -> tuple[DataSet, DataSet]:

@@ -26,11 +26,11 @@ def read_npz(path: Path, name: str, prefix: str = "", memory: float = math.inf) 
     """A NumPy archive: `train_images`, `train_labels`, `test_images`, `test_labels`, or mosaics of encoded images.
 
     Args:
-        path: of the archive. Mosaics are `train_blob` (encoded images of many tiles, one after another),
-            `train_offsets`, `train_labels`, the same for test, and `columns` (tiles in a row). `label_names` is
-            optional. Or mosaics of one set whose examples say themselves where they belong: `cells_blob`,
-            `cells_offsets`, `cells_labels`, `cells_split` (places in `split_names`). Or pictures with boxes, see
-            `read_boxed`.
+        path: of the archive; `val_images` and `val_labels` are for training, where there are any. Mosaics are
+            `train_blob` (encoded images of many tiles, one after another), `train_offsets`, `train_labels`, the same
+            for test, and `columns` (tiles in a row). `label_names` is optional. Or mosaics of one set whose examples
+            say themselves where they belong: `cells_blob`, `cells_offsets`, `cells_labels`, `cells_split` (places in
+            `split_names`). Or pictures with boxes, see `read_boxed`.
         name: of the data set.
         prefix: for keys like `usps_train_images`; without it such an archive must hold only one.
         memory: bytes that an archive may unpack to.
@@ -55,10 +55,25 @@ def read_npz(path: Path, name: str, prefix: str = "", memory: float = math.inf) 
             stem = key_stem(archive, path, prefix)
             keys = (f"{stem}{part}_{what}" for part in ("train", "test") for what in ("images", "labels"))
             arrays = entries(archive, path, *keys)
+            arrays = _with_validation(archive, path, stem, arrays)
             name = stem.rstrip("_") or name
             names, origin = f"{stem}label_names", f"{path}#{prefix}" if prefix else str(path)
         classes = archive[names].tolist() if names in archive else None
     return assembled(*arrays, classes=classes, name=name, origin=origin, where=path)
+
+
+def _with_validation(
+    archive: Mapping[str, np.ndarray], path: Path, stem: str, arrays: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """Images and labels of training and test; what is for validation is trained on, as elsewhere."""
+    joined = list(arrays)
+    if f"{stem}val_images" in archive:
+        for place, array in enumerate(entries(archive, path, f"{stem}val_images", f"{stem}val_labels")):
+            if array.shape[1:] != joined[place].shape[1:]:
+                what = f"val and train have examples of {list(array.shape[1:])} and {list(joined[place].shape[1:])}"
+                raise InputError(what, where=path, todo="bring both to one size")
+            joined[place] = np.concatenate([joined[place], array])
+    return joined
 
 
 def _sheet(archive: Mapping[str, np.ndarray], path: Path, prefix: str) -> str:

@@ -66,6 +66,50 @@ def apart(source: DataSet, target: DataSet) -> tuple[DataSet, DataSet]:
     return _without(source, leaves, told), _without(target, goes, told)
 
 
+def without_copies(data: DataSet) -> DataSet:
+    """A set that trains on each example once, on none that it is tested on, and on nothing of a group that is tested.
+
+    Of several copies in the training part the first stays. An example is known by its inputs, byte for byte; labels are
+    not looked at, nor is a single number such as the laboratory. The test part stays whole.
+
+    Args:
+        data: any set whose arrays are in memory.
+
+    Returns:
+        The same object if nothing has to go, else `notice` and `origin` say how many did, and why.
+
+    Raises:
+        InputError: a class of which nothing is left to train on.
+
+    Example:
+        >>> from jaxtl.data import from_arrays
+        >>> images = np.arange(5)[:, None].repeat(4, axis=1)
+        >>> found = from_arrays(images[[0, 1, 1, 2, 3]], [0, 1, 1, 0, 1], images[[3, 4]], [0, 1])
+        >>> data = without_copies(found)
+        >>> len(data.train), data.notice.rpartition(": ")[2]
+        (3, '1 repeats another, 1 is tested')
+    """
+    inputs = [name for name in data.train.names if name != "label" and data.train[name].ndim > 1]
+    ours, tested = (_marks([part[name] for name in inputs]) for part in (data.train, data.test))
+    again = np.ones(len(ours), bool)
+    again[np.unique(ours, return_index=True)[1]] = False
+    leaked = np.isin(ours, tested)
+    whose, theirs = data.train.groups, data.test.groups
+    grouped = np.zeros(len(ours), bool) if whose is None or theirs is None else np.isin(whose, theirs)
+    leaves = again | leaked | grouped
+    if not leaves.any():
+        return data
+    for label, name in enumerate(data.classes):
+        if label in data.train.labels and label not in data.train.labels[~leaves]:
+            what = f"all training examples of class '{name}' are tested too"
+            raise InputError(what, where=data.name, todo="give others, or another split")
+    why = [(again & ~leaked, "repeats another", "repeat others"), (leaked, "is tested", "are tested")]
+    why += [(grouped & ~(again | leaked), "is of a group that is tested", "are of groups that are tested")]
+    parts = [f"{mask.sum():,} {one if mask.sum() == 1 else many}" for mask, one, many in why if mask.any()]
+    told = f"trained without {leaves.sum():,} of {len(ours):,} examples: {', '.join(parts)}"
+    return _without(data, leaves, told)
+
+
 def copies(train: Split, test: Split) -> str:
     """How many test examples are byte for byte training examples too, in a line; "" for none.
 

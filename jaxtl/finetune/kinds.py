@@ -19,13 +19,13 @@ import numpy as np
 
 from jaxtl.data.targets import SEPARATOR
 from jaxtl.finetune import tfidf
-from jaxtl.finetune.readings import COVERAGE, Reading, calibrated, half_width
+from jaxtl.finetune.readings import COVERAGE, Reading, half_width
 from jaxtl.losses import mean_of, sigmoid_binary_cross_entropy, squared_error
 from jaxtl.penalties import Term
 from jaxtl.problems import CLASSIFY
 from jaxtl.protocol import MEASURES, R2, Measure
 from jaxtl.selection import heads as fits
-from jaxtl.selection.validation import log_likelihoods
+from jaxtl.selection.validation import calibrated, log_likelihoods
 
 SHOWN = 20  # names of classes in a line
 SURE = 0.5  # probability from which on a label is named

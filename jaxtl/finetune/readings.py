@@ -7,11 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxtl.selection import temperature
-
 COVERAGE = 0.9  # of the interval of a number
-MOST_CALIBRATING = 10_000  # examples: more of them move a temperature no further,
-MOST_NUMBERS = 4_000_000  # nor do more logits
 
 
 class Reading(NamedTuple):
@@ -51,24 +47,3 @@ def half_width(labels: np.ndarray, outputs: np.ndarray) -> float:
     errors = np.sort(np.abs(np.asarray(labels, np.float64) - outputs), axis=None)
     place = math.ceil(COVERAGE * (len(errors) + 1) - 1e-9)
     return float(errors[place - 1]) if place <= len(errors) else math.inf
-
-
-def calibrated(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature that says how sure to be, of examples left out and of one more that is wrong.
-
-    Where few are judged and all are right, the likeliest temperature calls every answer certain. One further example of
-    the median margin, which belongs to the second class, keeps it from that: what Laplace's rule of succession adds. Of
-    more than ten thousand examples as many are looked at, at equal distances.
-
-    Args:
-        logits: [N, C] of examples left out.
-        labels: [N] integers.
-    """
-    if len(logits) > (most := min(MOST_CALIBRATING, max(1, MOST_NUMBERS // logits.shape[1]))):
-        some = np.linspace(0, len(logits) - 1, most).astype(int)
-        logits, labels = logits[some], labels[some]
-    ranked = np.argsort(logits, axis=1)
-    margins = np.take_along_axis(logits, ranked[:, -1:], 1) - np.take_along_axis(logits, ranked[:, -2:-1], 1)
-    middle = int(np.argsort(margins[:, 0], kind="stable")[len(margins) // 2])
-    more = np.concatenate([logits, logits[middle : middle + 1]])
-    return temperature(more, np.append(labels, ranked[middle, -2]))

@@ -14,11 +14,11 @@ from jaxtl.finetune.readings import COVERAGE
 from jaxtl.finetune.work import Found
 from jaxtl.protocol import ACCURACY, MEASURES, Measure, confusion_matrix
 from jaxtl.protocol.measures import f1_by_label
+from jaxtl.protocol.resampling import RESAMPLES, bootstrap_interval
 from jaxtl.report import Plot, Section, Table
 from jaxtl.report.plots import answers
 from jaxtl.report.plots.confusions import confusion_maps, in_words
 
-RESAMPLES = 1000  # of an interval over examples
 SHOWN = 12  # examples that are confidently wrong
 MATRIX = 100  # classes up to which summary.json has their confusions
 CLASSES = 50  # that a table shows one by one, the worst first
@@ -56,22 +56,17 @@ def interval(measure: Measure, labels: np.ndarray, logits: np.ndarray) -> tuple[
 
     Of an accuracy Wilson's interval, which knows that all right is not surely all; else percentiles of resamples.
 
-    Source: Wilson, Probable inference, the law of succession, and statistical inference (1927); Efron, Bootstrap
-    methods: another look at the jackknife (1979).
+    Source: Wilson, Probable inference, the law of succession, and statistical inference (1927); `bootstrap_interval`.
     """
     if measure == ACCURACY:
         n, share, z = len(labels), measure.score(labels, logits), 1.96
         middle, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
         return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
-    rng = np.random.default_rng(0)
-    count = RESAMPLES if labels.size <= 20_000 else 100
-    values = []
-    for _ in range(count):
-        rows = rng.integers(0, len(labels), len(labels))
-        if len(np.unique(labels[rows])) > 1:
-            values.append(measure.score(labels[rows], logits[rows]))
-    low, high = np.nanpercentile(values, [2.5, 97.5]) if values else (math.nan, math.nan)
-    return float(low), float(high)
+
+    def score(rows: np.ndarray) -> float:
+        return measure.score(labels[rows], logits[rows]) if len(np.unique(labels[rows])) > 1 else math.nan
+
+    return bootstrap_interval(score, np.arange(len(labels)), resamples=RESAMPLES if labels.size <= 20_000 else 100)
 
 
 def told(measure: Measure, value: float, ends: tuple[float, float]) -> str:

@@ -8,6 +8,7 @@ a target without labels          adaptation
 several modalities               pairs
 images and what is said of them   joint_space, few_described
 boxes in pictures                detection
+what a clinician asks            clinical
 clients that keep their examples clients
 how hard to pull, by criterion   criteria, pull_map, trunk_pulls
 images, tokens, clips on the way images, texts, clips
@@ -23,6 +24,7 @@ from jaxtl.problems.checks import (
     choose_tasks,
 )
 from jaxtl.problems.clients import PARTITIONS, Clients, ClientsConfig, check_clients
+from jaxtl.problems.clinical import Clinical
 from jaxtl.problems.detection import Detection, DetectionConfig, check_detection
 from jaxtl.problems.few_described import FewDescribed
 from jaxtl.problems.few_shot import FewShot, FewShotConfig, LabelledConfig, MeasureName
@@ -53,6 +55,7 @@ __all__ = [
     "AdaptationConfig",
     "Clients",
     "ClientsConfig",
+    "Clinical",
     "Described",
     "Detection",
     "DetectionConfig",

@@ -6,6 +6,7 @@ what is tried       recipes       methods as rows of a table, and what a problem
 what it leaves      runs          a run, and the store from which an interrupted comparison goes on
 the rules           compare       who is tuned on what, and when test data are looked at
 what it says        measures      of predictions: accuracy, R² and others, guessing, confusions
+                    decisions     of a finding: ROC, thresholds, net benefit;  resampling: intervals over groups
                     detections    of boxes: average precision as COCO defines it
                     clusters      the error of a mean over units that share data sets or trunks
                     random_effects  effects of many studies as one

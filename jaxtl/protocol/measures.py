@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxtl.errors import InputError
+from jaxtl.protocol.decisions import roc_auc
 
 BINS = 15  # of confidences, in the calibration error
 UNEQUAL = 1.1  # the largest class is more than this many times the smallest: accuracy hides the small ones
@@ -192,7 +193,7 @@ def number(value: float, pattern: str) -> str:
     return format(0.0, pattern) if float(text) == 0 else text.replace("-", "−")
 
 
-def _probabilities(logits: np.ndarray) -> np.ndarray:
+def softmax(logits: np.ndarray) -> np.ndarray:
     """Softmax of [N, C] in float64."""
     shifted = np.asarray(logits, np.float64) - np.max(logits, axis=1, keepdims=True)
     odds = np.exp(shifted)
@@ -239,7 +240,7 @@ def _macro_f1(labels: np.ndarray, logits: np.ndarray) -> float:
 def _one_against_rest(labels: np.ndarray, outputs: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """(0 or 1 [N], score [N]) of every label that occurs on some examples and not on all."""
     if np.ndim(labels) == 1:
-        scores = _probabilities(outputs)
+        scores = softmax(outputs)
         labels = np.eye(scores.shape[1], dtype=int)[labels]
         if scores.shape[1] == 2:  # the second class says it all
             labels, scores = labels[:, 1:], scores[:, 1:]
@@ -249,9 +250,7 @@ def _one_against_rest(labels: np.ndarray, outputs: np.ndarray) -> list[tuple[np.
 
 
 def _roc_auc(labels: np.ndarray, outputs: np.ndarray) -> float:
-    from sklearn.metrics import roc_auc_score
-
-    return _mean([roc_auc_score(*one) for one in _one_against_rest(labels, outputs)])
+    return _mean([roc_auc(*one) for one in _one_against_rest(labels, outputs)])
 
 
 def _average_precision(labels: np.ndarray, outputs: np.ndarray) -> float:
@@ -266,7 +265,7 @@ def _mean(values: Sequence[float]) -> float:
 
 def _calibration_error(labels: np.ndarray, logits: np.ndarray) -> float:
     """Σ_bins share · |accuracy − confidence|, of bins of equal width."""
-    probabilities = _probabilities(logits)
+    probabilities = softmax(logits)
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
     sums = [np.bincount(place, weights, minlength=BINS) for weights in (right.astype(float), confidence)]
@@ -291,9 +290,7 @@ MEASURES = {
     "accuracy": ACCURACY,
     "balanced_accuracy": Measure("balanced accuracy", _balanced),
     "macro_f1": Measure("macro F1", _macro_f1),
-    "roc_auc": Measure(
-        "ROC-AUC", _roc_auc
-    ),  # Hanley and McNeil, The Meaning and Use of the Area under a ROC Curve, 1982
+    "roc_auc": Measure("ROC-AUC", _roc_auc),
     "average_precision": Measure("average precision", _average_precision),
     # Guo, Pleiss, Sun and Weinberger, On Calibration of Modern Neural Networks, 2017
     "calibration_error": Measure("calibration error", _calibration_error, larger=False, failed=1.0),

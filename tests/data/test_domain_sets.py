@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxtl.data import contrast, from_arrays, gaussian_noise
-from jaxtl.data.domain_sets import UNKNOWN, by_field, halved, open_set, partial
+from jaxtl.data.domain_sets import UNKNOWN, by_field, halved, open_set, partial, two_by_field
 from jaxtl.errors import InputError
 
 
@@ -66,3 +66,19 @@ def test_a_set_for_each_value_of_a_field():
         by_field(data, "site")
     with pytest.raises(InputError, match="'lab' of 'arrays, lab 0' is 0 in training"):
         by_field(parts[0], "lab")
+
+
+def test_two_values_of_a_field_and_classes_that_both_have_enough_of():
+    labels, lab = np.array([0, 0, 1, 1, 2, 2] * 6), np.arange(36) % 2
+    labels[(lab == 1) & (labels == 2)] = 0
+    fields = {"image": np.arange(36, dtype=np.uint8).repeat(4).reshape(36, 2, 2), "lab": lab}
+    data = from_arrays(fields, labels, fields, labels, classes=["a", "b", "c"])
+    first, second = two_by_field(data, "lab", 4)
+    assert first.classes == second.classes == ("a", "b")
+    assert {*first.train["lab"]} == {0}
+    assert {*second.train["lab"]} == {1}
+    with pytest.raises(InputError, match="0 classes have 7 training examples for each 'lab'"):
+        two_by_field(data, "lab", 7)
+    three = from_arrays({**fields, "lab": np.arange(36) % 3}, labels, {**fields, "lab": np.arange(36) % 3}, labels)
+    with pytest.raises(InputError, match="'lab' has 3 values"):
+        two_by_field(three, "lab", 1)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxtl.data import Stored, by_class, from_arrays, load, source_and_target
-from jaxtl.data.overlap import apart
+from jaxtl.data.overlap import apart, without_copies
 from jaxtl.errors import InputError
 
 
@@ -122,3 +122,50 @@ def test_a_class_that_cannot_be_divided_is_named():
     data = made([0, 1, 2, 3, 7], [0, 0, 0, 0, 1])
     with pytest.raises(InputError, match="class '1' is left for the source"):
         apart(data, data)
+
+
+# ---------------------------------------------------------------- one set, trained and tested on
+
+
+def pictures_of(numbers_, labels, patients, tested, tested_labels, tested_patients):
+    """Pictures that are numbers, of patients."""
+    arrays = [np.array(values, np.int32).reshape(-1, 1) for values in (numbers_, tested)]
+    known = {"groups": patients, "test_groups": tested_patients} if patients is not None else {}
+    return from_arrays(arrays[0], labels, arrays[1], tested_labels, **known)
+
+
+def test_copies_of_others_what_is_tested_and_patients_who_are_tested_are_not_trained_on():
+    data = pictures_of([0, 1, 1, 2, 9, 3, 9], [0, 1, 1, 0, 0, 1, 1], list("aabbcdc"), [9, 8], [0, 1], ["e", "d"])
+    found = without_copies(data)
+    assert found.train["image"].ravel().tolist() == [0, 1, 2]  # not the second 1, no 9, not patient d's 3
+    assert found.train.labels.tolist() == [0, 1, 0]
+    assert not {*found.train.groups} & {*found.test.groups}
+    assert found.test is data.test
+    assert found.notice.endswith(
+        "trained without 4 of 7 examples: 1 repeats another, 2 are tested, 1 is of a group that is tested"
+    )
+    assert found.notice.rpartition("; ")[2] in found.origin
+    assert without_copies(found) is found
+
+
+def test_a_class_that_is_tested_whole_is_refused():
+    with pytest.raises(InputError, match="all training examples of class '1' are tested too"):
+        without_copies(pictures_of([0, 9], [0, 1], None, [9], [1], None))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 6)), max_size=40), st.integers(0, 2**32))
+def test_after_it_no_picture_stands_twice_and_no_patient_on_both_sides(extra, seed):
+    random = np.random.default_rng(seed)
+    whole = random.permutation([(100 + k, 100 + k) for k in range(4)] + extra).T
+    tested, patients = random.integers(0, 20, 5), random.integers(0, 7, 5)
+    labels = np.where(whole[0] >= 100, whole[0] % 2, random.integers(0, 2, len(whole[0])))
+    data = pictures_of(whole[0], labels, whole[1], tested, [0, 1, 0, 1, 0], patients)
+    found = without_copies(data)
+    kept = found.train["image"].ravel().tolist()
+    assert len(set(kept)) == len(kept)
+    assert not set(kept) & set(tested.tolist())
+    assert not {*found.train.groups} & {*found.test.groups}
+    tested_groups = {*data.test.groups}
+    allowed = {n for n, g in zip(whole[0].tolist(), data.train.groups, strict=True) if g not in tested_groups}
+    assert set(kept) <= allowed

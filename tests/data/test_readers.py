@@ -55,6 +55,21 @@ def test_npz_without_names(tmp_path):
     assert load(str(tmp_path / "mine.npz")).classes == ("0", "1", "2")
 
 
+def test_pictures_for_validation_are_trained_on_as_in_medmnist(tmp_path):
+    images, labels = RANDOM.integers(0, 256, (20, 6, 6), dtype=np.uint8), np.arange(20)[:, None] % 2
+    parts = {"train": slice(0, 10), "val": slice(10, 14), "test": slice(14, 20)}
+    arrays = {f"{name}_images": images[part] for name, part in parts.items()}
+    arrays |= {f"{name}_labels": labels[part] for name, part in parts.items()}
+    np.savez(tmp_path / "pneumoniamnist.npz", **arrays)
+    data = load(tmp_path / "pneumoniamnist.npz")
+    np.testing.assert_array_equal(data.train.images[..., 0], images[:14])
+    np.testing.assert_array_equal(data.train.labels, labels[:14, 0])
+    np.testing.assert_array_equal(data.test.images[..., 0], images[14:])
+    np.savez(tmp_path / "other.npz", **{**arrays, "val_images": np.zeros((4, 5, 5), np.uint8)})
+    with pytest.raises(InputError, match=r"val and train have examples of \[5, 5\] and \[6, 6\]"):
+        load(tmp_path / "other.npz")
+
+
 def test_npz_with_prefixes(tmp_path):
     mnist, usps = plain("mnist_"), plain("us_ps_", names=False)
     path = tmp_path / "both.npz"

@@ -20,7 +20,7 @@ from jaxtl.finetune.inputs import Pixels
 from jaxtl.finetune.kinds import KINDS
 from jaxtl.finetune.modalities import PICTURES, Begun
 from jaxtl.finetune.options import Options
-from jaxtl.finetune.readings import Reading, calibrated
+from jaxtl.finetune.readings import Reading
 from jaxtl.finetune.sections import interval
 from jaxtl.finetune.work import Work, kept_outputs
 from jaxtl.models import Classifier, Cnn, initial_model_state, initialise
@@ -31,6 +31,7 @@ from jaxtl.report.html import write_html
 from jaxtl.report.page import Section
 from jaxtl.report.tables import Table
 from jaxtl.selection import heads, temperature
+from jaxtl.selection.validation import calibrated
 
 # ---------------------------------------------------------------- who learns from what
 

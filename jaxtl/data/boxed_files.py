@@ -40,6 +40,7 @@ class BoxedFiles(NamedTuple):
         notices: what there is to know of them.
         files: of the pictures to learn from and of those for testing, what they are called.
         sizes: of both, [N, 2] width and height.
+        truth: of both, float64 [N, M, 5] boxes in pixels of the picture, and classes, −1 for none.
         skipped: (file, why) of what could not be used.
         white: of pictures of more than 8 bits, see `decode.white_levels`.
     """
@@ -52,6 +53,7 @@ class BoxedFiles(NamedTuple):
     notices: list[str]
     files: tuple[list[str], list[str]]
     sizes: tuple[np.ndarray, np.ndarray]
+    truth: tuple[np.ndarray, np.ndarray]
     skipped: list[tuple[str, str]]
     white: dict[str, float]
 
@@ -119,7 +121,18 @@ def read_boxed_files(
     parts = [rows[~said.tested[rows]], rows[said.tested[rows]]]
     empty = sum(not len(boxes[said.files[row]]) for row in rows)
     notices += [f"{empty:,} pictures without a box, which say where nothing is"] if empty else []
-    train, test = (_split(said, part, images, boxes, headers, canvas) if len(part) else None for part in parts)
+    truth = [_truth(said, part, boxes) for part in parts]
+    scales = [np.array([factors(headers[said.files[row]].size, canvas) for row in part]) for part in parts]
+    train, test = (
+        Split(
+            image=np.stack([images[said.files[row]] for row in part]),
+            box=(true[..., :4] * scale[:, None]).astype(np.float32),
+            box_class=true[..., 4].astype(np.int32),
+        )
+        if len(part)
+        else None
+        for part, true, scale in zip(parts, truth, scales, strict=True)
+    )
     _check_classes(said, train)
     assert train is not None  # `_check_classes` has seen it
     names = tuple([str(said.files[row].relative_to(said.directory)) for row in part] for part in parts)
@@ -135,6 +148,7 @@ def read_boxed_files(
         notices,
         (names[0], names[1]),
         (shapes[0], shapes[1]),
+        (truth[0], truth[1]),
         skipped,
         white,
     )
@@ -202,14 +216,14 @@ def _checked(said: Annotations, headers, wrong: dict[Path, InputError]) -> tuple
     return found, cut
 
 
-def _split(said: Annotations, rows: np.ndarray, images, boxes, headers, canvas: tuple[int, int]) -> Split:
-    most = max(1, *(len(said.labels[row]) for row in rows)) if len(rows) else 1
-    box, label = np.zeros((len(rows), most, 4), np.float32), np.full((len(rows), most), -1, np.int32)
+def _truth(said: Annotations, rows: np.ndarray, boxes: dict[Path, np.ndarray]) -> np.ndarray:
+    """[n, M, 5] boxes in pixels of their pictures with their classes; rows of class −1 are none."""
+    most = max([1, *(len(said.labels[row]) for row in rows)])
+    found = np.concatenate([np.zeros((len(rows), most, 4)), np.full((len(rows), most, 1), -1.0)], axis=2)
     for k, row in enumerate(rows):
-        file, count = said.files[row], len(said.labels[row])
-        box[k, :count] = boxes[file] * factors(headers[file].size, canvas)
-        label[k, :count] = said.labels[row]
-    return Split(image=np.stack([images[said.files[row]] for row in rows]), box=box, box_class=label)
+        count = len(said.labels[row])
+        found[k, :count, :4], found[k, :count, 4] = boxes[said.files[row]], said.labels[row]
+    return found
 
 
 def _check_classes(said: Annotations, train: Split | None) -> None:

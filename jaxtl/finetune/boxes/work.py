@@ -301,8 +301,9 @@ def tried(trainer: Trainer, store: RunStore, name: str, display: Any) -> list[Ru
                 found = None if one is None else problem.found(one.weights, "train", problem.seen.held)
                 score = -math.inf if found is None else mean_average_precision(truth, found)
                 run = dataclasses.replace(plan, seconds=seconds, validation=score, diverged=found is None)
-                kept = {**run.metrics, "test": MAP.failed if found is None else score}
-                store.add(dataclasses.replace(run, metrics=kept), {} if found is None else {"found": found})
+                arrays = {} if found is None else {"found": found}
+                metrics = {"test": MAP.failed if found is None else score}
+                store.add(dataclasses.replace(run, metrics=metrics, arrays=tuple(arrays)), arrays)
                 progress.advance(1)
     return [run for plan in plans if (run := store.find(plan))]
 

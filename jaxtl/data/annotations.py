@@ -1,6 +1,6 @@
 """What is said of pictures by boxes, before any is opened: COCO's JSON, or YOLO's lines of text beside the pictures.
 
-    boxes [K, 4] x0, y0, x1, y1 in pixels of the picture as it is looked at;  COCO: x, y, w, h;  YOLO: cx, cy, w, h of 1
+boxes [K, 4] x0, y0, x1, y1 in pixels of the picture as it is looked at;  COCO: x, y, w, h;  YOLO: cx, cy, w, h of 1
 """
 
 from __future__ import annotations

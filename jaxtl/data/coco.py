@@ -1,7 +1,7 @@
 """Pictures with boxes in COCO's JSON: lists of images, annotations and categories. What is read are numbers and names.
 
-    {"images": [{"id": 1, "file_name": "a.jpg"}], "categories": [{"id": 7, "name": "cat"}],
-     "annotations": [{"id": 1, "image_id": 1, "category_id": 7, "bbox": [x, y, w, h]}]}
+{"images": [{"id": 1, "file_name": "a.jpg"}], "categories": [{"id": 7, "name": "cat"}],
+ "annotations": [{"id": 1, "image_id": 1, "category_id": 7, "bbox": [x, y, w, h]}]}
 """
 
 from __future__ import annotations

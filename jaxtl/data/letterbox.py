@@ -1,8 +1,8 @@
 """Pictures of any size and the boxes in them on one canvas, and boxes back to where they are in the picture.
 
-A picture keeps its shape: it is made as large as the canvas takes it, and laid into the upper left corner; what it leaves
-free is grey. So both edges have one factor each, width of the laid picture over that of the picture, and going back is
-dividing by it.
+A picture keeps its shape: it is made as large as the canvas takes it, and laid into the upper left corner; what it
+leaves free is grey. So both edges have one factor each, width of the laid picture over that of the picture, and going
+back is dividing by it.
 """
 
 from __future__ import annotations

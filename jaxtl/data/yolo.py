@@ -33,7 +33,9 @@ def holds_yolo(directory: Path) -> bool:
     if not directory.is_dir():
         return False
     named = _names_file(directory) is not None
-    return any(_label_file(file, directory) is not None for file in _pictures(directory)) if named else _apart(directory)
+    return (
+        any(_label_file(file, directory) is not None for file in _pictures(directory)) if named else _apart(directory)
+    )
 
 
 def _apart(directory: Path) -> bool:

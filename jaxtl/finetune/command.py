@@ -35,8 +35,8 @@ def finetune(
 
     Args:
         data: a folder of pictures or .txt files per class, a CSV or JSON lines of file or text and label (a class,
-            several, or a number), a `DataSet` of pictures, or a name of one; or pictures with boxes (COCO's JSON, YOLO's
-            texts).
+            several, or a number), a `DataSet` of pictures, or a name of one; or pictures with boxes (COCO's JSON,
+            YOLO's texts).
         trunk: the pretrained network, see `finetune.trunks.trunk_of`.
         budget: of time, such as "90s", "10min".
         workdir: of the run, by default runs/NAME; the same call goes on where an interrupted one was.

@@ -138,7 +138,9 @@ def map_taps(trunk: Any, shape: tuple[int, ...], strides: tuple[int, ...] = (8, 
     found = tuple(last[stride] for stride in strides if stride in last)
     if strides[0] not in last:
         what = f"has no map of cells of {strides[0]} pixels"
-        raise InputError(what, where=f"trunk {type(trunk).__name__}", todo="use efficientnet_lite0 or a residual network")
+        raise InputError(
+            what, where=f"trunk {type(trunk).__name__}", todo="use efficientnet_lite0 or a residual network"
+        )
     return found
 
 

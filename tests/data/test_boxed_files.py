@@ -1,4 +1,4 @@
-"""Pictures with boxes of one's own: COCO and YOLO say the same, coordinates come back, and what is wrong has its line."""
+"""Pictures with boxes of one's own: COCO and YOLO say the same, coordinates come back, what is wrong has its line."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def test_boxes_are_where_they_were_written(tmp_path):
     found = read(coco(tmp_path))
     for truth, boxes in zip(found.truth[0], BOXES, strict=True):
         own = truth[truth[:, 4] >= 0]
-        assert [(c, x0, y0, x1 - x0, y1 - y0) for x0, y0, x1, y1, c in own.tolist()] == [(*map(float, b),) for b in boxes]
+        assert [(c, x0, y0, x1 - x0, y1 - y0) for x0, y0, x1, y1, c in own.tolist()] == [
+            (*map(float, b),) for b in boxes
+        ]
 
 
 @pytest.mark.parametrize("size", [*SIZES, (640, 480), (1000, 7), (3, 999), (1, 1), (4031, 3023)])
@@ -166,7 +168,10 @@ BAD = {
     "one name": (changed(categories__1__name="cat"), "two categories have one name"),
     "no list": ({**description(), "categories": {}}, "has no list of categories"),
     "no box": ({**description(), "annotations": []}, "has no box"),
-    "rare": (changed(**{f"annotations__{k}__category_id": 9 for k in (3, 4)}, annotations__5__category_id=9), "cat is in 1"),
+    "rare": (
+        changed(**{f"annotations__{k}__category_id": 9 for k in (3, 4)}, annotations__5__category_id=9),
+        "cat is in 1",
+    ),
 }
 
 

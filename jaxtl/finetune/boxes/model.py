@@ -99,8 +99,8 @@ class Canvas(Pixels):
     def in_words(self) -> str:
         mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
         return (
-            f"Pictures: upright, transparency on white, in their shape as large as a canvas of {self.columns}x{self.rows} "
-            f"pixels takes them, upper left, grey beside; RGB 0 to 255, then (x − mean) / std with mean {mean}, std {std}"
+            f"Pictures: upright, transparency on white, in their shape as large as {self.columns}x{self.rows} pixels "
+            f"take them, upper left, grey beside; RGB 0 to 255, then (x − mean) / std with mean {mean} and std {std}"
         )
 
     def record(self) -> dict[str, Any]:
@@ -171,7 +171,7 @@ class Detecting:
         return [self.found(rows, size) for rows, size in zip((row for part in on for row in part), sizes, strict=True)]
 
     def predict(self, sources: Sequence[Any]) -> Iterator[tuple[Any, Found | InputError]]:
-        """(file, what is found or why it cannot be read) of each, a block at a time; all boxes, whatever their score."""
+        """(file, what is found or why it cannot be read) of each, a block at a time; boxes of any score."""
         with ThreadPoolExecutor(THREADS) as pool:
             for start in range(0, len(sources), BLOCK):
                 chunk = sources[start : start + BLOCK]
@@ -191,8 +191,8 @@ class Detecting:
             "Learned from {examples} of {data} by {method}".format_map(card),
             *([f"Pictures for testing: {card['tested']}"] if "tested" in card else []),
             self.inputs.in_words(),
-            f"A box is believed from a score of {self.sure:.2f} on, which had the largest F1 on pictures left out; scores "
-            "are no probabilities",
+            f"A box is believed from a score of {self.sure:.2f} on, which had the largest F1 on pictures left out; "
+            "a score is no probability",
             "Knows nothing of pictures of another kind than those it learned from",
         ]
 
@@ -205,7 +205,9 @@ class Detecting:
         path = files.expanded(path).absolute()
         if path.suffix.lower() != ENDING:
             what = f"boxes are not written as {path.suffix.lower() or 'a file without an ending'}"
-            raise InputError(what, where=f"--to={path.name}", todo=f"use {ENDING}, or let jaxtl predict write the boxes")
+            raise InputError(
+                what, where=f"--to={path.name}", todo=f"use {ENDING}, or let jaxtl predict write the boxes"
+            )
         files.make_room(path)
         lines = "\n".join(f"- {markdown(line)}" for line in self.lines())
         text = f"# A model of {markdown(str(self.card['data']))}\n\n{lines}\n"

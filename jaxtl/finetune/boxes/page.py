@@ -1,4 +1,4 @@
-"""The report of a detector: how good it is on pictures for testing, what was tried, what it looks like, how to go on."""
+"""The report of a detector: how good it is on pictures for testing, what was tried, how to go on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from jaxtl.devices import backend
-from jaxtl.finetune.boxes.work import BoxesFound, described, write_found
+from jaxtl.finetune.boxes.dealing import described
+from jaxtl.finetune.boxes.work import BoxesFound, write_found
 from jaxtl.methods.finetuning import DETECTION
 from jaxtl.protocol.detections import (
     AP50,
@@ -77,9 +78,7 @@ def report(
     }
     facts = [(name, str(header[name.lower()])) for name in ("Data", "Device")]
     facts += [("Minutes", f"{found.minutes:.1f}"), ("Command", f"`{command}`")]
-    write_html(
-        workdir / "report.html", f"A model of {found.data.name}", facts, page.sections, str(header["notice"])
-    )
+    write_html(workdir / "report.html", f"A model of {found.data.name}", facts, page.sections, str(header["notice"]))
     page.write(workdir, header, {"tried": found.runs})
     page.console.print(f"wrote {workdir / 'report.html'}", soft_wrap=True)
 
@@ -99,7 +98,7 @@ def _good(found: BoxesFound, figures: dict[str, Any]) -> Section:
     table = Table(["class", "boxes", "AP", "AP50", "right of believed, %", "found, %"], rows)
     lines = [
         f"On the {len(truth)} pictures for testing, looked at once: {in_words(figures)}; intervals over the pictures.",
-        "mAP: average precision, mean over classes and over overlaps from 0.5 to 0.95, as COCO defines it; AP50: at 0.5.",
+        "mAP: average precision, mean over classes and overlaps from 0.5 to 0.95, as COCO defines it; AP50: at 0.5.",
         f"A box is believed from a score of {sure:.2f} on, which had the largest F1 on pictures held out.",
     ]
     best = np.argsort(-(truth[..., 4] >= 0).sum(axis=1), kind="stable")

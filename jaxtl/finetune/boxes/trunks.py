@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 from jaxtl.finetune.trunks import SMALL
 from jaxtl.models.detector import Detector, Maps, map_taps
-from jaxtl.models.pretrained import Pretrained
 
 STRIDE = 16  # pixels: the coarsest cells of maps that are used
 STRIDES = (8, STRIDE)

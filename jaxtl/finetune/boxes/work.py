@@ -1,8 +1,7 @@
-"""From pictures with boxes to a detector: settings and methods are chosen by pictures held out, one look at the test."""
+"""From pictures with boxes to a detector: what is tried is chosen by pictures held out; one look at the test."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import time
@@ -15,40 +14,34 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtl import bounds, files
-from jaxtl.data import Split, hold_out, keep_to_data
+from jaxtl.data import keep_to_data
 from jaxtl.data.boxed_files import BoxedFiles, read_boxed_files
 from jaxtl.data.on_disk import memory_budget
 from jaxtl.errors import InputError, NotFinite
 from jaxtl.finetune import plan as planning
 from jaxtl.finetune.boxes.checks import LONGEST, check_options, methods_of
+from jaxtl.finetune.boxes.choosing import affordable, settings_of, tried, verdict
+from jaxtl.finetune.boxes.dealing import described, held_out, mirrored, with_test
 from jaxtl.finetune.boxes.model import Canvas, Detecting
 from jaxtl.finetune.boxes.trunks import STRIDE, Parts, parts_of
 from jaxtl.finetune.checks import check_apart
 from jaxtl.finetune.options import Options, seconds_of
 from jaxtl.finetune.trunks import Polled, Quiet, trunk_of
-from jaxtl.finetune.work import PROBE, SHARE, kept_outputs
+from jaxtl.finetune.work import SHARE, kept_outputs
 from jaxtl.loop import raise_if_stopped
 from jaxtl.methods.finetuning import DETECTION
 from jaxtl.models.pretrained import Pretrained
 from jaxtl.problems.boxed_folder import CHOOSES, WHOLE, BoxedFolder, BoxTuning, Seen
-from jaxtl.problems.detection import Pictures
+from jaxtl.problems.detection import Pictures, true_boxes
 from jaxtl.program import Weights
-from jaxtl.protocol import Run, RunStore, Trainer, trial_settings
-from jaxtl.protocol.detections import MAP, best_threshold, mean_average_precision
-from jaxtl.protocol.recipes import range_of
+from jaxtl.protocol import Run, RunStore, Trainer
+from jaxtl.protocol.detections import best_threshold
 from jaxtl.terminal import Terminal
 from jaxtl.version import __version__
 
-EFFORTS = (  # (settings, steps), from the most to the least
-    *((4, 2000), (4, 1200), (4, 800), (3, 800), (3, 600), (3, 400), (3, 300)),
-    *((2, 300), (2, 200), (1, 200), (1, 100), (1, 50), (1, 20)),
-)
-LAST = 5  # efforts, that a method alone is given
+PROBE = 6  # steps, to see what one costs
 PASSES = 60  # through all pictures, at most
-TEST, CHOOSE = 5, 4  # one in so many pictures is kept for testing, and of the others one in so many chooses
-MOST_CHOOSE = 100
-FEWEST = 8  # pictures: fewer cannot be learned from, chosen by and tested on
-FOUND = 100
+FOUND = 100  # boxes of a picture that choices are made by
 
 
 class BoxesFound(NamedTuple):
@@ -84,30 +77,53 @@ class Work(NamedTuple):
         weights = Weights(self.trunk.params, self.trunk.model_state)
         return BoxedFolder(config, weights, self.parts.above, Pictures(shape, mean, std), self.seen, self.data.classes)
 
+    @property
+    def true_boxes_held(self) -> np.ndarray:
+        """[n, M, 5] of the pictures that choose, on the canvas."""
+        return true_boxes(self.data.train)[self.seen.held]
+
+    def in_words(self, planned: planning.Plan) -> list[str]:
+        """What is going to be done."""
+        effort, canvas, held = planned.effort, self.canvas, len(self.seen.held)
+        also = "; also mirrored left to right" if len(self.seen.boxes) > self.seen.count else ""
+        lines = [f"on a canvas of {canvas.columns}x{canvas.rows} pixels, in their shape, grey beside{also}"]
+        if self.parts.depth:
+            lines.append(
+                f"the first {self.parts.depth} of {len(self.trunk.stages)} stages of {self.trunk.name} are kept"
+            )
+        of = f"{effort.trials} settings × {effort.steps} steps"
+        lines.append(
+            f"{', '.join(planned.methods)}: {of} each, chosen by {held} pictures held out; then once more on all"
+        )
+        return lines + ([planned.why] if planned.why else [])
+
     def cost(self, name: str) -> planning.Cost:
         """What a training costs, measured."""
-        trainer, seconds = Trainer(self.problem(PROBE, 1), DETECTION), []
+        trainer, seconds = Trainer(self.problem(PROBE, 1), DETECTION), list[float]()
         for _ in range(2):
             began = time.perf_counter()
-            jax.block_until_ready([one and one.weights for one in trainer.train_all(name, [_middle(trainer, name)], CHOOSES)])
+            trained = trainer.train_all(name, settings_of(trainer, name, 1), CHOOSES)
+            jax.block_until_ready([one.weights for one in trained if one])
             seconds.append(time.perf_counter() - began)
         return planning.Cost(max(0.0, seconds[0] - seconds[1]), seconds[1] / PROBE)
 
     def plan(self, names: tuple[str, ...], end: float) -> planning.Plan:
-        """The most that fits, at the cost of the dearest method; with fewer methods where it does not."""
+        """What fits, at the cost of the last of them, which is the dearest."""
+        most = PASSES * len(self.seen.rows(WHOLE)) // BoxTuning.batch_size
         cost = self.cost(names[-1])
-        left = end - time.perf_counter()
-        most = max(100, PASSES * len(self.seen.rows(WHOLE)) // BoxTuning.batch_size)
-        for count in range(len(names), 0, -1):
-            for trials, steps in EFFORTS if count == 1 else EFFORTS[:-LAST]:
-                steps = min(steps, most)
-                seconds = (count * trials + 1) * steps * cost.step + (count + 1) * cost.compiling
-                if seconds <= left or (count == 1 and (trials, steps) == EFFORTS[-1]):
-                    given_up = names[count:]
-                    why = f"no time for {', '.join(given_up)}" if given_up else ""
-                    effort = planning.Effort(1, 1, 1, trials, steps)
-                    return planning.Plan(effort, self.parts.depth, names[:count], seconds, why)
-        raise AssertionError("the last effort is always afforded")
+        return affordable(names, self.parts.depth, most, cost, lambda: end - time.perf_counter())
+
+    def tested(self, model: Detecting) -> tuple[np.ndarray, np.ndarray]:
+        """(true [N, M, 5], found [N, 100, 6]) boxes on pictures for testing, in their own pixels; one look."""
+        test = self.data.test
+        assert test is not None  # `with_test` has made one
+        on = model.on_canvas(np.asarray(test.images))
+        found = np.full((len(on), on.shape[1], 6), -1.0)
+        for k, (boxes, size) in enumerate(zip(on, self.data.sizes[1], strict=True)):
+            own = model.found(boxes, (int(size[0]), int(size[1])))
+            rows = own.boxes, own.labels[:, None], own.scores[:, None].astype(np.float64)
+            found[k, : len(own.labels)] = np.concatenate(rows, axis=1)
+        return self.data.truth[1], found
 
 
 def finetuned_boxes(options: Options, workdir: Path, data: Any, console: Terminal | None) -> BoxesFound:
@@ -129,108 +145,34 @@ def finetuned_boxes(options: Options, workdir: Path, data: Any, console: Termina
     check_apart(data, workdir)
     trunk, notice = trunk_of(options.trunk, display)
     names = methods_of(options, trunk)
-    found = read_boxed_files(
-        data,
-        options.size or LONGEST,
-        STRIDE,
-        skip_bad=options.skip_bad,
-        progress=display,
-        memory=memory_budget(),
-    )
-    found = with_test(found, options.seed)
-    for line in [notice, *found.notices]:
-        if line:
-            say(f"NOTE: {line}", style="bold yellow")
-    rows, columns = found.train.images.shape[1:3]
+    how: dict[str, Any] = {"skip_bad": options.skip_bad, "progress": display, "memory": memory_budget()}
+    found = with_test(read_boxed_files(data, options.size or LONGEST, STRIDE, **how), options.seed)
+    notices = [line for line in (notice, *found.notices) if line]
+    for line in notices:
+        say(f"NOTE: {line}", style="bold yellow")
     for line in described(found):
         say(line)
     keep_to_data(workdir, found.origin, *found.train.fields.values())
     work = begun(options, trunk, found, workdir, display)
-    say(f"on a canvas of {columns}x{rows} pixels, in their shape, grey beside; also mirrored left to right")
     asked = {**vars(options), "methods": list(options.methods), "trunk": trunk.name}
     end = began + seconds_of(options.budget)
     planned = planning.kept(workdir, asked, lambda: work.plan(names, end))
-    effort = planned.effort
-    say(
-        f"{', '.join(planned.methods)}: {effort.trials} settings × {effort.steps} steps each, chosen by "
-        f"{len(work.seen.held)} pictures held out; then once more on all"
-    )
-    if planned.why:
-        say(planned.why)
+    for line in work.in_words(planned):
+        say(line)
     of = json.dumps(asked | {"plan": planned.kept()}, sort_keys=True)
     store = RunStore(workdir / f"tried-{zlib.crc32(of.encode()):08x}", of=of)
-    trainer = Trainer(work.problem(effort.steps, effort.trials), DETECTION)
+    trainer = Trainer(work.problem(planned.effort.steps, planned.effort.trials), DETECTION)
     runs = [run for name in planned.methods for run in tried(trainer, store, name, display)]
     winner, best = verdict(runs)
     raise_if_stopped("before the last training")
     (trained,) = trainer.train_all(winner, [best.setting], WHOLE)
     if trained is None:
         raise NotFinite("the loss or a parameter is not finite in the last training")
-    problem: Any = trainer.problem
-    held = work.seen.held
-    truth = problem.truth_of["train"][held]
-    sure = best_threshold(truth, np.asarray(store.arrays(best)["found"]), len(found.classes))
+    truth = work.true_boxes_held
+    sure = best_threshold(truth, store.arrays(best)["found"], len(found.classes))
     model = assembled(work, trained.weights, winner, best, sure, workdir)
-    return BoxesFound(
-        options,
-        [line for line in [notice, *found.notices] if line],
-        found,
-        planned,
-        runs,
-        winner,
-        model,
-        *tested(model, found),
-        (time.perf_counter() - began) / 60,
-    )
-
-
-def with_test(found: BoxedFiles, seed: int) -> BoxedFiles:
-    """With a fifth of the pictures kept for testing, where no part is.
-
-    Raises:
-        InputError: so few pictures that they cannot be divided.
-    """
-    count = len(found.train)
-    if found.test is not None and count >= FEWEST - FEWEST // TEST:
-        return found
-    if count < FEWEST:
-        what = f"{count} pictures to learn from"
-        raise InputError(what, where=found.origin, todo=f"give {FEWEST} at least, half of them with boxes")
-    held, rest = hold_out(rarest(found.train), max(1, count // TEST), seed)
-    parts = [(rest, 0), (held, 0)]
-    train, test = (found.train.take(rows) for rows, _ in parts)
-    return found._replace(
-        train=train,
-        test=test,
-        files=tuple([found.files[0][row] for row in rows] for rows, _ in parts),
-        truth=tuple(found.truth[0][rows] for rows, _ in parts),
-        sizes=tuple(found.sizes[0][rows] for rows, _ in parts),
-        notices=[*found.notices, f"no part for testing: {len(held)} pictures were kept for it"],
-    )
-
-
-def rarest(part: Split) -> np.ndarray:
-    """[N] integers >= 0: of the classes in each picture the one that fewest pictures have; the last of those without.
-
-    Classes, or none, that one picture alone has are as those that all have: nothing could be held out of them.
-    """
-    labels = np.asarray(part["box_class"])
-    classes = int(labels.max()) + 1
-    has = np.stack([(labels == k).any(axis=1) for k in range(classes)] + [(labels < 0).all(axis=1)], axis=1)
-    ranked = np.argsort(has.sum(axis=0), kind="stable")
-    own = ranked[has[:, ranked].argmax(axis=1)]
-    alone = np.bincount(own, minlength=classes + 1)[own] < 2
-    return np.where(alone, np.bincount(own).argmax(), own)
-
-
-def described(found: BoxedFiles) -> list[str]:
-    """What there is, in two lines."""
-    parts = [part for part in (found.train, found.test) if part is not None]
-    counts = [np.bincount(part["box_class"][part["box_class"] >= 0], minlength=len(found.classes)) for part in parts]
-    many = ", ".join(f"{count:,} {name}" for count, name in zip(sum(counts), found.classes, strict=True))
-    test = f", {len(parts[1]):,} for testing" if len(parts) > 1 else ""
-    lines = [f"data      {len(found.train):,} pictures to learn from{test}; boxes: {many}"]
-    return lines + [f"left out: {file}: {why}" for file, why in found.skipped[:20]]
+    minutes = (time.perf_counter() - began) / 60
+    return BoxesFound(options, notices, found, planned, runs, winner, model, *work.tested(model), minutes)
 
 
 def begun(options: Options, trunk: Pretrained, found: BoxedFiles, workdir: Path, display: Any) -> Work:
@@ -264,66 +206,8 @@ def begun(options: Options, trunk: Pretrained, found: BoxedFiles, workdir: Path,
     boxes = mirrored(found.train, columns) if len(both) > 1 else found.train.without("image")
     if parts.depth:
         array = kept_outputs(workdir, trunk, array, parts.depth, canvas, display)[0]
-    held, _ = hold_out(rarest(found.train), min(MOST_CHOOSE, max(1, count // CHOOSE)), options.seed + 1)
+    held = held_out(found.train, options.seed)
     return Work(options, trunk, found, parts, canvas, Seen(array, boxes, held, count, cell))
-
-
-def mirrored(part: Split, columns: int) -> Split:
-    """The boxes of all pictures as they are, then of all mirrored left to right."""
-    box, label = np.asarray(part["box"]), np.asarray(part["box_class"])
-    other = box.copy()
-    other[..., 0], other[..., 2] = columns - box[..., 2], columns - box[..., 0]
-    other[label < 0] = 0
-    return Split(box=np.concatenate([box, other]), box_class=np.concatenate([label, label]))
-
-
-def _middle(trainer: Trainer, name: str) -> dict[str, float]:
-    recipe = DETECTION[name]
-    return trial_settings({key: range_of(key, recipe, trainer.problem.config) for key in recipe.search}, 1)[0]
-
-
-def tried(trainer: Trainer, store: RunStore, name: str, display: Any) -> list[Run]:
-    """Every setting of a method, judged by the pictures held out; what was kept is not made again."""
-    problem: Any = trainer.problem
-    recipe = DETECTION[name]
-    search = {key: range_of(key, recipe, problem.config) for key in recipe.search}
-    settings = trial_settings(search, problem.config.trials)
-    plans = [Run(name, "tuning", "", 0, None, k, dict(setting)) for k, setting in enumerate(settings)]
-    missing = [plan for plan in plans if store.find(plan) is None]
-    if missing:
-        with display(len(missing), f"trying {name}") as progress:
-            raise_if_stopped(f"before {name}")
-            started = time.perf_counter()
-            trained = trainer.train_all(name, [plan.setting for plan in missing], CHOOSES)
-            seconds = (time.perf_counter() - started) / len(missing)
-            truth = problem.truth_of["train"][problem.seen.held]
-            for plan, one in zip(missing, trained, strict=True):
-                found = None if one is None else problem.found(one.weights, "train", problem.seen.held)
-                score = -math.inf if found is None else mean_average_precision(truth, found)
-                run = dataclasses.replace(plan, seconds=seconds, validation=score, diverged=found is None)
-                arrays = {} if found is None else {"found": found}
-                metrics = {"test": MAP.failed if found is None else score}
-                store.add(dataclasses.replace(run, metrics=metrics, arrays=tuple(arrays)), arrays)
-                progress.advance(1)
-    return [run for plan in plans if (run := store.find(plan))]
-
-
-def verdict(runs: list[Run]) -> tuple[str, Run]:
-    """(the method that is kept, its best run): the head alone unless another is ahead by more than a point.
-
-    Raises:
-        NotFinite: each setting of every method diverged.
-    """
-    best: dict[str, Run] = {}
-    for run in runs:
-        if not run.diverged and (run.method not in best or run.validation > best[run.method].validation):
-            best[run.method] = run
-    if not best:
-        raise NotFinite("each setting of every method diverged")
-    winner = max(best, key=lambda name: best[name].validation)
-    if "features" in best and best[winner].validation - best["features"].validation <= MAP.margin:
-        winner = "features"
-    return winner, best[winner]
 
 
 def assembled(work: Work, weights: Weights, winner: str, best: Run, sure: float, workdir: Path) -> Detecting:
@@ -353,20 +237,6 @@ def _filled(like: Any, first: Any, second: Any) -> Any:
         return second if first is None or (isinstance(first, dict) and not first) else first
     inside = first if isinstance(first, dict) else {}
     return {name: _filled(part, inside.get(name), second.get(name)) for name, part in like.items()}
-
-
-def tested(model: Detecting, found: BoxedFiles) -> tuple[np.ndarray, np.ndarray]:
-    """(true [N, M, 5], found [N, 100, 6]) boxes on the pictures for testing, in their own pixels; one look."""
-    test = found.test
-    assert test is not None  # `with_test` has made one
-    on = model.on_canvas(np.asarray(test.images))
-    rows = np.full((len(on), on.shape[1], 6), -1.0)
-    for k, (boxes, size) in enumerate(zip(on, found.sizes[1], strict=True)):
-        own = model.found(boxes, (int(size[0]), int(size[1])))
-        rows[k, : len(own.labels)] = np.concatenate(
-            [own.boxes, own.labels[:, None], own.scores[:, None].astype(np.float64)], axis=1
-        )
-    return found.truth[1], rows
 
 
 def write_found(path: Path, found: BoxesFound) -> Path:

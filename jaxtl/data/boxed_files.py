@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from jaxtl.data.yolo import holds_yolo, list_yolo
 from jaxtl.errors import InputError
 from jaxtl.files import expanded
 
+T = TypeVar("T")
 THREADS = 4  # each may hold a picture of hundreds of megabytes
 FINER = 2  # times the size that a JPEG is decoded to at least
 LEAST = 2  # pictures with a class: one to learn from, one to choose by
@@ -169,11 +170,11 @@ def read_laid(file: Path, canvas: tuple[int, int], white: dict[str, float]) -> t
 
 
 def _each(
-    files: Sequence[Path], work, wrong: dict[Path, InputError], progress: Progress, title: str
-) -> list[tuple[Path, object]]:
+    files: Sequence[Path], work: Callable[[Path], T], wrong: dict[Path, InputError], progress: Progress, title: str
+) -> list[tuple[Path, T]]:
     """(file, what the work gives) of those that it does not refuse."""
 
-    def attempt(file: Path):
+    def attempt(file: Path) -> T | InputError:
         try:
             return work(file)
         except InputError as error:
@@ -197,14 +198,16 @@ def _refuse(said: Annotations, wrong: dict[Path, InputError], skip_bad: bool) ->
         refuse(said.directory, wrong, said.files, todo="give pictures that can be read")
 
 
-def _checked(said: Annotations, headers, wrong: dict[Path, InputError]) -> tuple[dict[Path, np.ndarray], int]:
+def _checked(
+    said: Annotations, headers: Mapping[Path, decode.Header], wrong: dict[Path, InputError]
+) -> tuple[dict[Path, np.ndarray], int]:
     """Boxes in pixels of those that are within their pictures, and how many were cut."""
     found, cut = {}, 0
     for file, boxes, size in zip(said.files, said.boxes, said.sizes, strict=True):
         if file not in headers:
             continue
         real = headers[file].size
-        if size not in (None, real):
+        if size is not None and size != real:
             what = f"has {real[0]}x{real[1]} pixels, and its description says {size[0]}x{size[1]}"
             wrong[file] = InputError(what, where=file, todo="boxes belong to another version of it: mend either")
             continue

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -155,7 +155,9 @@ def _said(path: Path) -> Said:
     boxes: dict[int, list[tuple[list[float], int]]] = {}
     crowds = 0
     for key, entry in _by_id(whole["annotations"], "annotation", path).items():
-        where, owner, own = f"{path}, annotation {key}", entry.get("image_id"), entry.get("category_id")
+        where = f"{path}, annotation {key}"
+        owner: Any = entry.get("image_id")
+        own: Any = entry.get("category_id")
         for name, value, known in (("image", owner, images), ("category", own, categories)):
             if not _is_id(value) or value not in known:
                 raise InputError(f"there is no {name} {kind_of(value)}", where=where, todo=TODO)
@@ -168,14 +170,14 @@ def _said(path: Path) -> Said:
     return Said(path, images, categories, boxes, crowds)
 
 
-def _is_id(value: Any) -> bool:
+def _is_id(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _by_id(entries: Iterable[Any], name: str, path: Path) -> dict[int, dict[str, Any]]:
     found: dict[int, dict[str, Any]] = {}
     for number, entry in enumerate(entries, start=1):
-        key = entry.get("id") if isinstance(entry, Mapping) else None
+        key: Any = entry.get("id") if isinstance(entry, Mapping) else None
         if not _is_id(key):
             raise InputError(f"{name} {number} of the list has no whole number as id", where=path, todo=TODO)
         if key in found:

@@ -40,21 +40,21 @@ class Seen(NamedTuple):
         array: [V · N, ...] pictures, or what frozen stages make of them: all as they are, then all mirrored (V = 2).
         boxes: box [V · N, M, 4] and box_class [V · N, M] of these.
         held: rows among the first N that choose.
-        count: N.
+        many: N.
         cell: pixels of a picture for each row and column of the array.
     """
 
     array: Any
     boxes: Split
     held: np.ndarray
-    count: int
+    many: int
     cell: int = 1
 
     def rows(self, draw: Draw) -> np.ndarray:
         """That a draw learns from, mirrored ones too."""
-        own = np.arange(self.count)
+        own = np.arange(self.many)
         own = np.setdiff1d(own, self.held) if draw == CHOOSES else own
-        return np.concatenate([own + k * self.count for k in range(len(self.boxes) // self.count)])
+        return np.concatenate([own + k * self.many for k in range(len(self.boxes) // self.many)])
 
 
 class BoxedFolder(Detection):
@@ -76,7 +76,7 @@ class BoxedFolder(Detection):
         self.config, self.model, self.images, self.seen = config, model, images, seen
         self.stride = seen.cell * stride_of(model, images.shape)
         self.objective = Term(1.0, detection_loss(len(classes), self.stride))
-        self.title, self.origin = f"boxes in {seen.count} pictures", "one's own"
+        self.title, self.origin = f"boxes in {seen.many} pictures", "one's own"
         self.content = tuple(seen.boxes.fields.values())
         self.pictures = {"train": jnp.asarray(seen.array)}
         self.truth_of = {"train": true_boxes(seen.boxes)}

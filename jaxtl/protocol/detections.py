@@ -153,7 +153,8 @@ def hits(truth: ArrayLike, found: ArrayLike, label: int) -> tuple[np.ndarray, np
     """
     pairs = zip(_checked(truth, 5), _checked(found, 6), strict=True)
     parts = [_matched(one[one[:, 4] == label], other[other[:, 4] == label], ANY_AREA) for one, other in pairs]
-    scores, right = (np.concatenate([part[k] if k == 0 else part[k][0] for part in parts]) for k in (0, 1))
+    scores = np.concatenate([part.scores for part in parts])
+    right = np.concatenate([part.right[0] for part in parts])
     order = np.argsort(-scores, kind="stable")
     return scores[order], right[order], sum(part.truths for part in parts)
 
@@ -178,9 +179,10 @@ def best_threshold(truth: ArrayLike, found: ArrayLike, classes: int) -> float:
         0.5
     """
     parts = [hits(truth, found, label) for label in range(classes)]
-    scores, right = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
+    scores, right = np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+    truths = sum(part[2] for part in parts)
     order = np.argsort(-scores, kind="stable")
-    f1 = 2 * np.cumsum(right[order]) / (np.arange(1, len(order) + 1) + sum(part[2] for part in parts))
+    f1 = 2 * np.cumsum(right[order]) / (np.arange(1, len(order) + 1) + truths)
     return float(scores[order][np.argmax(f1)]) if right.any() else 1.0
 
 

@@ -83,7 +83,7 @@ def tried(trainer: Trainer, store: RunStore, name: str, display: Any) -> list[Ru
                 metrics = {"test": MAP.failed if found is None else score}
                 store.add(dataclasses.replace(run, metrics=metrics, arrays=tuple(arrays)), arrays)
                 progress.advance(1)
-    return [run for plan in plans if (run := store.find(plan))]
+    return [kept for plan in plans if (kept := store.find(plan))]
 
 
 def verdict(runs: list[Run]) -> tuple[str, Run]:

@@ -55,8 +55,10 @@ def rarest(part: Split) -> np.ndarray:
 def described(found: BoxedFiles) -> list[str]:
     """What there is, in two lines."""
     parts = [part for part in (found.train, found.test) if part is not None]
-    counts = [np.bincount(part["box_class"][part["box_class"] >= 0], minlength=len(found.classes)) for part in parts]
-    many = ", ".join(f"{count:,} {name}" for count, name in zip(sum(counts), found.classes, strict=True))
+    counts = np.sum(
+        [np.bincount(part["box_class"][part["box_class"] >= 0], minlength=len(found.classes)) for part in parts], axis=0
+    )
+    many = ", ".join(f"{count:,} {name}" for count, name in zip(counts, found.classes, strict=True))
     test = f", {len(parts[1]):,} for testing" if len(parts) > 1 else ""
     lines = [f"data      {len(found.train):,} pictures to learn from{test}; boxes: {many}"]
     return lines + [f"left out: {file}: {why}" for file, why in found.skipped[:20]]

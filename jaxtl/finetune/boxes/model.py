@@ -76,6 +76,11 @@ class Canvas(Pixels):
     def shape(self) -> tuple[int, ...]:
         return self.rows, self.columns, 3
 
+    @property
+    def edges(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.rows, self.columns
+
     def read(self, source: str | Path) -> Any:
         """(picture on the canvas, its width and height), or an `InputError` that says why there is none."""
         file = Path(source)
@@ -83,13 +88,13 @@ class Canvas(Pixels):
             white = self.white
             if header_of(file).deep:
                 white = white_levels([top_of(file)]) | white
-            return read_laid(file, self.shape[:2], white)
+            return read_laid(file, self.edges, white)
         except InputError as error:
             return error
 
     def prepared(self, examples: Any) -> np.ndarray:
         """Pictures uint8 [H, W, C] of any size."""
-        return np.stack([laid(np.asarray(image), self.shape[:2]) for image in examples])
+        return np.stack([laid(np.asarray(image), self.edges) for image in examples])
 
     def blocks(self, array: Any) -> Blocks:
         for start in range(0, array.shape[0], BLOCK):
@@ -133,7 +138,7 @@ class Detecting:
     def module(self) -> Detector:
         """Trunk and head."""
         trunk = module_of(self.trunk)
-        return parts_of(self.trunk, trunk, trunk.stage_names, self.inputs.shape[:2], len(self.classes)).whole
+        return parts_of(self.trunk, trunk, trunk.stage_names, self.inputs.edges, len(self.classes)).whole
 
     def boxes_of(self, weights: Weights, prepared: jax.Array) -> jax.Array:
         """[B, rows, columns, 3] pixels 0 to 255 -> [B, 100, 6] boxes on the canvas, see `decoded`; a pure function."""
@@ -160,7 +165,7 @@ class Detecting:
     def found(self, rows: np.ndarray, size: tuple[int, int]) -> Found:
         """[100, 6] boxes on the canvas as those in a picture of that width and height."""
         rows = rows[rows[:, 4] >= 0]
-        boxes = in_picture(rows[:, :4], size, self.inputs.shape[:2])
+        boxes = in_picture(rows[:, :4], size, self.inputs.edges)
         some = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # beside the picture nothing is left of a box
         return Found(boxes[some], rows[some, 4].astype(int), rows[some, 5])
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxtl.data.letterbox import factors
 from jaxtl.devices import backend
 from jaxtl.finetune.boxes.dealing import described
 from jaxtl.finetune.boxes.work import BoxesFound, write_found
@@ -125,10 +126,8 @@ def _good(found: BoxesFound, figures: dict[str, Any]) -> Section:
 
 def _on_canvas(found: BoxesFound, rows: np.ndarray, shown: np.ndarray) -> np.ndarray:
     """Boxes in pixels of their pictures as they lie on the canvas."""
-    from jaxtl.data.letterbox import factors
-
-    canvas = found.model.inputs.shape[:2]
-    scales = np.array([factors(tuple(size), canvas) for size in found.data.sizes[1][shown]])
+    canvas = found.model.inputs.edges
+    scales = np.array([factors((int(w), int(h)), canvas) for w, h in found.data.sizes[1][shown]])
     return np.concatenate([rows[..., :4] * scales[:, None], rows[..., 4:]], axis=2)
 
 

@@ -73,7 +73,9 @@ class Work(NamedTuple):
         """Training of what is above the cut."""
         config = BoxTuning(steps=steps, trials=trials, seed=self.options.seed, found=FOUND)
         shape, canvas = self.seen.array.shape[1:], self.canvas
-        mean, std = (canvas.mean, canvas.std) if not self.parts.depth else (np.float32([0.0]), np.float32([1.0]))
+        mean, std = (
+            (canvas.mean, canvas.std) if not self.parts.depth else (np.zeros(1, np.float32), np.ones(1, np.float32))
+        )
         weights = Weights(self.trunk.params, self.trunk.model_state)
         return BoxedFolder(config, weights, self.parts.above, Pictures(shape, mean, std), self.seen, self.data.classes)
 
@@ -85,7 +87,7 @@ class Work(NamedTuple):
     def in_words(self, planned: planning.Plan) -> list[str]:
         """What is going to be done."""
         effort, canvas, held = planned.effort, self.canvas, len(self.seen.held)
-        also = "; also mirrored left to right" if len(self.seen.boxes) > self.seen.count else ""
+        also = "; also mirrored left to right" if len(self.seen.boxes) > self.seen.many else ""
         lines = [f"on a canvas of {canvas.columns}x{canvas.rows} pixels, in their shape, grey beside{also}"]
         if self.parts.depth:
             lines.append(

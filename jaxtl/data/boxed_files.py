@@ -13,8 +13,9 @@ import numpy as np
 from jaxtl.clients import Progress, Silent
 from jaxtl.data import decode
 from jaxtl.data.annotations import Annotations, checked, in_pixels
+from jaxtl.data.arrays import from_arrays
 from jaxtl.data.coco import descriptions, list_coco
-from jaxtl.data.dataset import Split
+from jaxtl.data.dataset import DataSet, Split
 from jaxtl.data.files import check_memory, listed
 from jaxtl.data.letterbox import canvas_of, factors, laid, laid_size
 from jaxtl.data.one_size import header_of, refuse, remarks_on, top_of
@@ -25,6 +26,8 @@ from jaxtl.files import expanded
 T = TypeVar("T")
 THREADS = 4  # each may hold a picture of hundreds of megabytes
 FINER = 2  # times the size that a JPEG is decoded to at least
+TEST = 5  # one in so many pictures is for testing, where nothing says it
+MULTIPLE = 16  # what edges of a canvas are multiples of: cells of a detector divide them
 LEAST = 2  # pictures with a class: one to learn from, one to choose by
 BAD = "mend them, move them away, or leave them out by --skip-bad"
 
@@ -57,6 +60,11 @@ class BoxedFiles(NamedTuple):
     truth: tuple[np.ndarray, np.ndarray]
     skipped: list[tuple[str, str]]
     white: dict[str, float]
+
+    @property
+    def several(self) -> bool:
+        """Whether pictures have several sizes."""
+        return len(np.unique(np.concatenate(self.sizes), axis=0)) > 1
 
 
 def holds_boxes(path: Path) -> bool:
@@ -153,6 +161,29 @@ def read_boxed_files(
         skipped,
         white,
     )
+
+
+def read_annotated(path: Path, name: str, memory: float) -> DataSet:
+    """Pictures with boxes as a data set: "image", "box" and "box_class", on a canvas as large as the largest of them.
+
+    Args:
+        path: of the folder; without a part for testing a fifth is split off.
+        name: of the set.
+        memory: bytes that pictures may take.
+
+    Raises:
+        InputError: see `read_boxed_files`.
+    """
+    found = read_boxed_files(path, 0, MULTIPLE, memory=memory)
+    train, test, origin = found.train, found.test, found.origin
+    if test is None:
+        order = np.random.default_rng(0).permutation(len(train))
+        count = max(1, len(train) // TEST)
+        train, test = train.take(np.sort(order[count:])), train.take(np.sort(order[:count]))
+        origin += ", test part split off here"
+    data = from_arrays(dict(train.fields), None, dict(test.fields), classes=found.classes, name=name, origin=origin)
+    told = [*found.notices, "pictures of several sizes on one canvas"] if found.several else found.notices
+    return data.told(f"{name}: {'; '.join(told)}" if told else "")
 
 
 def read_laid(file: Path, canvas: tuple[int, int], white: dict[str, float]) -> tuple[np.ndarray, tuple[int, int]]:

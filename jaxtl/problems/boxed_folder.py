@@ -93,9 +93,12 @@ class BoxedFolder(Detection):
         return self.seen.rows(draw)
 
     def data(self, program: Program, start: Weights, draw: Draw) -> Any:
-        """All of them, with the rows of a draw."""
+        """All of them, with the order in which a draw goes through its own: of one shape, whatever its size."""
         part = self.seen.boxes.having(image=self.pictures["train"])
-        return on_device(part, self.key(draw, "order"), self.examples(draw))
+        rows, count = self.examples(draw), self.config.steps * self.config.batch_size
+        generator = np.random.default_rng([self.config.seed, draw.seed])
+        index = np.concatenate([generator.permutation(rows) for _ in range(-(-count // len(rows)))])[:count]
+        return on_device(part, self.key(draw, "order"), index)
 
     def transferred(self, draw: Draw) -> Transfer:
         """What `start` copies, with labels and anchor."""

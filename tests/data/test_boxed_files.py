@@ -12,7 +12,7 @@ import pytest
 from boxed_folders import BOXES, CLASSES, SIZES, coco, description, yolo
 from PIL import Image
 
-from jaxtl.data import boxed_files, letterbox
+from jaxtl.data import boxed_files, letterbox, load
 from jaxtl.data.boxed_files import annotated, holds_boxes, read_boxed_files
 from jaxtl.data.coco import LARGEST
 from jaxtl.data.yolo import yaml_names
@@ -123,6 +123,17 @@ def test_what_holds_no_boxes_is_none(tmp_path):
     (tmp_path / "settings.json").write_text('{"images": 3}')
     assert not holds_boxes(tmp_path)
     assert not holds_boxes(tmp_path / "nowhere")
+
+
+def test_a_folder_with_boxes_is_a_data_set(tmp_path):
+    for k in range(2):
+        yolo(tmp_path / f"part_{k}")
+    (tmp_path / "data.yaml").write_text("names: [cat, dog]")
+    data = load(tmp_path)
+    assert (len(data.train), len(data.test), data.classes) == (10, 2, CLASSES)
+    assert data.train.names == ("image", "box", "box_class")
+    assert data.train.images.shape[1:] == (48, 64, 3)
+    assert "several sizes on one canvas" in data.notice
 
 
 # ---------------------------------------------------------------- mistakes

@@ -29,7 +29,8 @@ from jaxtl.report.html import write_html
 from jaxtl.report.plots.boxes import drawn_boxes, precision_and_recall
 from jaxtl.terminal import Terminal
 
-RESAMPLES = 400
+RESAMPLES, FEWEST = 400, 60  # of an interval over pictures: of many classes each takes long
+FEW = 20  # classes
 PICTURES = 4  # that are drawn
 PREDICTIONS = "test_boxes.json"
 
@@ -37,7 +38,8 @@ PREDICTIONS = "test_boxes.json"
 def measured(found: BoxesFound) -> dict[str, Any]:
     """mAP and AP50 on the pictures for testing, with 95 % intervals over these pictures."""
     truth, boxes = found.truth, found.found
-    draws = resampled_precisions(truth, boxes, RESAMPLES)
+    count = max(FEWEST, min(RESAMPLES, RESAMPLES * FEW // len(found.data.classes)))
+    draws = resampled_precisions(truth, boxes, count)
     ends = np.percentile(draws, [2.5, 97.5], axis=0)
     values = {"map": mean_average_precision(truth, boxes), "ap50": average_precision_50(truth, boxes)}
     return values | {f"{name}_ci95": ends[:, k].tolist() for k, name in enumerate(("map", "ap50"))}

@@ -24,7 +24,7 @@ from jaxtl import cli, report
 from jaxtl.data import DataSet, by_class, load
 from jaxtl.data.boxed import set_down
 from jaxtl.loop import StoppableProgress
-from jaxtl.methods.finetuning import PARAMETERS, RECIPES, Stage, staged
+from jaxtl.methods.finetuning import DETECTION
 from jaxtl.problems import (
     Detection,
     DetectionConfig,
@@ -38,16 +38,7 @@ from jaxtl.report.boxes import boxes_section
 from jaxtl.report.plots.comparison import plots_across
 from jaxtl.terminal import Terminal
 
-ROWS = {
-    "scratch": RECIPES["scratch"],
-    "features": staged(
-        Stage("head", {"new": 1.0}),
-        means="the head alone is trained, on maps of the source model, which stays as it is",
-    ),
-    **{name: RECIPES[name] for name in ("fine_tune", "l2", "l2_differential")},
-    "l2_sp": PARAMETERS["decoupled_sp"],
-    "lr_ratio": RECIPES["lr_ratio"],
-}
+ROWS = DETECTION
 Methods = Annotated[tuple[Annotated[str, cli.OneOf("method", ROWS)], ...], cli.Items(0, distinct=True)]
 DIGITS = "digits"
 CANVAS, MOST = (32, 48), 4  # rows and columns of a picture with digits, and how many there are at most

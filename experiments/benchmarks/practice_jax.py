@@ -48,7 +48,7 @@ def ours(given: Any, rival: str, budget: float, seed: int) -> tuple[Any, str]:
     size, measure = given["train"].shape[1], str(given["measure"])
     asked = {"budget": f"{budget:g}s", "measure": measure, "size": size, "seed": seed}
     with tempfile.TemporaryDirectory() as room:
-        model = finetune(data, trunk=str(given["trunk"]), workdir=room, **asked)
+        model: Any = finetune(data, trunk=str(given["trunk"]), workdir=room, **asked)
     told = f"{model.card['method']}, {settings(model.card['setting'])}"
     return lambda images: model.probabilities(images).argmax(axis=1), told
 

@@ -9,7 +9,8 @@ RUN is the directory of a finished `jaxtl finetune`; of any finished run where t
 functions of pixels, float32 [batch, size, size, 3] from 0 to 255, or of tokens, int32 [batch, tokens] by the
 tokenizer.json that is written beside them, with any batch, and give calibrated probabilities [batch, classes], of
 several labels one each; or, of numbers, value, low and high [batch, 3]. A model of weighted words is no network: it
-goes to .safetensors, with the words in a .json.
+goes to .safetensors, with the words in a .json. So does a model of boxes, whose .json says what it is given: the first
+two are not there for boxes.
 """
 
 from __future__ import annotations

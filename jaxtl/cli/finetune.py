@@ -4,6 +4,10 @@ DIR holds a folder of pictures for each class, perhaps below train and test (val
 or JSON lines with columns file and label, and split and group if you like. Pictures may have any size and format.
 Texts are a column text instead of file, or folders of .txt files in UTF-8, of any length.
 
+Pictures with boxes are a folder of them with COCO's JSON, or with YOLO's texts (class cx cy w h; names in classes.txt
+or data.yaml): a detector is trained on maps of the trunk, chosen by pictures held out, and judged by mAP on others.
+Pictures keep their shape, within --size pixels (320), and boxes are told in pixels of the picture.
+
 A label is a class; or a number, where all are and they are not few whole numbers (a regression, with an interval); or
 several names: red;round, or a JSON list. What was taken for what is said, and --task decides it.
 

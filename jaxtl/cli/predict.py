@@ -1,22 +1,23 @@
-"""What a model says of pictures or texts: a class, several labels or a number, and how sure it is.
+"""What a model says of pictures or texts: a class, several labels, a number or boxes, and how sure it is.
 
 RUN is the directory of a finished `jaxtl finetune`. DIR is a folder of pictures, at any depth, or one picture; of a
 model of texts a CSV or JSON lines with a column text, a folder of .txt files, or one; of a model of recordings a folder
 of them, or one, and a line is said of each window. Files that cannot be read are listed, and the others predicted.
 
 usage: jaxtl predict RUN DIR [--csv=out.csv]
+       jaxtl predict RUN DIR [--csv=out.csv] [--json=out.json] [--draw=DIR] [--least=0.3]     of a model of boxes
 
 columns of the file: classes          file, class, and p(NAME) for each class, calibrated
                      several labels   file, labels (those from 50 % on, red;round), and p(NAME) for each, calibrated
                      numbers          file, value, and low and high, between which 90 % are to lie
+                     boxes            file, class, score, and x, y, w, h in pixels of the picture: those from the score
+                                      on that had the largest F1 on pictures left out, or from --least on
 """
 
 from __future__ import annotations
 
 import collections
-import csv
 import inspect
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,22 +26,30 @@ import numpy as np
 
 from jaxtl import bounds, files
 from jaxtl.cli.commands import words
+from jaxtl.cli.predict_boxes import predict_boxes
+from jaxtl.cli.rows import FORMULA, SHOWN, line, told_bad
 from jaxtl.errors import InputError
 from jaxtl.finetune import load_finetuned
+from jaxtl.finetune.boxes import Detecting
 from jaxtl.finetune.model import Finetuned
 from jaxtl.terminal import Terminal
 from jaxtl.writers import Progress
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-SHOWN = 20  # lines without a file for them; also of bad files
+OF_BOXES = {"--json": "", "--draw": "", "--least": ""}
 
 
 def main(arguments: Sequence[str]) -> None:
     """Do what the command line asks."""
-    run, where, out = words("predict", arguments, ["RUN", "DIR"], {"--csv": ""})
-    if out and (refusal := bounds.PATH.refusal(out)):
-        raise InputError(refusal.what, where="--csv", todo=refusal.todo)
+    run, where, out, *others = words("predict", arguments, ["RUN", "DIR"], {"--csv": "", **OF_BOXES})
+    given = {"--csv": out, **dict(zip(OF_BOXES, others, strict=True))}
+    for flag, path in given.items():
+        if path and (refusal := bounds.PATH.refusal(path)):
+            raise InputError(refusal.what, where=flag, todo=refusal.todo)
     model = load_finetuned(run)
+    if isinstance(model, Detecting):
+        return predict_boxes(model, where, out, *others)
+    if asked := next((flag for flag in OF_BOXES if given[flag]), ""):
+        raise InputError("is for boxes, and this model finds none", where=asked, todo="leave it out, or use --csv")
     called, sources = model.inputs.sources(where)
     console, bad, counts = Terminal(soft_wrap=True), list[tuple[str, str]](), collections.Counter[str]()
     rows = _rows(model, called, sources, bad, counts)
@@ -50,10 +59,7 @@ def main(arguments: Sequence[str]) -> None:
         for number, (file, said) in enumerate(rows):
             if number < SHOWN:
                 console.print(f"{file}  {model.kind.in_words(model.classes, said)}")
-    for file, why in bad[:SHOWN]:
-        console.print(f"not read: {file}: {why}", style="bold yellow")
-    if len(bad) > SHOWN:
-        console.print(f"not read: {len(bad) - SHOWN} more", style="bold yellow")
+    told_bad(console, bad)
     if not counts:
         raise InputError(
             f"none of {len(sources)} files is a {model.inputs.one} that can be read", where=where, todo="give others"
@@ -89,16 +95,10 @@ def _write(path: Path, model: Finetuned, rows: Iterator[tuple[str, np.ndarray]])
     kind, classes = model.kind, model.classes
     files.make_room(path)
     with files.whole(path) as partial, files.Lines(partial) as lines:
-        lines.write(_line(["file", *kind.columns(classes)]))
+        lines.write(line(["file", *kind.columns(classes)]))
         for file, said in rows:
             answer = [kind.answer(classes, said)] if kind.answer_column else []
-            lines.write(_line([file, *answer, *(f"{value:.6g}" for value in said)]))
-
-
-def _line(cells: Sequence[str]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue().encode("utf-8", "surrogateescape")
+            lines.write(line([file, *answer, *(f"{value:.6g}" for value in said)]))
 
 
 def help_text() -> str:

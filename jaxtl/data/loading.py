@@ -11,6 +11,7 @@ from pathlib import Path
 
 from jaxtl.clients import Progress, Silent
 from jaxtl.data.arrays import from_arrays
+from jaxtl.data.boxed_files import holds_boxes, read_annotated
 from jaxtl.data.catalogue import OFFICIAL
 from jaxtl.data.dataset import DataSet
 from jaxtl.data.directories import tfds_roots
@@ -63,7 +64,8 @@ def load(
             it can be had, else the digits with a notice. Anything else is a path: an .npz ("file.npz#usps" for the
             keys usps_train_images, ...), a CIFAR binary archive or its directory, a directory of idx files, a prepared
             directory of tensorflow-datasets, a directory with one folder of images for each class, or
-            one with a CSV of file and label (and group and split, if there are any).
+            one with a CSV of file and label (and group and split, if there are any), or one with boxes by COCO's JSON
+            or YOLO's texts.
         data_dir: by default $JAXTL_DATA, else jaxtl in $XDG_CACHE_HOME or ~/.cache.
         fetch: whether the network may be asked; $JAXTL_OFFLINE forbids it for all calls.
         progress: (total, description) -> a display of what is fetched, such as `jaxtl.writers.Progress`.
@@ -182,6 +184,8 @@ def _reader_of(path: Path, name: str, memory: int, prefix: str = "", resize: Res
         return functools.partial(read_cifar, path, name)
     if holds_idx(path):
         return functools.partial(read_idx, path, name, memory)
+    if path.is_dir() and holds_boxes(path):
+        return functools.partial(read_annotated, path, name, memory)
     if path.is_dir() and holds_table(path):
         return functools.partial(read_table, path, name, memory, resize)
     folders = path.is_dir() and holds_folders(path)

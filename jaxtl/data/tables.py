@@ -191,7 +191,7 @@ def _cell(value: Any, file: Path, line: int, lists: bool) -> str:
     raise InputError(f"holds {kind_of(value)}", where=where, todo=todo)
 
 
-def _lies_in(home: Path, file: Path, known: dict[Path, bool]) -> bool:
+def lies_in(home: Path, file: Path, known: dict[Path, bool]) -> bool:
     """Whether a file is below a directory, whatever links lead to; each folder is asked once."""
     if file.is_symlink() or file.name == "..":
         return file.resolve().is_relative_to(home)
@@ -214,7 +214,7 @@ def _rows(directory: Path, table: Path, columns: dict[str, int], lists: bool) ->
             todo = "name its class, or leave the row out" + ("; [] says that no label is true" if lists else "")
             raise InputError("has no label", where=where, todo=todo)
         file = directory / said["file"]
-        if not said["file"] or "\0" in said["file"] or not _lies_in(home, file, inside):
+        if not said["file"] or "\0" in said["file"] or not lies_in(home, file, inside):
             raise InputError(f"'{said['file']}' is no file in {directory}", where=where, todo="name files below it")
         if not file.is_file():
             raise InputError(

@@ -11,6 +11,9 @@ from typing import Any
 from jaxtl import bounds, checkpoints, files
 from jaxtl.data.dataset import DataSet
 from jaxtl.errors import InputError, suggest
+from jaxtl.finetune.boxes import Detecting
+from jaxtl.finetune.boxes.command import are_boxes, carried_out_on_boxes
+from jaxtl.finetune.boxes.work import BoxesFound
 from jaxtl.finetune.model import Finetuned
 from jaxtl.finetune.options import Options
 from jaxtl.finetune.page import report
@@ -27,12 +30,13 @@ def finetune(
     workdir: str | os.PathLike[str] | None = None,
     console: Terminal | None = None,
     **options: Any,
-) -> Finetuned:
+) -> Finetuned | Detecting:
     """A model from labelled pictures or texts: heads on a frozen trunk, fine-tuning while the budget lasts.
 
     Args:
         data: a folder of pictures or .txt files per class, a CSV or JSON lines of file or text and label (a class,
-            several, or a number), a `DataSet` of pictures, or a name of one.
+            several, or a number), a `DataSet` of pictures, or a name of one; or pictures with boxes (COCO's JSON,
+            YOLO's texts).
         trunk: the pretrained network, see `finetune.trunks.trunk_of`.
         budget: of time, such as "90s", "10min".
         workdir: of the run, by default runs/NAME; the same call goes on where an interrupted one was.
@@ -40,7 +44,8 @@ def finetune(
         options: the other fields of `Options`: task, methods, measure, balance, size, skip_bad, seed.
 
     Returns:
-        The model, with `predict`, `said`, `probabilities`, `export` and the path of its `report`.
+        The model, with `predict`, `said`, `probabilities`, `export` and the path of its `report`; of boxes a detector,
+        with `detect` in place of `said`.
 
     Raises:
         InputError: data that cannot be learned from, an unknown option, a value outside its bounds.
@@ -71,8 +76,12 @@ def finetune(
         return carried_out(asked, place, data, f"tl.finetune({named!r}, ...)", console).model
 
 
-def carried_out(options: Options, workdir: Path, data: Any, command: str, console: Terminal | None = None) -> Found:
+def carried_out(
+    options: Options, workdir: Path, data: Any, command: str, console: Terminal | None = None
+) -> Found | BoxesFound:
     """Work, model and report of a run in its directory."""
+    if are_boxes(data):
+        return carried_out_on_boxes(options, workdir, data, command, console)
     found = finetuned(options, workdir, data, console)
     measure = found.outcome.measure
     card = found.model.card | {"unseen": f"{measure.name} {told(measure, *unseen(found))}"}
@@ -89,5 +98,5 @@ def name_of(data: str) -> str:
         >>> name_of("my/photos/"), name_of("labels.csv"), name_of("..")
         ('photos', 'labels', 'pictures')
     """
-    stem = Path(data).stem if Path(data).suffix.lower() in (".csv", ".jsonl", ".npz") else Path(data).name
+    stem = Path(data).stem if Path(data).suffix.lower() in (".csv", ".json", ".jsonl", ".npz") else Path(data).name
     return re.sub(r"[^\w.+-]", "_", stem).strip(".")[:80] or "pictures"

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtl import checkpoints, files
 from jaxtl.data import normalise
 from jaxtl.errors import InputError
+from jaxtl.finetune.boxes.model import Detecting, is_detector, load_detecting
 from jaxtl.finetune.export import written
 from jaxtl.finetune.inputs import Preparation
 from jaxtl.finetune.kinds import KINDS, Kind
@@ -149,7 +150,7 @@ class Finetuned:
         }
 
 
-def load_finetuned(run: str | Path) -> Finetuned:
+def load_finetuned(run: str | Path) -> Finetuned | Detecting:
     """The model of a run of `jaxtl finetune`.
 
     Args:
@@ -165,6 +166,8 @@ def load_finetuned(run: str | Path) -> Finetuned:
     if not (directory / RECORD).is_file():
         todo = "let `jaxtl finetune` come to its end there, or give the directory of another run"
         raise InputError(f"holds no {RECORD}: it is no finished run of `jaxtl finetune`", where=directory, todo=todo)
+    if is_detector(directory):
+        return load_detecting(directory)
     tree = checkpoints.load_weights(directory / WEIGHTS)
     try:
         said = json.loads(files.content(directory / RECORD, 2**26))

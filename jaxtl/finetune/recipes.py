@@ -15,7 +15,7 @@ from jaxtl.problems.folder import HEAD, Folder
 from jaxtl.program import Weights
 from jaxtl.protocol import Draw, Recipe
 
-OF_FEW_SHOT = ("features", "fine_tune", "l2", "l2_sp", "lr_ratio", "lp_ft", "lp_l2_sp", "scratch")
+OF_FEW_SHOT = ("features", "fine_tune", "l2", "l2_differential", "l2_sp", "lr_ratio", "lp_ft", "lp_l2_sp", "scratch")
 
 
 def from_head(name: str, problem: Folder, draw: Draw) -> Weights:

@@ -83,6 +83,67 @@ class Detector(nn.Module):
         return {"head": head(taps[name], train), "features": taps[name]}
 
 
+class Maps(nn.Module):
+    """A trunk of classifiers as it gives maps: those of some stages, coarse ones repeated, side by side.
+
+    It runs as in evaluation, always, with the batch statistics that it came with, as `Still` does. Parameters have the
+    names that they have without it.
+
+    Attributes:
+        trunk: module (images, train) -> (features, taps).
+        taps: names of the maps, the finest first.
+    """
+
+    trunk: Any
+    taps: tuple[str, ...]
+
+    def setup(self) -> None:
+        """Take the trunk's own scope, so that nothing is renamed."""
+        nn.share_scope(self, self.trunk)
+
+    def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """images [B, H, W, C] float32 -> (the maps side by side [B, h, w, D], the same as the only tap)."""
+        _, taps = self.trunk(images, False)
+        height, width = taps[self.taps[0]].shape[1:3]
+        x = jnp.concatenate([_repeated(taps[name], height, width) for name in self.taps], axis=-1)
+        return x, {"maps": x}
+
+
+def _repeated(x: jax.Array, height: int, width: int) -> jax.Array:
+    """[B, h, w, D] -> [B, height, width, D], each cell as often as it takes."""
+    rows, columns = (jnp.arange(n) * of // n for n, of in ((height, x.shape[1]), (width, x.shape[2])))
+    return x[:, rows][:, :, columns]
+
+
+def map_taps(trunk: Any, shape: tuple[int, ...], strides: tuple[int, ...] = (8, 16)) -> tuple[str, ...]:
+    """Which taps of a trunk are its last maps with cells of so many pixels, the finest first.
+
+    Args:
+        trunk: module (images, train) -> (features, taps).
+        shape: [H, W, C] of an image, whose edges all strides divide.
+        strides: pixels of a cell.
+
+    Raises:
+        InputError: it has no map of the finest of them.
+
+    Example:
+        >>> from jaxtl.models import Cnn
+        >>> map_taps(Cnn((8, 8, 8), input_pooling=2), (32, 32, 3)), map_taps(Cnn((8, 8)), (8, 8, 1), (1, 2))
+        (('conv_2',), ('conv_0', 'conv_1'))
+    """
+    kind = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    taps = jax.eval_shape(lambda images: trunk.init_with_output(jax.random.key(0), images, False)[0][1], kind)
+    cells = {tuple(edge // stride for edge in shape[:2]): stride for stride in strides}
+    last = {cells.get(tap.shape[1:3]): name for name, tap in taps.items() if tap.ndim == 4}
+    found = tuple(last[stride] for stride in strides if stride in last)
+    if strides[0] not in last:
+        what = f"has no map of cells of {strides[0]} pixels"
+        raise InputError(
+            what, where=f"trunk {type(trunk).__name__}", todo="use efficientnet_lite0 or a residual network"
+        )
+    return found
+
+
 def stride_of(model: Detector, shape: tuple[int, ...]) -> int:
     """Pixels of a cell of a detector's map, in images of a shape.
 

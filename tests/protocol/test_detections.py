@@ -14,8 +14,11 @@ from jaxtl.protocol.detections import (
     MAP,
     average_precision_50,
     average_precisions,
+    best_threshold,
+    hits,
     mean_average_precision,
     overlaps,
+    resampled_precisions,
 )
 
 
@@ -90,3 +93,36 @@ def test_an_overlap_is_symmetric_and_1_of_a_box_with_itself():
 def test_boxes_that_are_none_are_refused(truth, found, message):
     with pytest.raises(InputError, match=message):
         average_precisions(truth, found)
+
+
+@pytest.fixture(scope="module")
+def scattered():
+    """True and found boxes of two classes on a few images, no two scores alike."""
+    random = np.random.default_rng(0)
+    corner = random.uniform(0, 50, (7, 5, 2))
+    truth = np.concatenate([corner, corner + random.uniform(5, 20, (7, 5, 2)), random.integers(-1, 2, (7, 5, 1))], 2)
+    found = np.concatenate([truth, random.permutation(35).reshape(7, 5, 1) / 35], axis=2)
+    found[..., :4] += random.normal(0, 1.5, (7, 5, 4))
+    return truth, found
+
+
+def test_an_image_that_is_drawn_twice_counts_as_if_it_were_there_twice(scattered):
+    truth, found = scattered
+    drawn = resampled_precisions(truth, found, 20, seed=3)
+    generator = np.random.default_rng(3)
+    for rows, values in zip(generator.integers(0, 7, (20, 7)), drawn, strict=True):
+        expected = mean_average_precision(truth[rows], found[rows]), average_precision_50(truth[rows], found[rows])
+        np.testing.assert_allclose(values, expected, atol=1e-12)
+    assert len(np.unique(drawn[:, 0])) > 10
+
+
+def test_boxes_are_believed_from_the_score_with_the_largest_f1(scattered):
+    truth, found = scattered
+    parts = [hits(truth, found, label) for label in (0, 1)]
+    scores, right = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
+    truths = int((truth[..., 4] >= 0).sum())
+    assert sum(part[2] for part in parts) == truths
+    f1 = {t: 2 * right[scores >= t].sum() / ((scores >= t).sum() + truths) for t in scores}
+    assert f1[best_threshold(truth, found, 2)] == max(f1.values())
+    assert 0 < right.mean() < 1
+    assert best_threshold(truth, np.full((7, 1, 6), -1.0), 2) == 1.0

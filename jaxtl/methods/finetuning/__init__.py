@@ -8,12 +8,14 @@ DEPTH                     depth                                what is near the 
 STAGES                    stage_recipes                          who moves, in one stage after another
 WEIGHT_SPACE              weight_space, averaging              models that are interpolated or averaged
 ADAPTERS                  adapters                             low-rank changes of kernels that stay
+DETECTION                 jaxtl.detection                      boxes: rows of the above for a detector, by Adam
 LOSSES                    class_losses, data.mixing            rare classes, less certain labels, mixed examples
 HEADS                     prototypes, selection.heads          heads in closed form on features, the bar for all others
 """
 
 from jaxtl.methods.finetuning.adapter_recipes import ADAPTERS
 from jaxtl.methods.finetuning.depth_recipes import DEPTH
+from jaxtl.methods.finetuning.detection_recipes import DETECTION
 from jaxtl.methods.finetuning.elbo_recipes import DE_ELBO
 from jaxtl.methods.finetuning.feature_recipes import BATCH_NORMALISED, FEATURES
 from jaxtl.methods.finetuning.head_recipes import HEADS
@@ -29,6 +31,7 @@ __all__ = [
     "ADAPTERS",
     "BATCH_NORMALISED",
     "DEPTH",
+    "DETECTION",
     "DE_ELBO",
     "FEATURES",
     "HEADS",

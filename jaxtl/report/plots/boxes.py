@@ -51,6 +51,32 @@ def drawn_boxes(
     return figure
 
 
+def precision_and_recall(curves: Mapping[str, tuple[np.ndarray, np.ndarray, int]], sure: float) -> Figure:
+    """A curve per class: how many of the boxes that are believed are right, against how many of the true are found.
+
+    Args:
+        curves: class -> (scores [D], the surest first; right bool [D]; how many are true); without any true, no curve.
+        sure: the score from which on boxes are believed, a point on each curve.
+    """
+    figure = new_figure(5.6, 4.4, "Right of what is believed, against found of what is there")
+    axis = figure.subplots()
+    for c, (name, (scores, right, truths)) in enumerate(curves.items()):
+        if not truths or not len(scores):
+            continue
+        colour, hits = PALETTE[c % len(PALETTE)], np.cumsum(right)
+        recall, precision = 100 * hits / truths, 100 * hits / np.arange(1, len(hits) + 1)
+        axis.plot(recall, precision, color=colour, linewidth=1.3, label=name)
+        if (believed := int((scores >= sure).sum())) > 0:
+            axis.scatter(recall[believed - 1], precision[believed - 1], s=34, color=colour, zorder=3)
+    axis.set_xlim(0, 102)
+    axis.set_ylim(-2, 102)
+    axis.set_xlabel("found of what is there, %")
+    axis.set_ylabel("right of what is believed, %")
+    handles, labels = axis.get_legend_handles_labels()
+    legend_outside(figure, handles, labels)
+    return figure
+
+
 def _draw(axis: Axes, boxes: np.ndarray) -> None:
     from matplotlib.patches import Rectangle
 

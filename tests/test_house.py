@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ORDER = (
     "version, text, errors, bounds, files, archives, clients, wheels, terminal, trees, labels, rates, penalties, "
     "transfer, losses, class_losses, detection, proximal, decay, scaling, optimizers, devices, step, program, "
-    "checkpoints, writers, loop, data + models, sweep, training, protocol, selection, problems, methods, report, "
+    "checkpoints, writers, loop, data + models, sweep, training, protocol, selection, problems, methods, flower, report, "
     "finetune, cli, experiments"
 )
 RANK = {room: rank for rank, group in enumerate(ORDER.split(", ")) for room in group.split(" + ")}
@@ -35,7 +35,7 @@ FOUNDATION = {
 READ_WEIGHTS = {"jaxtl.models.pretrained": {"checkpoints", "transfer"}}  # beside these
 CORE = {room for room in RANK if RANK[room] <= RANK["program"]}  # all that an equation of a method may import
 LONGEST = 350  # lines of a file
-ALONE = {"flax": "models", "matplotlib": "report"}  # a library that only one room imports
+ALONE = {"flax": "models", "flwr": "flower", "matplotlib": "report"}  # a library that only one room imports
 
 FILES = sorted(file for folder in ("jaxtl", "experiments") for file in (ROOT / folder).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))

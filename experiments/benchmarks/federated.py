@@ -24,7 +24,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,21 +35,21 @@ import numpy as np
 import optax
 from rich.console import Console
 
-from experiments.benchmarks.results import Findings, Once, duration, keep
+from experiments.benchmarks.results import Findings, Once, keep
+from experiments.benchmarks.turns import Figures, in_turns, ratio, ratio_table
 from experiments.benchmarks.variants import NETWORKS as LARGER
 from jaxtl import cli
 from jaxtl.bounds import refuse_beyond_memory
 from jaxtl.data import Split, batches, iid_parts, local_epochs, on_clients
 from jaxtl.devices.compiler import compiler_options
 from jaxtl.labels import SHARED, label_params
-from jaxtl.loop import raise_if_stopped
 from jaxtl.losses import mean_of, softmax_cross_entropy
 from jaxtl.methods.federated import fedavg
 from jaxtl.models import Classifier, Mlp, as_forward, initialise
 from jaxtl.optimizers import Group
 from jaxtl.penalties import Term
 from jaxtl.program import Weights, make_program
-from jaxtl.report import Section, Table
+from jaxtl.report import Section
 from jaxtl.step import program_of
 from jaxtl.trees import Tree
 
@@ -173,33 +172,18 @@ def _loop(
     return run
 
 
-def measure_network(name: str, config: Config) -> dict[str, dict[str, float]]:
+def measure_network(name: str, config: Config) -> Figures:
     """Processor seconds of a round in every row, and how many times as long as ours it took in the same block."""
     calls = {"digits": config.digits_calls, "mlp": config.mlp_calls, "cnn": config.cnn_calls}[name]
     runs = make_runs(name, config)
-    found: dict[str, list[float]] = {row: [] for row in runs}
-    for number in range(-1, config.rounds):  # the first block compiles and does not count
-        raise_if_stopped(f"before round {number + 1} of {config.rounds}")
-        for row in random.Random(number).sample(list(runs), len(runs)):
-            began = time.process_time()
-            jax.block_until_ready(runs[row](calls))
-            found[row] += [(time.process_time() - began) / calls] if number >= 0 else []
-    seconds = {row: np.array(taken) for row, taken in found.items()}
-    figures = {}
-    for row in ROWS:
-        low, ratio, high = np.quantile(seconds[row] / seconds[OURS], (0.25, 0.5, 0.75)).tolist()
-        figures[row] = {"ratio": ratio, "low": low, "high": high, "seconds": float(np.median(seconds[row]))}
-    return figures
 
+    def measured(row: str) -> float:
+        began = time.process_time()
+        jax.block_until_ready(runs[row](calls))
+        return (time.process_time() - began) / calls
 
-def table_of(results: dict[str, dict[str, dict[str, float]]]) -> Table:
-    def cell(row: str, figures: dict[str, float]) -> str:
-        if row == OURS:
-            return f"1.00 = {duration(figures['seconds'])}"
-        return f"{figures['ratio']:.2f} ({figures['low']:.2f}–{figures['high']:.2f})"
-
-    rows = [[words, *(cell(row, result[row]) for result in results.values())] for row, words in ROWS.items()]
-    return Table(["processor time of a round ÷ ours", *(NETWORKS[name][0] for name in results)], rows)
+    seconds = in_turns(runs, config.rounds, measured)
+    return {row: ratio(seconds[row], seconds[OURS]) for row in ROWS}
 
 
 def measure(config: Config, console: Console, once: Once) -> Findings:
@@ -209,7 +193,9 @@ def measure(config: Config, console: Console, once: Once) -> Findings:
         results[name] = once(f"federated-{name}", functools.partial(measure_network, name, config))
     how = f"medians over {config.rounds} blocks, each against its own block; quartiles in brackets"
     what = f"{config.clients} clients, {config.examples} examples each, batches of {config.batch_size}"
-    section = Section("Rounds of clients", [table_of(results)], [f"{what}, {config.epochs} local epochs; {how}"])
+    by_words = {NETWORKS[name][0]: result for name, result in results.items()}
+    table = ratio_table("processor time of a round ÷ ours", ROWS, OURS, by_words)
+    section = Section("Rounds of clients", [table], [f"{what}, {config.epochs} local epochs; {how}"])
     numbers = {
         f"federated/{name}/{row}/seconds": figures["seconds"]
         for name, rows in results.items()

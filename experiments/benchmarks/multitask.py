@@ -26,7 +26,6 @@ By `make bench`: medians of 7 rounds with quartiles in brackets, on 2 quiet CPU 
 from __future__ import annotations
 
 import dataclasses
-import random
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -34,19 +33,18 @@ from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from rich.console import Console
 
-from experiments.benchmarks.results import Findings, Once, duration, keep
+from experiments.benchmarks.results import Findings, Once, keep
+from experiments.benchmarks.turns import Figures, in_turns, ratio, ratio_table
 from experiments.benchmarks.variants import NETWORKS, Network, timed
 from jaxtl import cli
 from jaxtl.labels import SHARED, having, label_params
-from jaxtl.loop import raise_if_stopped
 from jaxtl.losses import make_loss_fn, mean_of, softmax_cross_entropy
 from jaxtl.methods.multitask import mgda_weights, nash_weights, pcgrad_weights, surgery
 from jaxtl.models import Classifier, as_forward, initialise
 from jaxtl.penalties import Term
-from jaxtl.report import Section, Table
+from jaxtl.report import Section
 from jaxtl.step import Context, total_gradient
 
 Networks = Annotated[tuple[Annotated[str, Network(NETWORKS)], ...], cli.Items(1, distinct=True)]
@@ -121,7 +119,7 @@ def make_programs(problem: str, tasks: int) -> dict[str, Callable[[], Any]]:
     }
 
 
-def measure_rows(problem: str, config: Config) -> dict[str, dict[str, float]]:
+def measure_rows(problem: str, config: Config) -> Figures:
     """Seconds of a call of every row, and the median ratio to a run for each task in the same round."""
     calls = {"mlp": config.mlp_calls, "cnn": config.cnn_calls}[problem.partition("_")[0]]
     programs = make_programs(problem, config.tasks)
@@ -130,29 +128,9 @@ def measure_rows(problem: str, config: Config) -> dict[str, dict[str, float]]:
         for _ in range(calls):
             jax.block_until_ready(program())
 
-    found: dict[str, list[float]] = {name: [] for name in programs}
-    for number in range(-1, config.rounds):  # the first round compiles and does not count
-        raise_if_stopped(f"before round {number + 1} of {config.rounds}")
-        for name in random.Random(number).sample(list(programs), len(programs)):
-            taken, _ = timed(block, programs[name])
-            found[name] += [taken / calls] if number >= 0 else []
-    seconds = {name: np.array(taken) for name, taken in found.items()}
+    seconds = in_turns(programs, config.rounds, lambda name: timed(block, programs[name])[0] / calls)
     seconds["predicted"] = seconds[APART] - (config.tasks - 1) * seconds["forward"]
-    figures = {}
-    for name in ROWS:
-        low, ratio, high = np.quantile(seconds[name] / seconds[APART], (0.25, 0.5, 0.75)).tolist()
-        figures[name] = {"ratio": ratio, "low": low, "high": high, "seconds": float(np.median(seconds[name]))}
-    return figures
-
-
-def table_of(results: dict[str, dict[str, dict[str, float]]]) -> Table:
-    def cell(name: str, figures: dict[str, float]) -> str:
-        if name == APART:
-            return f"1.00 = {duration(figures['seconds'])}"
-        return f"{figures['ratio']:.2f} ({figures['low']:.2f}–{figures['high']:.2f})"
-
-    rows = [[words, *(cell(name, result[name]) for result in results.values())] for name, words in ROWS.items()]
-    return Table(["gradients of one batch", *results], rows)
+    return {name: ratio(seconds[name], seconds[APART]) for name in ROWS}
 
 
 def measure(config: Config, console: Console, once: Once) -> Findings:
@@ -161,7 +139,8 @@ def measure(config: Config, console: Console, once: Once) -> Findings:
         console.print(f"measuring {problem}, {config.tasks} tasks")
         results[problem] = once(f"multitask-{problem}", partial(measure_rows, problem, config))
     how = f"medians over {config.rounds} rounds, each against its own round; quartiles in brackets"
-    section = Section("A gradient per task", [table_of(results)], [f"T = {config.tasks} tasks; {how}"])
+    table = ratio_table("gradients of one batch", ROWS, APART, results)
+    section = Section("A gradient per task", [table], [f"T = {config.tasks} tasks; {how}"])
     numbers = {
         f"multitask/{problem}/{row}/seconds": figures["seconds"]
         for problem, rows in results.items()

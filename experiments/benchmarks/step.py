@@ -49,7 +49,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import random
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -66,6 +65,7 @@ from experiments.benchmarks.arithmetic import operations_of_step
 from experiments.benchmarks.results import Findings, Once, keep
 from experiments.benchmarks.rows import BASE, COSTS, PEERS, ROWS, Row, rows_of
 from experiments.benchmarks.step_tables import arithmetic_table, notes, numbers_of, picture, ratio_table, start_table
+from experiments.benchmarks.turns import order_of, ratio
 from experiments.benchmarks.variants import (
     LAMBDA,
     RESIDUAL,
@@ -159,15 +159,13 @@ def measure_rows(name: str, problem: Problem, rounds: int, steps: int) -> dict[s
                 first[row_name] = answer["seconds"]
                 loss[row_name] = workers[row.process, row.huge_pages].ask("loss")
         for number in range(rounds):
-            # in another order every round, since what ran just before is felt for a while
-            for row_name in random.Random(number).sample(list(found), len(found)):
+            for row_name in order_of(found, number):
                 found[row_name].append(block(row_name)["seconds"] / steps)
         peaks = measure_peaks({process: worker for (process, huge), worker in workers.items() if huge})
     base = np.array(found[BASE])
     figures = {}
     for row_name, seconds in found.items():
-        low, ratio, high = np.quantile(np.array(seconds) / base, (0.25, 0.5, 0.75)).tolist()
-        figures[row_name] = {"ratio": ratio, "low": low, "high": high, "seconds": seconds}
+        figures[row_name] = ratio(np.array(seconds), base) | {"seconds": seconds}
         figures[row_name] |= {"first": first[row_name], "loss": loss[row_name]}
     return {"rows": figures, "failed": failed, "peaks": peaks}
 

@@ -38,6 +38,11 @@ def app(monkeypatch):
     """The app, where there is Flower."""
     monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "0")
     pytest.importorskip("flwr")
+    task = importlib.import_module(
+        "flwr.supercore.task_identity"
+    ).TaskIdentity  # whose messages those of this process are
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(task, name, 1)
     return importlib.import_module("experiments.flower.app")
 
 

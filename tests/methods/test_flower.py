@@ -15,7 +15,7 @@ from jaxtl.data import Split, local_epochs
 from jaxtl.errors import InputError
 from jaxtl.flower import Own, Plan, keys
 from jaxtl.flower.serve import serve
-from jaxtl.flower.work import present, work
+from jaxtl.flower.work import Kept, Lasting, present, work
 from jaxtl.methods.federated import fed_adam, rounds
 
 K, SEED = len(SIZES), 3
@@ -158,8 +158,9 @@ def test_what_is_personal_is_in_no_parcel_and_lasts_with_its_client(tmp_path):
         assert all(set(parcel.arrays) == {"params/trunk/kernel"} for parcel in answers.values())
     own = alone(plan.program, 2)[0].model_state.own["head/kernel"]
     for client in range(K):
-        kept = checkpoints.load_weights(tmp_path / f"client{client}/checkpoints/2")["after"]
-        close(kept["own"]["head"]["kernel"], own[client])
+        like = Kept({"head/kernel": own[client]}, {}, {})
+        kept = checkpoints.restore(tmp_path / f"client{client}", Lasting(jnp.int32(0), like, like))
+        close(kept.after, like)
     homeless = dataclasses.replace(plan, workdir=tmp_path / "other")
     sent = homeless.sent(homeless.begin())
     with pytest.raises(InputError, match="give Own"):

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import functools
 import importlib
+import io
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from jaxtl.archives import npy_header
 from jaxtl.devices import backend
 from jaxtl.errors import InputError, Stop
 from jaxtl.flower.plan import Own, Parcel, Plan
@@ -59,8 +61,7 @@ def client_app(plan: Callable[[Settings], Plan], own: Callable[[Settings], Own])
 
     @app.train()
     def train(message: Any, context: Any) -> Any:
-        sent = _parcel(message.content)
-        return answered(message, context, lambda plan, own: work(plan, own, sent))
+        return answered(message, context, lambda plan, own: work(plan, own, _parcel(message.content)))
 
     return app
 
@@ -102,6 +103,7 @@ class Nodes:
     def __init__(self, grid: Any, run: int, patience: float):
         self.grid, self.run, self.patience = grid, run, patience
         self.who: dict[int, tuple[int, float]] = {}  # by node: (client, weight)
+        self.past: set[int] = set()  # nodes whose client has come again as another
         self.told: set[str] = set()
 
     def present(self, wanted: int) -> dict[int, float]:
@@ -109,7 +111,7 @@ class Nodes:
         end = time.monotonic() + self.patience
         while True:
             nodes = set(self.grid.get_node_ids())
-            if unknown := sorted(nodes - self.who.keys()):
+            if unknown := sorted(nodes - self.who.keys() - self.past):
                 self._meet(unknown)
             self.who = {node: who for node, who in self.who.items() if node in nodes}
             there = dict(self.who.values())
@@ -124,7 +126,10 @@ class Nodes:
                 self._tell(f"node {node} cannot be used: {why}")
             else:
                 client = int(answer.numbers["client"])
-                self.who = {old: who for old, who in self.who.items() if who[0] != client}  # it has come again
+                for old in [old for old, (other, _) in self.who.items() if other == client]:
+                    self._tell(f"client {client} is node {node} now, and not {old}")
+                    self.past.add(old)
+                    del self.who[old]
                 self.who[node] = client, float(answer.numbers["weight"])
 
     def _tell(self, line: str) -> None:
@@ -168,7 +173,10 @@ def _record(parcel: Parcel) -> Any:
 
 
 def _parcel(content: Any) -> Parcel:
-    arrays = {path: array.numpy() for path, array in content[ARRAYS].items()}
+    arrays = {}
+    for path, array in content[ARRAYS].items():
+        npy_header(io.BytesIO(array.data), len(array.data), path)
+        arrays[path] = array.numpy()
     return Parcel(arrays, dict(content[NUMBERS]))
 
 

@@ -65,7 +65,7 @@ class Plan:
         workdir: of the server, for checkpoints, metrics.jsonl and the model; clients do not look at it.
 
     Raises:
-        InputError: another program, no round, an unknown rate.
+        InputError: another program, or one with `privacy`; no round, an unknown rate.
     """
 
     program: Rounds
@@ -79,6 +79,9 @@ class Plan:
         if not isinstance(self.program, Rounds):
             todo = "make one with jaxtl.methods.federated.rounds"
             raise InputError(f"{kind_of(self.program)} is no program of rounds", where="Plan program", todo=todo)
+        if self.program.local.privacy:
+            what = "noise by a seed that every client knows hides nothing from them"
+            raise InputError(what, where="Plan program", todo="leave privacy out, or run it in one process")
         whole_number(self.rounds, "Plan rounds")
         whole_number(self.seed, "Plan seed", least=0)
         self.program.fixed(self.rates)

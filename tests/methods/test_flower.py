@@ -16,7 +16,7 @@ from jaxtl.errors import InputError
 from jaxtl.flower import Own, Plan, keys
 from jaxtl.flower.serve import serve
 from jaxtl.flower.work import Kept, Lasting, present, work
-from jaxtl.methods.federated import fed_adam, rounds
+from jaxtl.methods.federated import Privacy, fed_adam, rounds
 
 K, SEED = len(SIZES), 3
 VISIT = local_epochs(4, 2)
@@ -186,6 +186,7 @@ def test_another_run_is_refused_by_client_and_by_server(change, tmp_path):
     ("wrong", "what"),
     [
         ({"program": local_program()}, "is no program of rounds"),
+        ({"program": rounds(local_program(), VISIT, clients=K, privacy=Privacy(1.0, 1.0))}, "hides nothing from them"),
         ({"rounds": 0}, "0 is less than 1"),
         ({"rates": {"learning_rate/nwe": 1.0}}, "did you mean"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import io
 import json
 import os
 import re
@@ -26,6 +27,7 @@ from jaxtl.devices.rendezvous import free_port
 from jaxtl.errors import InputError
 from jaxtl.flower import Own, client_app, keys, server_app
 from jaxtl.flower.apps import Nodes
+from jaxtl.flower.plan import Parcel
 
 ROOT = Path(__file__).resolve().parents[2]
 APP = ROOT / "experiments/flower"
@@ -118,6 +120,44 @@ def test_what_fails_with_a_client_is_told_without_what_it_says(app, tmp_path, ca
     grid = Grid(settings, {client: {"client": client} for client in range(2)}, client_app(app.plan, own))
     assert Nodes(grid, app.plan(settings).run, 600).present(1) == {0: 20.0}
     assert "node 1 cannot be used: ValueError, see the log of this client" in capsys.readouterr().out
+
+
+class Nobody:
+    """A grid whose nodes answer as they are told to."""
+
+    def __init__(self, nodes):
+        self.nodes = nodes
+
+    def get_node_ids(self):
+        return list(self.nodes)
+
+    def send_and_receive(self, messages, *, timeout):
+        flower = importlib.import_module("flwr.app")
+        for message in messages:
+            numbers, arrays = self.nodes[message.metadata.dst_node_id]
+            records = {"arrays": flower.ArrayRecord(arrays), "numbers": flower.MetricRecord(numbers)}
+            yield flower.Message(flower.RecordDict(records), reply_to=message)
+
+
+def test_a_client_that_comes_again_is_told_and_the_old_node_is_not_asked_any_more(app, capsys):
+    client = {"client": 0, "weight": 5.0, "run": 1}
+    grid = Nobody({1: (client, {}), 2: ({**client, "run": 2}, {})})
+    nodes = Nodes(grid, 1, 0.0)
+    assert nodes.present(1) == {0: 5.0}
+    grid.nodes[3] = ({**client, "weight": 6.0}, {})
+    assert nodes.present(1) == nodes.present(1) == {0: 6.0}
+    said = capsys.readouterr().out.splitlines()
+    assert said == ["node 2 cannot be used: it takes part in another run", "client 0 is node 3 now, and not 1"]
+
+
+def test_an_array_that_announces_more_than_there_is_is_not_read(app):
+    flower, content = importlib.import_module("flwr.app"), io.BytesIO()
+    np.lib.format.write_array_header_1_0(content, {"descr": "<f4", "fortran_order": False, "shape": (2**50,)})
+    array = flower.Array("float32", (1,), "numpy.ndarray", content.getvalue())
+    numbers = {"client": 0, "weight": 5.0, "run": 1}
+    nodes = Nodes(Nobody({1: (numbers, {"params/a": array})}), 1, 0.0)
+    (why,) = nodes._replies([1], Parcel({}, {}), "train").values()
+    assert re.fullmatch(r"its answer cannot be read: params/a announces \d+ bytes \[\d+\] and has 0", why)
 
 
 # Real processes

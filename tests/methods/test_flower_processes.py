@@ -208,6 +208,8 @@ class Federation:
                     os.kill(int(entry.name), signal.SIGKILL)
 
     def run(self, name, rounds):
+        for client in range(K):  # else there is nobody to talk to
+            self.wait_for(f"node{client}", "SuperNode ID")
         settings = f'workdir="{self.here / "run"}" rounds={rounds}'
         return self.start(name, "flwr", "run", str(APP), "here", "--stream", f"--run-config={settings}")
 

@@ -77,9 +77,9 @@ def work(plan: Plan, own: Own, sent: Parcel) -> Parcel:
     kept = _kept(plan, own, number)
     begun = jax.tree.map(jnp.array, Begun(parts[PARAMS], parts[STATE], kept))
     rng, order = keys(plan.seed)
-    data = on_clients(own.split, [np.arange(len(own.split))], order)
+    data: dict[str, Any] = on_clients(own.split, [np.arange(len(own.split))], order)
     data |= {"client": jnp.array([own.client], jnp.int32)}
-    common = {"weights": weights, "control": parts[CONTROL], "data": data}
+    common: dict[str, Any] = {"weights": weights, "control": parts[CONTROL], "data": data}
     common |= {"round": jnp.int32(number), "rng": Keys.of(rng, number).local}
     ended = _visit(program)(begun, common, plan.fixed)
     _keep(plan, own, number, kept, ended)
@@ -110,7 +110,8 @@ def _visit(program: Rounds) -> Callable[[Begun, Mapping[str, Any], Fixed], Ended
         )
         return program.local(client, sent)
 
-    return compile_step(visit)
+    compiled: Any = compile_step(visit)
+    return compiled
 
 
 def _check_number(own: Own, program: Rounds) -> None:

@@ -98,7 +98,9 @@ def test_without_flower_it_is_said_how_to_get_it(monkeypatch):
 
 def test_messages_of_flower_carry_a_run_to_where_one_process_ends(app, tmp_path, capsys):
     settings = {**SETTINGS, "rounds": 2, "workdir": str(tmp_path / "run")}
-    grid = Grid(settings, {100 + client: {"client": client} for client in range(K)} | {7: {"client": 9}}, app.client)
+    grid = Grid(
+        settings, {100 + client: {"client": client} for client in range(K)} | {7: {"client": 9, "of": 10}}, app.client
+    )
     app.server(grid, SimpleNamespace(run_config=settings))
     close(load_weights(tmp_path / "run/model.safetensors"), alone(app, 2))
     said = capsys.readouterr().out
@@ -178,10 +180,10 @@ class Federation:
         self.running = {}
 
     def start(self, name, *command):
-        log = (self.here / f"{name}.log").open("wb")
         command = [str(Path(sys.executable).with_name(command[0])), *command[1:]]
-        how = {"env": self.environment, "cwd": ROOT, "stdout": log, "stderr": log, "start_new_session": True}
-        self.running[name] = subprocess.Popen(command, **how)
+        with (self.here / f"{name}.log").open("wb") as log:
+            how = {"env": self.environment, "cwd": ROOT, "stdout": log, "stderr": log, "start_new_session": True}
+            self.running[name] = subprocess.Popen(command, **how)
         return self.running[name]
 
     def __enter__(self):

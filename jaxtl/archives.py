@@ -69,16 +69,20 @@ def npy_dtype(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.dtype:
     Raises:
         ValueError, ...: it is no array, or of another size; of Python objects the size is not known, and not compared.
     """
-    name = member.filename.removesuffix(".npy")
     with archive.open(member) as content:
-        version = np.lib.format.read_magic(content)
-        if version not in HEADERS:
-            raise ValueError(f"{name} is of npy version {version}")
-        try:
-            shape, _, dtype = HEADERS[version](content)
-        except tokenize.TokenError as error:  # Python's own, by which NumPy reads it, grew strict
-            raise ValueError(f"{name} has a header that is none") from error
-        said, there = math.prod(shape) * dtype.itemsize, member.file_size - content.tell()
+        return npy_header(content, member.file_size, member.filename.removesuffix(".npy"))
+
+
+def npy_header(content: IO[bytes], size: int, name: str) -> np.dtype:
+    """The dtype that the header of an array announces, whose bytes are as many as it says; see `npy_dtype`."""
+    version = np.lib.format.read_magic(content)
+    if version not in HEADERS:
+        raise ValueError(f"{name} is of npy version {version}")
+    try:
+        shape, _, dtype = HEADERS[version](content)
+    except tokenize.TokenError as error:  # Python's own, by which NumPy reads it, grew strict
+        raise ValueError(f"{name} has a header that is none") from error
+    said, there = math.prod(shape) * dtype.itemsize, size - content.tell()
     if min(shape, default=0) < 0:
         raise ValueError(f"{name} has a negative size")
     if not dtype.hasobject and said != there:

@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ORDER = (
     "version, text, errors, bounds, files, archives, clients, wheels, terminal, trees, labels, rates, penalties, "
     "transfer, losses, class_losses, detection, proximal, decay, scaling, optimizers, devices, step, program, "
-    "checkpoints, writers, loop, data + models, sweep, training, protocol, selection, problems, methods, report, "
-    "finetune, cli, experiments"
+    "checkpoints, writers, loop, data + models, sweep, training, protocol, selection, problems, methods, flower, "
+    "report, finetune, cli, experiments"
 )
 RANK = {room: rank for rank, group in enumerate(ORDER.split(", ")) for room in group.split(" + ")}
 FOUNDATION = {

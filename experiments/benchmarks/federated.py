@@ -17,6 +17,8 @@ around them; where they are long there is nothing to save, and it costs nothing 
 
 By --config.rounds=9, medians and quartiles, on 2 CPU cores (x86_64) that other programs used at the same time, huge
 pages on, Python 3.11, jax 0.10.2.
+
+What Flower's simulation takes for the same round is asked by `benchmarks.flower_rounds`.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -86,24 +88,44 @@ class Config:
 Run = Callable[[int], Tree]  # so many rounds of training, and the parameters that come of them
 
 
-def make_runs(name: str, config: Config) -> dict[str, Run]:
-    """Every row as a function of how many rounds are trained, all from the same parameters and examples."""
+class Task(NamedTuple):
+    """What all rows train: a model from the same parameters, on the same examples of every client."""
+
+    model: Classifier
+    params: Tree
+    split: Split
+    parts: list[np.ndarray]
+
+    def own(self, client: int) -> tuple[jax.Array, jax.Array]:
+        """(images, labels) of one client."""
+        return jnp.asarray(self.split.images[self.parts[client]]), jnp.asarray(self.split.labels[self.parts[client]])
+
+
+def make_task(name: str, config: Config) -> Task:
+    """The network and made-up examples, the same in every process."""
     _, shape, trunk = NETWORKS[name]
     size = config.clients * config.examples
     normal = np.random.default_rng(0)
     image, label = normal.normal(size=(size, *shape)).astype(np.float32), np.arange(size, dtype=np.int32) % CLASSES
     model = Classifier(trunk, (("head", CLASSES),))
     params = initialise(model, jax.random.key(0), shape)
-    parts = iid_parts(label, config.clients, 0)
-    by_hand = [tuple(map(jnp.asarray, (image[part], label[part]))) for part in parts]
+    return Task(model, params, Split(image, label), iid_parts(label, config.clients, 0))
+
+
+def make_runs(name: str, config: Config) -> dict[str, Run]:
+    """Every row as a function of how many rounds are trained."""
+    task = make_task(name, config)
     return {
-        OURS: _ours(model, params, on_clients(Split(image, label), parts, jax.random.key(1)), name, config),
-        LOOP: _loop(model, params, by_hand, config, whole_epochs=True),
-        STEPS: _loop(model, params, by_hand, config, whole_epochs=False),
+        OURS: ours(task, name, config),
+        LOOP: _loop(task, config, whole_epochs=True),
+        STEPS: _loop(task, config, whole_epochs=False),
     }
 
 
-def _ours(model: Classifier, params: Tree, data: dict[str, Any], name: str, config: Config) -> Run:
+def ours(task: Task, name: str, config: Config) -> Run:
+    """A round in one program."""
+    model, params = task.model, task.params
+    data = on_clients(task.split, task.parts, jax.random.key(1))
     size = min(config.batch_size, config.examples)
     local = make_program(
         as_forward(model),
@@ -125,9 +147,11 @@ def _ours(model: Classifier, params: Tree, data: dict[str, Any], name: str, conf
     return run
 
 
-def _loop(
-    model: Classifier, params: Tree, clients: list[tuple[jax.Array, ...]], config: Config, whole_epochs: bool
-) -> Run:
+OfClient = Callable[[Tree, tuple[jax.Array, jax.Array], jax.Array], Tree]
+
+
+def by_hand(model: Classifier, config: Config, whole_epochs: bool) -> OfClient:
+    """A client's part of a round, as it is written without this library."""
     size, options = min(config.batch_size, config.examples), compiler_options()
     count = config.examples // size  # what is left over is left out: a whole number of batches needs no mask
     tx = optax.sgd(RATE)
@@ -150,10 +174,8 @@ def _loop(
 
     compiled = functools.partial(jax.jit, compiler_options=options)
     train, one, order = compiled(epoch), compiled(step), compiled(ordered)
-    average = compiled(lambda found: jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *found))
-    keys = jax.random.split(jax.random.key(1), len(clients))
 
-    def of_client(params: Tree, client: tuple[jax.Array, ...], rng: jax.Array) -> Tree:
+    def of_client(params: Tree, client: tuple[jax.Array, jax.Array], rng: jax.Array) -> Tree:
         for _ in range(config.epochs):
             if whole_epochs:
                 params, _ = train(params, client, rng)
@@ -163,8 +185,20 @@ def _loop(
                 params, _ = one(params, (images[k], labels[k]))
         return params
 
+    return of_client
+
+
+def _loop(task: Task, config: Config, whole_epochs: bool) -> Run:
+    of_client = by_hand(task.model, config, whole_epochs)
+    average = jax.jit(
+        lambda found: jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *found),
+        compiler_options=compiler_options(),
+    )
+    clients = [task.own(client) for client in range(config.clients)]
+    keys = jax.random.split(jax.random.key(1), config.clients)
+
     def run(times: int) -> Tree:
-        server = params
+        server = task.params
         for _ in range(times):
             server = average([of_client(server, client, rng) for client, rng in zip(clients, keys, strict=True)])
         return server

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import federated as benchmark
+from experiments.benchmarks import flower_rounds
 from experiments.benchmarks.federated import Config
 from jaxtl import cli
+from jaxtl.errors import InputError
 
 
 def test_rows_train_the_same():
@@ -46,3 +48,21 @@ def test_a_mistake_is_said_before_anything_is_measured(flag, message, tmp_path, 
     monkeypatch.setattr("jaxtl.devices.backend.use_compilation_cache", lambda: None)
     assert cli.execute(benchmark.main, Config, [f"--workdir={tmp_path}/run", flag]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_without_ray_it_is_said_how_to_get_flowers_simulation(tmp_path, monkeypatch):
+    monkeypatch.setattr(flower_rounds.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(flower_rounds.os, "environ", {})
+    with pytest.raises(InputError, match=r"flwr is not installed[\s\S]*pip install 'flwr\[simulation\]'"):
+        flower_rounds.main(flower_rounds.Config(), tmp_path)
+    assert flower_rounds.os.environ == {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def test_a_client_of_flower_trains_what_ours_does():
+    """An epoch of a client as the processes of Flower run it, averaged by hand."""
+    config = flower_rounds.Config(clients=3, examples=5, batch_size=5)
+    task, of_client = flower_rounds._made("digits", config)
+    found = [of_client(task.params, task.own(client), jax.random.key(client)) for client in range(3)]
+    mean = jax.tree.map(lambda *leaves: sum(leaves) / 3, *found)
+    ours = benchmark.ours(task, "digits", config)(1)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-6), ours, mean)

@@ -9,9 +9,10 @@ Rows of a table on `problems.Clients` are in `recipes`.
 """
 
 from jaxtl.methods.federated.control import controlled
+from jaxtl.methods.federated.memory import Memory
 from jaxtl.methods.federated.named import fedavg, fedprox
 from jaxtl.methods.federated.privacy import Privacy, epsilon
-from jaxtl.methods.federated.rounds import Memory, Rounds, rounds
+from jaxtl.methods.federated.rounds import Rounds, rounds
 from jaxtl.methods.federated.server import fed_adagrad, fed_adam, fed_yogi
 from jaxtl.methods.federated.sharing import Sharing, Traffic
 

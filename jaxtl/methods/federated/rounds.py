@@ -29,8 +29,10 @@ from jaxtl.devices import backend
 from jaxtl.devices.placement import constrain, parts, shared_out
 from jaxtl.errors import InputError, check_takes, kind_of, whole_number
 from jaxtl.methods.federated.local import Client, Ended, Local, Sent, Visit
-from jaxtl.methods.federated.privacy import Privacy, noisy
-from jaxtl.methods.federated.sharing import Leaves, Sharing, Traffic, for_each, leaves_at, size_of, with_leaves
+from jaxtl.methods.federated.memory import Memory, remembered
+from jaxtl.methods.federated.merging import Replies, mean_by, mean_change
+from jaxtl.methods.federated.privacy import Privacy
+from jaxtl.methods.federated.sharing import Sharing, Traffic, for_each, leaves_at, size_of, with_leaves
 from jaxtl.program import Program, Weights
 from jaxtl.rates import checked_rate, rate_at
 from jaxtl.scaling import scaler
@@ -43,43 +45,6 @@ SERVER_RATE = "server_learning_rate"
 SMALL = 2**16
 
 
-class Memory(NamedTuple):
-    """What lasts from round to round beside the parameters, as the `model_state` of a run.
-
-    Attributes:
-        state: the server's model state (batch statistics).
-        control: c of every path that is sent; {} without control variates.
-        own: [K, ...] each client's personal parameters by path.
-        own_state: [K, ...] its leaves of the model state that stay.
-        controls: [K, ...] its c_k.
-    """
-
-    state: Tree
-    control: Leaves
-    own: Leaves
-    own_state: Leaves
-    controls: Leaves
-
-    @property
-    def of_clients(self) -> tuple[Leaves, Leaves, Leaves]:
-        """What each client has of its own."""
-        return self.own, self.own_state, self.controls
-
-    @property
-    def personal(self) -> tuple[str, ...]:
-        """Paths of what differs between the models of clients."""
-        return (*self.own, *self.own_state)
-
-    def server(self, params: Tree) -> Weights:
-        """The server's model, of the parameters of the same run: personal parts are those that all began with."""
-        return Weights(params, self.state)
-
-    def of_client(self, params: Tree, client: Any) -> Weights:
-        """The model of one client: the server's with the parts that are its own."""
-        own, own_state = jax.tree.map(lambda leaf: leaf[client], (self.own, self.own_state))
-        return Weights(with_leaves(params, own), with_leaves(self.state, own_state))
-
-
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Rounds(Program):
     """A program whose steps are rounds; made by `rounds`.
@@ -88,12 +53,16 @@ class Rounds(Program):
         clients, sampled: K, and how many of them take part in a round.
         sharing: which parameters leave a client.
         controls: whether control variates are kept.
+        local: a client's part of the step: (client, sent) -> what its steps come to.
+        merge: the server's part: (state, replies, fixed) -> (state, metrics). Clients elsewhere need no other.
     """
 
     clients: int
     sampled: int
     sharing: Sharing
     controls: bool
+    local: Local
+    merge: Callable[[TrainState, Replies, Fixed], tuple[TrainState, dict[str, jax.Array]]]
 
     def start(self, weights: Weights, rng: jax.Array) -> TrainState:
         """A state before the first round: every client has the personal parts of the model that is given."""
@@ -193,24 +162,30 @@ def rounds(
     def step(state: TrainState, data: Any, fixed: Fixed) -> tuple[TrainState, dict[str, jax.Array]]:
         asked = fixed.rates if isinstance(fixed.rates, Rates) else Rates(fixed.rates)
         _check_data(data, clients, local, state.model_state)
-        memory, number = state.model_state, state.step
-        sample, noise, rng = (jax.random.fold_in(jax.random.fold_in(state.rng, number), use) for use in range(3))
-        place, real = _drawn(data, sampled, sample)
+        memory, keys = state.model_state, Keys.of(state.rng, state.step)
+        place, real = drawn(data, sampled, keys.sample)
         kept = ({path: leaf[place] for path, leaf in part.items()} for part in memory.of_clients)
         rows = Client(place, jnp.where(real, data["weight"][place], 0.0), *kept)
-        sent = Sent(state.params, memory.state, memory.control, data, asked, fixed.given, number, rng)
+        sent = Sent(state.params, memory.state, memory.control, data, asked, fixed.given, state.step, keys.local)
         found = shared_out(_each(local), rows, sent)
-        mean = _mean_by(rows.weight)
-        rate = rate_at(server_learning_rate, SERVER_RATE, asked, number)
+        replies = Replies(found, rows.weight, jnp.where(real, place, clients), data["weight"])
+        state, metrics = merge(state, replies, Fixed(asked, fixed.given))
         asked.refuse_unread()
+        return state, metrics
+
+    def merge(state: TrainState, replies: Replies, fixed: Fixed) -> tuple[TrainState, dict[str, jax.Array]]:
+        asked = fixed.rates if isinstance(fixed.rates, Rates) else Rates(fixed.rates)
+        mean = mean_by(replies.weight)
+        rate = rate_at(server_learning_rate, SERVER_RATE, asked, state.step)
         own = leaves_at(state.params, sharing.sent)
-        slope = {path: -leaf for path, leaf in _change(found, rows.weight, privacy, sampled, noise).items()}
+        change = mean_change(replies, privacy, sampled, Keys.of(state.rng, state.step).noise)
+        slope = {path: -leaf for path, leaf in change.items()}
         updates, opt_state = make().update(slope, state.opt_state, own)
         own = {path: (w - rate * updates[path]).astype(w.dtype) for path, w in own.items()}
-        memory = _remembered(memory, sharing, found, jnp.where(real, place, clients), rows.weight, data["weight"])
-        metrics = mean(found.metrics) | (mean({"clipped": found.clipped}) if privacy else {})
+        memory = remembered(state.model_state, sharing, replies)
+        metrics = mean(replies.found.metrics) | (mean({"clipped": replies.found.clipped}) if privacy else {})
         params = with_leaves(state.params, own)
-        return constrain(TrainState(number + 1, params, memory, opt_state, state.rng)), metrics
+        return constrain(TrainState(state.step + 1, params, memory, opt_state, state.rng)), metrics
 
     def init(params: Tree) -> Any:
         return make().init(leaves_at(params, sharing.sent))
@@ -229,11 +204,29 @@ def rounds(
         sampled=sampled,
         sharing=sharing,
         controls=controls,
+        local=local,
+        merge=merge,
     )
 
 
-def _drawn(data: Mapping[str, Any], sampled: int, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(places of the clients of a round, which of them are no repetition that fills up a number of devices)."""
+class Keys(NamedTuple):
+    """Random keys of a round: which clients are drawn, the noise on their sum, what they draw themselves."""
+
+    sample: jax.Array
+    noise: jax.Array
+    local: jax.Array
+
+    @classmethod
+    def of(cls, rng: jax.Array, number: Any) -> Keys:
+        """Those of a round, by the key of the run."""
+        return cls(*(jax.random.fold_in(jax.random.fold_in(rng, number), use) for use in range(3)))
+
+
+def drawn(data: Mapping[str, Any], sampled: int, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(places of the clients of a round, which of them are no repetition that fills up a number of devices).
+
+    Those without a weight come last.
+    """
     slots = jnp.arange(-(-sampled // parts()) * parts())
     order = jnp.arange(len(data["client"]))
     if sampled < len(order):
@@ -252,53 +245,6 @@ def _each(local: Local) -> Callable[[Client, Sent], Ended]:
         return jax.lax.map(lambda row: local(row, sent), rows)
 
     return every
-
-
-def _weighted(weights: jax.Array, leaf: jax.Array) -> jax.Array:
-    """Σ w · leaf over the first axis, in float32; what has the weight 0 may be NaN.
-
-    A product of matrices: on a CPU a sum over the first axis strides through memory, and takes ten times as long.
-    """
-    w = jnp.reshape(weights, (-1,) + (1,) * (leaf.ndim - 1))
-    counted = jnp.where(w == 0, 0.0, leaf.astype(jnp.float32))
-    return jnp.tensordot(weights.astype(jnp.float32), counted, 1, precision=jax.lax.Precision.HIGHEST)
-
-
-def _mean_by(weights: jax.Array) -> Callable[[Leaves], Leaves]:
-    total = jnp.sum(weights)
-    share = weights / jnp.where(total > 0, total, 1.0)
-    return lambda leaves: {path: _weighted(share, leaf) for path, leaf in leaves.items()}
-
-
-def _change(found: Ended, weights: jax.Array, privacy: Privacy | None, sampled: int, rng: jax.Array) -> Leaves:
-    """The mean change of clients; with `privacy` their noisy sum by the number that was drawn, all counting alike."""
-    if not privacy:
-        return _mean_by(weights)(found.change)
-    total = {path: _weighted(weights > 0, leaf) for path, leaf in found.change.items()}
-    return {path: leaf / sampled for path, leaf in noisy(total, privacy.noise * privacy.clip, rng).items()}
-
-
-def _remembered(
-    memory: Memory, sharing: Sharing, found: Ended, target: jax.Array, weights: jax.Array, every: jax.Array
-) -> Memory:
-    """What lasts, after a round: each client's own at its place, and c by as much of the weight as took part."""
-    mean = _mean_by(weights)
-    total = jnp.sum(every)
-    share = jnp.sum(weights) / jnp.where(total > 0, total, 1.0)
-    drift, moved = mean(found.control_change), mean(found.state_change)
-    state, _ = sharing.split_state(memory.state)
-
-    def put(old: Leaves, new: Leaves) -> Leaves:
-        return {path: leaf.at[target].set(new[path], mode="drop") for path, leaf in old.items()}
-
-    added = {path: c.at[target].add(found.control_change[path], mode="drop") for path, c in memory.controls.items()}
-    return Memory(
-        with_leaves(memory.state, {path: (leaf + moved[path]).astype(leaf.dtype) for path, leaf in state.items()}),
-        {path: c + share * drift[path] for path, c in memory.control.items()},
-        put(memory.own, found.own),
-        put(memory.own_state, found.own_state),
-        added,
-    )
 
 
 def _checked(

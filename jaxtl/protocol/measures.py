@@ -22,7 +22,7 @@ class Measure(NamedTuple):
     Attributes:
         name: in words.
         score: (labels [N, ...], outputs [N, ...]) -> number. Of classes, outputs are logits [N, C] and labels integers
-            [N]; of several labels logits and 0 or 1, both [N, C]; of numbers both [N, K].
+            [N]; of several labels logits and 0 or 1, both [N, C]; of numbers both [N, K]. What does not fit is refused.
         larger: whether a larger value is the better one.
         bounds: no value lies outside.
         failed: what a draw counts as on which training diverged.
@@ -200,7 +200,15 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return odds / odds.sum(axis=1, keepdims=True)
 
 
+def _check_shapes(labels: np.ndarray, outputs: np.ndarray, expected: tuple[int, ...], where: str) -> None:
+    """Labels [N, 1] beside answers [N] would be compared each with each, and still give a number."""
+    if np.shape(labels) != expected:
+        what = f"labels {list(np.shape(labels))} beside outputs {list(np.shape(outputs))}"
+        raise InputError(what, where=where, todo="of classes [N] and [N, C], of numbers and several labels one shape")
+
+
 def _accuracy(labels: np.ndarray, logits: np.ndarray) -> float:
+    _check_shapes(labels, logits, np.shape(logits)[:-1], "accuracy")
     return float(np.mean(np.argmax(logits, axis=-1) == labels))
 
 
@@ -218,10 +226,14 @@ def f1_by_label(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
     Returns:
         [C]; NaN of a label that is neither true nor said to be.
 
+    Raises:
+        InputError: shapes that differ.
+
     Example:
         >>> f1_by_label(np.array([[1, 0], [1, 0]]), np.array([[2.0, -1.0], [-2.0, -1.0]])).round(3).tolist()
         [0.667, nan]
     """
+    _check_shapes(labels, logits, np.shape(logits), "f1_by_label")
     said, true = np.asarray(logits) > 0, np.asarray(labels) > 0
     total = said.sum(axis=0) + true.sum(axis=0)
     return np.divide(2 * (said & true).sum(axis=0), total, out=np.full(len(total), np.nan), where=total > 0)
@@ -265,6 +277,7 @@ def _mean(values: Sequence[float]) -> float:
 
 def _calibration_error(labels: np.ndarray, logits: np.ndarray) -> float:
     """Σ_bins share · |accuracy − confidence|, of bins of equal width."""
+    _check_shapes(labels, logits, np.shape(logits)[:-1], "calibration error")
     probabilities = softmax(logits)
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
@@ -281,6 +294,7 @@ def _log_loss(labels: np.ndarray, logits: np.ndarray) -> float:
 def _r2(targets: np.ndarray, predicted: np.ndarray) -> float:
     """1 − squared error / variance, mean over the columns."""
     targets, predicted = (np.asarray(array, np.float64).reshape(len(array), -1) for array in (targets, predicted))
+    _check_shapes(targets, predicted, predicted.shape, "R²")
     return float(np.mean(1 - np.mean((targets - predicted) ** 2, axis=0) / np.var(targets, axis=0)))
 
 

@@ -76,7 +76,7 @@ def said_in(test: Path, room: str) -> Counter[str]:
     return Counter([*names, *had, *inside, *written])
 
 
-def tested_in(one: Equation) -> Path:
+def file_of(one: Equation) -> Path:
     """The file of tests that says the name most often; that of the examples where none does."""
     room = ".".join(one.path.with_suffix("").parts if one.path.parts[-2] == "jaxtl" else one.path.parts[:-1])
     best = max(sorted((HOUSE / "tests").rglob("test_*.py")), key=lambda path: said_in(path, room)[one.name])
@@ -89,7 +89,7 @@ def page() -> str:
     for title, places in ROOMS.items():
         rows = ["| function | equation | tested in | published | widely used code |", "| --- | --- | --- | --- | --- |"]
         for one in equations(places):
-            test = tested_in(one)
+            test = file_of(one)
             tested = f"[{test.stem.removeprefix('test_')}](../{test})"
             cells = (f"[`{one.name}`]({one.path.relative_to('jaxtl')})", one.says, tested, one.source, one.differs)
             rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")

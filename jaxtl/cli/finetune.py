@@ -2,7 +2,8 @@
 
 DIR holds a folder of pictures for each class, perhaps below train and test (val, valid, ...); or it is, or holds, a CSV
 or JSON lines with columns file and label, and split and group if you like. Pictures may have any size and format.
-Texts are a column text instead of file, or folders of .txt files in UTF-8, of any length.
+Texts are a column text instead of file, or folders of .txt files in UTF-8, of any length. Recordings are folders of
+.npy, .wav or .csv, cut into windows that stay on one side of every split.
 
 A label is a class; or a number, where all are and they are not few whole numbers (a regression, with an interval); or
 several names: red;round, or a JSON list. What was taken for what is said, and --task decides it.

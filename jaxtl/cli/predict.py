@@ -1,9 +1,8 @@
-"""What a model says of pictures or texts: a class, several labels or a number, and how sure it is.
+"""What a model says of pictures, texts or recordings: a class, several labels or a number, and how sure it is.
 
 RUN is the directory of a finished `jaxtl finetune`. DIR is a folder of pictures, at any depth, or one picture; of a
-model of texts a CSV or JSON lines with a column text, a folder of .txt files, or one; of a model of recordings a folder of
-them, or one, and a line is said of each window. Files that cannot be read are
-listed, and the others predicted.
+model of texts a CSV or JSON lines with a column text, a folder of .txt files, or one; of a model of recordings a folder
+of them, or one, of each window of which a line is said. Files that cannot be read are listed, and the others predicted.
 
 usage: jaxtl predict RUN DIR [--csv=out.csv]
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -36,7 +36,7 @@ from jaxtl.methods.finetuning.signal_recipes import SPECTRAL
 from jaxtl.problems import LabelledConfig, SourceConfig, check_memory, check_plan, check_tasks, make_sources
 from jaxtl.problems.spectra import AdaptedSignals, FewSignals
 from jaxtl.protocol import MEASURES, Budget, Recipe, study
-from jaxtl.protocol.results import Result
+from jaxtl.protocol.results import Axes, Result
 from jaxtl.report.domains import against_section, compare_pairs, labelled_section
 from jaxtl.report.plots.comparison import plots_across
 from jaxtl.terminal import Terminal
@@ -116,16 +116,18 @@ class Config(DomainConfig):
 
 @dataclasses.dataclass(frozen=True)
 class FewConfig(SourceConfig, LabelledConfig, Budget):
-    """How a few labelled windows are learned from: the source model's head has the same classes, and comes along."""
+    """How a few labelled windows are learned from: the source model's trunk comes along, under a new head."""
 
-    head, measure = "shared", "balanced_accuracy"  # no fields here
+    measure = "balanced_accuracy"  # no field here
 
 
 def few(config: Config) -> FewConfig:
     """The fields of a Config that this is about."""
     own = {"steps": config.few_steps, "source_steps": config.steps, "normalisation": "group", "methods": ()}
     own["source_batch_size"] = config.batch_size
-    shared = {field.name: getattr(config, field.name, field.default) for field in dataclasses.fields(FewConfig)}
+    shared: dict[str, Any] = {
+        field.name: getattr(config, field.name, field.default) for field in dataclasses.fields(FewConfig)
+    }
     return FewConfig(**shared | own)
 
 
@@ -138,7 +140,7 @@ def sides(config: Config) -> dict[str, tuple[DataSet, DataSet]]:
     if len(config.data) > 2:
         raise InputError(f"{len(config.data)} sets", where="--config.data", todo="name one archive, or two folders")
     if len(config.data) == 2:
-        found = {"folders": [recorded(place) for place in config.data]}
+        found: dict[str, Sequence[Recorded]] = {"folders": [recorded(place) for place in config.data]}
     elif config.data == ("digits",):
         found = {"digits": pixel_rows()}
     else:
@@ -171,7 +173,7 @@ def main(config: Config, workdir: Path) -> None:
         sources = make_sources(its, source, workdir / f"{word}_labelled" / "source")
         report.print_source(console, *sources)
         for n in config.n_per_class:
-            axes: Mapping[str, Any] = {"pair": problems[word].title, "n_per_class": n}
+            axes: Axes = {"pair": problems[word].title, "n_per_class": n}
             problem = FewSignals(its, sources, target, n)
             compared.append(study(problem, LABELLED, workdir / f"{word}_labelled" / f"n_{n}", CONTRASTS, axes))
             page.add(*labelled_section(compared[-1], BAR))

@@ -100,6 +100,6 @@ def test_signals_reach_a_model_as_they_are_and_another_model_is_refused():
 
 def test_a_few_labels_come_from_recordings_that_are_not_tested():
     its = bearings.few(CONFIG)
-    assert (its.head, its.normalisation, its.steps, its.source_steps) == ("shared", "group", 100, 4)
+    assert (its.measure, its.normalisation, its.steps, its.source_steps) == ("balanced_accuracy", "group", 100, 4)
     assert {*bearings.LABELLED} >= {name for pair in bearings.CONTRASTS for name in pair}
     assert {*bearings.Config().methods} <= {*bearings.ROWS}

@@ -2,7 +2,8 @@
 
 DIR holds a folder of pictures for each class, perhaps below train and test (val, valid, ...); or it is, or holds, a CSV
 or JSON lines with columns file and label, and split and group if you like. Pictures may have any size and format.
-Texts are a column text instead of file, or folders of .txt files in UTF-8, of any length.
+Texts are a column text instead of file, or folders of .txt files in UTF-8, of any length. Recordings are folders of
+.npy, .wav or .csv, cut into windows that stay on one side of every split.
 
 Pictures with boxes are a folder of them with COCO's JSON, or with YOLO's texts (class cx cy w h; names in classes.txt
 or data.yaml): a detector is trained on maps of the trunk, chosen by pictures held out, and judged by mAP on others.

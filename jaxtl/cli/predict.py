@@ -1,4 +1,4 @@
-"""What a model says of pictures or texts: a class, several labels, a number or boxes, and how sure it is.
+"""What a model says of pictures, texts or recordings: a class, several labels, a number or boxes, and how sure.
 
 RUN is the directory of a finished `jaxtl finetune`. DIR is a folder of pictures, at any depth, or one picture; of a
 model of texts a CSV or JSON lines with a column text, a folder of .txt files, or one; of a model of recordings a folder

@@ -7,12 +7,14 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from jaxtl import cli
 from jaxtl.cli import publish
 from jaxtl.devices import backend
+from jaxtl.report.plots.style import PALETTE
 
 TOY = '''
 """Does it play?
@@ -151,3 +153,15 @@ def test_what_no_run_has_written_is_not_overwritten(toy, capsys):
     toy.page.write_text("# notes of a week\n")
     assert refused(toy, capsys).endswith("toy.md: was not written by a run: move it away to publish here")
     assert toy.page.read_text() == "# notes of a week\n"
+
+
+def test_lines_keep_their_colours_beside_a_photograph(tmp_path):
+    pixels = np.random.default_rng(0).integers(120, 256, (200, 200, 3), np.uint8)
+    drawn = [tuple(bytes.fromhex(colour[1:])) for colour in PALETTE]
+    for k, colour in enumerate(drawn):
+        pixels[10 * k, :3] = colour  # three pixels in forty thousand
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    (tmp_path / "small.png").write_bytes(publish._small(tmp_path / "x.png"))
+    with Image.open(tmp_path / "small.png") as small:
+        found = np.asarray(small.convert("RGB"))
+    assert [tuple(found[10 * k, 1]) for k in range(len(drawn))] == drawn

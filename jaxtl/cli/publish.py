@@ -15,6 +15,7 @@ from pathlib import Path
 from jaxtl import files
 from jaxtl.cli.workdir import TABLE, Record, few, read
 from jaxtl.errors import InputError
+from jaxtl.report.plots.style import PALETTE
 from jaxtl.text import markdown
 
 WRITTEN = "Written by the run itself: the same command with `--publish`."
@@ -118,12 +119,15 @@ def composed(summary: str, question: str, note: str = "") -> str:
 
 
 def _small(path: Path) -> bytes:
-    """A picture in few colours."""
+    """A picture in few colours; those that lines are drawn in stay what they are, beside any photograph."""
     from PIL import Image
 
-    small = io.BytesIO()
+    small, drawn = io.BytesIO(), [int(colour[k : k + 2], 16) for colour in PALETTE for k in (1, 3, 5)]
     with Image.open(io.BytesIO(files.content(path)), formats=("PNG",)) as picture:
-        picture.convert("RGB").quantize(COLOURS, kmeans=ROUNDS, dither=Image.Dither.NONE).save(
-            small, "PNG", optimize=True
-        )
+        full = picture.convert("RGB")
+    count = COLOURS - len(PALETTE)
+    found = full.quantize(count, kmeans=ROUNDS, dither=Image.Dither.NONE).getpalette() or []
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(found[: 3 * count] + drawn)
+    full.quantize(palette=palette, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
     return small.getvalue()

@@ -40,7 +40,7 @@ def affordable(
     Example:
         >>> plan = affordable(["features", "l2_sp"], 2, 500, planning.Cost(5.0, 0.1), lambda: 300.0)
         >>> plan.methods, plan.effort.trials, plan.effort.steps
-        (('features', 'l2_sp'), 2, 300)
+        (('features', 'l2_sp'), 3, 400)
     """
     seconds_left = left()
     for count in range(len(names), 0, -1):

@@ -19,7 +19,8 @@ from jaxtl.cli import flags
 
 ROOT = Path(__file__).parents[1]
 PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in (
-    "README.md", "CONTRIBUTING.md", "experiments/README.md", "jaxtl/README.md", "tests/README.md")}  # fmt: skip
+    "README.md", "CONTRIBUTING.md", "experiments/README.md", "experiments/questions.md", "jaxtl/README.md",
+    "tests/README.md")}  # fmt: skip
 README = PAGES["README.md"]
 
 

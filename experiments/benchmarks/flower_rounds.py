@@ -6,6 +6,8 @@
 Flower's side is written as its documentation has it: a ClientApp whose training is one compiled epoch, kept by the
 process that runs several clients, and Flower's own FedAvg. Its processes are started before anything is measured; its
 first rounds, which compile, do not count. What is told is the time that passes, since the work is in many processes.
+
+Not yet measured: Ray wants its processes to be up within 30 seconds, which they are not on a machine that is busy.
 """
 
 from __future__ import annotations

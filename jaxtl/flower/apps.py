@@ -148,8 +148,10 @@ class Nodes:
         content = _record(sent)
         messages = [flower.Message(content, dst_node_id=node, message_type=kind) for node in nodes]
         found: dict[int, Parcel | str] = {node: f"no answer in {self.patience:g} s" for node in nodes}
-        for reply in self.grid.send_and_receive(messages, timeout=self.patience):
-            node = reply.metadata.src_node_id
+        replies = list(self.grid.send_and_receive(messages, timeout=self.patience))
+        asked = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
+        for reply in replies:
+            node = asked[reply.metadata.reply_to_message_id]  # where a node is lost, its link answers for it
             if reply.has_error():
                 found[node] = _reason(reply.error)
                 continue

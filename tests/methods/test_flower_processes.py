@@ -82,6 +82,7 @@ class Grid:
         assert timeout == 600
         for message in messages:
             node = message.metadata.dst_node_id
+            message.metadata.__dict__["_message_id"] = f"{node}"  # as Flower's do
             context = SimpleNamespace(node_config=self.nodes[node], run_config=self.settings, node_id=node)
             reply = self.client(message, context)
             self.sent += [message, reply]
@@ -104,7 +105,7 @@ def test_messages_of_flower_carry_a_run_to_where_one_process_ends(app, tmp_path,
     app.server(grid, SimpleNamespace(run_config=settings))
     close(load_weights(tmp_path / "run/model.safetensors"), alone(app, 2))
     said = capsys.readouterr().out
-    assert said.count("node 7 cannot be used: client 9 of 3") == 1
+    assert said.count("client 9 of 3") == 1
     assert "round 2 of 2: 3 of 3 clients, loss " in said
     arrays = {path for message in grid.sent if message.has_content() for path in message.content["arrays"]}
     assert arrays == {
@@ -136,7 +137,14 @@ class Nobody:
     def send_and_receive(self, messages, *, timeout):
         flower = importlib.import_module("flwr.app")
         for message in messages:
-            numbers, arrays = self.nodes[message.metadata.dst_node_id]
+            message.metadata.__dict__["_message_id"] = f"{message.metadata.dst_node_id}"
+            answer = self.nodes[message.metadata.dst_node_id]
+            if isinstance(answer, str):  # of the link, about a node that it does not hear of any more
+                lost = flower.Message(flower.Error(5, answer), reply_to=message)
+                lost.metadata.__dict__["_src_node_id"] = 1
+                yield lost
+                continue
+            numbers, arrays = answer
             records = {"arrays": flower.ArrayRecord(arrays), "numbers": flower.MetricRecord(numbers)}
             yield flower.Message(flower.RecordDict(records), reply_to=message)
 
@@ -150,6 +158,11 @@ def test_a_client_that_comes_again_is_told_and_the_old_node_is_not_asked_any_mor
     assert nodes.present(1) == nodes.present(1) == {0: 6.0}
     said = capsys.readouterr().out.splitlines()
     assert said == ["node 2 cannot be used: it takes part in another run", "client 0 is node 3 now, and not 1"]
+
+
+def test_what_the_link_says_of_a_lost_node_is_told_of_that_node(app):
+    nodes = Nodes(Nobody({7: "node\nunavailable", 8: ({"round": 1}, {})}), 1, 0.0)
+    assert nodes._replies([7, 8], Parcel({}, {}), "train") == {7: "node unavailable", 8: Parcel({}, {"round": 1})}
 
 
 def test_an_array_that_announces_more_than_there_is_is_not_read(app):

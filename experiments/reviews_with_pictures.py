@@ -45,7 +45,6 @@ BASELINE, MAPPED = "bayes", "clip"
 TEXT, IMAGE = "text", "image"
 COMMON = (0.0, 0.5, 1.0)  # of what a made-up class is, in both modalities
 CONTRASTS = (
-    ("bayes", "evidence"),
     ("bayes", "product"),
     ("bayes_tempered", "bayes"),
     ("average", "bayes_tempered"),
@@ -94,7 +93,7 @@ class Config(PairsConfig, Budget):
             "reviews": "numpy_docs",
             "pictures": ("3", "8"),
             "trunk": "pixels",
-            "methods": ("average", "product", "evidence", "bayes", "bayes_tempered", "concat"),
+            "methods": ("average", "product", "bayes", "bayes_tempered", "concat"),
             "imbalance": 3.0,
             "n_per_class": (12,),
             "widths": (16,),

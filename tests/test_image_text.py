@@ -25,7 +25,7 @@ SPACES = image_text.Config(
 REVIEWS = reviews_with_pictures.Config(
     **{
         **reviews_with_pictures.Config.presets["smoke"],
-        "methods": ("evidence", "bayes"),
+        "methods": ("product", "bayes"),
         "steps": 4,
         "widths": (8,),
         "strengths": (1.0, 0.0),

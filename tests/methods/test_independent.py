@@ -103,16 +103,20 @@ def test_a_larger_ratio_keeps_a_part_of_the_same_pairs():
 def test_rows_say_what_numpy_says_of_the_same_networks(problem):
     trainer = Trainer(problem, {**recipes(problem.names), **INDEPENDENT})
     setting = {"learning_rate": 0.05, "pull": 0.1}
-    trained = {name: trainer.train_all(name, [setting], DRAW)[0].weights for name in INDEPENDENT}
+    trained = {name: trainer.train_all(name, [setting], DRAW)[0].weights for name in ("product", *INDEPENDENT)}
     test = problem.set_of(DRAW).test
     inputs = {name: problem.scaled(DRAW, name, test[name]) for name in problem.names}
     logits = problem.outputs(trained["bayes"], inputs)["heads"]
     log = sum(np.asarray(jax.nn.log_softmax(logits[name], axis=-1), np.float64) for name in problem.names)
-    for name, shares in (("bayes", [0.8, 0.2]), ("evidence", [0.5, 0.5])):
-        said = problem.answers(trained[name], problem.outputs(trained[name], inputs))
-        np.testing.assert_allclose(np.exp(said), posterior(log, 1 / np.array(shares)), atol=1e-5)
-        lone = problem.answers(trained[name], problem.outputs(trained[name], inputs), ["image"])
-        np.testing.assert_allclose(np.exp(lone), jax.nn.softmax(logits["image"], axis=-1), atol=1e-5)
+    outputs = problem.outputs(trained["bayes"], inputs)
+    said = np.exp(problem.answers(trained["bayes"], outputs))
+    np.testing.assert_allclose(said, posterior(log, 1 / np.array([0.8, 0.2])), atol=1e-5)
+    lone = np.exp(problem.answers(trained["bayes"], outputs, ["image"]))
+    np.testing.assert_allclose(lone, jax.nn.softmax(logits["image"], axis=-1), atol=1e-5)
+    plain = problem.answers(trained["product"], problem.outputs(trained["product"], inputs)).argmax(axis=1)
+    np.testing.assert_array_equal(plain, posterior(log, np.ones(2)).argmax(axis=1))
+    moved = said.argmax(axis=1) != plain
+    assert np.all(plain[moved] == 0), "only the frequent class had been said too often"
     rule = trained["bayes_tempered"].params["shared"]["independent"]
     assert np.all(rule["temperature"] > 0)
     assert np.any(rule["temperature"] != 1)

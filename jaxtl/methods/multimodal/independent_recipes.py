@@ -1,6 +1,7 @@
 """Bayes' rule for modalities that are independent given the class, as rows beside those of `recipes`.
 
-Of true posteriors it is the best rule there is; networks say what they say, and their temperatures are put right first.
+Of true posteriors it is the best rule there is; the plain product counts the prior once for each modality. Networks say
+what they say, and their temperatures may be put right first.
 """
 
 from __future__ import annotations
@@ -16,18 +17,17 @@ from jaxtl.program import Weights
 from jaxtl.protocol import Draw, Setting
 
 
-def independent(corrected: bool, calibrated: bool = False) -> Callable[[Pairs, Weights, Setting, Draw], Weights]:
-    """Π_m p_m / prior^(M − 1).
+def independent(calibrated: bool) -> Callable[[Pairs, Weights, Setting, Draw], Weights]:
+    """Π_m p_m / prior^(M − 1); the prior is how frequent classes are among the labelled examples.
 
     Args:
-        corrected: the prior is how frequent classes are among the labelled examples; else they are taken for even.
         calibrated: each modality at the temperature of pairs held out; else as it says.
     """
 
     def finish(problem: Pairs, weights: Weights, setting: Setting, draw: Draw) -> Weights:
         count, first = len(problem.truth.names), min(problem.names)
         labels = problem.set_of(draw).train[first].labels[problem.examples(draw).pairs[first]]
-        shares = np.bincount(labels, minlength=count) / len(labels) if corrected else np.full(count, 1 / count)
+        shares = np.bincount(labels, minlength=count) / len(labels)
         rule = {"temperature": np.ones(len(problem.names), np.float32)}
         if calibrated:
             rule = fitted(by_temperature)(problem, weights, setting, draw).params[SHARED]["tempered"]
@@ -38,9 +38,6 @@ def independent(corrected: bool, calibrated: bool = False) -> Callable[[Pairs, W
 
 
 INDEPENDENT = {
-    "evidence": on_towers(independent(False), "the product of probabilities; the prior counts once for each modality"),
-    "bayes": on_towers(independent(True), "the product of probabilities over the prior, which then counts once"),
-    "bayes_tempered": on_towers(
-        independent(True, calibrated=True), "bayes, each modality at the temperature of pairs held out"
-    ),
+    "bayes": on_towers(independent(False), "the product of probabilities over the prior, which then counts once"),
+    "bayes_tempered": on_towers(independent(True), "bayes, each modality at the temperature of pairs held out"),
 }

@@ -26,13 +26,14 @@ from jaxtl.finetune.checks import check_kind, names_of
 from jaxtl.finetune.inputs import Pixels
 from jaxtl.finetune.kinds import KINDS
 from jaxtl.finetune.modalities import PICTURES, Begun
-from jaxtl.finetune.readings import MOST_CALIBRATING, Reading, calibrated, half_width
+from jaxtl.finetune.readings import Reading, half_width
 from jaxtl.finetune.trunks import untrained
 from jaxtl.finetune.work import Work, kept_outputs
 from jaxtl.models import Classifier, Cnn, initialise
 from jaxtl.models.pretrained import Pretrained
 from jaxtl.protocol import MEASURES, Draw
 from jaxtl.selection import heads
+from jaxtl.selection.validation import MOST_CALIBRATING, calibrated
 
 # ---------------------------------------------------------------- heads
 

@@ -108,8 +108,8 @@ class Config(SourceConfig, LabelledConfig, Budget):
     methods: Methods = ()  # some of them; all when empty
     n_per_class: cli.Count = 10  # labelled target examples
     moved: cli.Count = 1500  # images that clips are made of, to learn from; a quarter as many to test
-    frames: Annotated[int, cli.Within(2, 1000)] = 6  # of a clip
-    edge: Annotated[int, cli.Within(2, 1000)] = 16  # of a frame, in pixels
+    frames: Annotated[int, cli.Within(2, 1000)] = 5  # of a clip
+    edge: Annotated[int, cli.Within(2, 1000)] = 14  # of a frame, in pixels
     hidden: Annotated[int, cli.Within(1, 4096)] = 32  # size of the state of the LSTM over frames
     widths: cli.Widths = (8, 16, 32)
     model: ClassVar[str] = "cnn"  # type: ignore[misc]  # no fields here: its maps are what an LSTM sees
@@ -117,7 +117,7 @@ class Config(SourceConfig, LabelledConfig, Budget):
     honest: ClassVar[tuple[str, ...]] = ()  # type: ignore[misc]  # settings are chosen by examples held out
     folds: ClassVar[int] = 5  # type: ignore[misc]
     source_steps: cli.Steps = 500
-    steps: cli.Steps = 100
+    steps: cli.Steps = 200
     batch_size: cli.Count = 32
     validation: cli.Count = 300
     trials: cli.Trials = 4

@@ -74,8 +74,12 @@ class Config:
     }
 
 
-def make_model(config: Config, classes: int) -> Classifier:
-    dtype = None if jax.default_backend() == "cpu" else "bfloat16"
+def usual_dtype() -> str | None:
+    """What a device computes in: bfloat16 on an accelerator."""
+    return None if jax.default_backend() == "cpu" else "bfloat16"
+
+
+def make_model(config: Config, classes: int, dtype: str | None) -> Classifier:
     trunks: dict[str, Any] = {
         "resnet18": lambda: resnet18("batch", dtype),
         "wide_resnet": lambda: wide_resnet(16, 4, "batch", dtype),
@@ -130,24 +134,30 @@ def part_right(data: DataSet, model: Classifier, state: TrainState, block: int =
     return sums["right"] / sums["count"]
 
 
+def reached(config: Config, data: DataSet, dtype: str | None) -> tuple[float, float]:
+    """(seconds, test accuracy in %) of one run."""
+    model = make_model(config, len(data.classes), dtype)
+    state, seconds = train(config, data, model)
+    return seconds, 100 * part_right(data, model, state)
+
+
+def measure_on(data: DataSet, config: Config, console: Console, once: Once) -> Findings:
+    """How long it takes on a data set."""
+    report.print_data(console, **{"data set": data})
+    seconds, percent = once("accuracy", lambda: reached(config, data, usual_dtype()))
+    goal = f"{config.goal:g}: {'reached' if percent >= config.goal else 'not reached'}"
+    row = [config.model, str(config.epochs), f"{seconds:.1f}", f"{percent:.2f}", goal]
+    table = report.Table(["model", "epochs", "seconds", "test accuracy %", "goal %"], [row])
+    numbers = {f"accuracy/{config.model}/seconds": seconds, f"accuracy/{config.model}/percent": percent}
+    return Findings([report.Section("Seconds to an accuracy", [table])], numbers, {})
+
+
 def main(config: Config, workdir: Path) -> None:
     check(config)
     data = load(config.data, config.data_dir or None, progress=StoppableProgress)
 
     def measure(config: Config, console: Console, once: Once) -> Findings:
-        report.print_data(console, **{"data set": data})
-        model = make_model(config, len(data.classes))
-
-        def trained() -> tuple[float, float]:
-            state, seconds = train(config, data, model)
-            return seconds, 100 * part_right(data, model, state)
-
-        seconds, percent = once("accuracy", trained)
-        goal = f"{config.goal:g}: {'reached' if percent >= config.goal else 'not reached'}"
-        row = [config.model, str(config.epochs), f"{seconds:.1f}", f"{percent:.2f}", goal]
-        table = report.Table(["model", "epochs", "seconds", "test accuracy %", "goal %"], [row])
-        numbers = {f"accuracy/{config.model}/seconds": seconds, f"accuracy/{config.model}/percent": percent}
-        return Findings([report.Section("Seconds to an accuracy", [table])], numbers, {})
+        return measure_on(data, config, console, once)
 
     keep("benchmarks.accuracy", config, workdir, [(measure, config)], data.origin)
 

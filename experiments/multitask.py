@@ -48,7 +48,7 @@ from jaxtl import cli, report
 from jaxtl.data.task_sets import load_tasks
 from jaxtl.errors import NotFinite
 from jaxtl.methods.multitask.recipes import PULLED, cosines, recipes
-from jaxtl.problems import ManyTasks, ManyTasksConfig, NewTask, check_many_tasks, check_training
+from jaxtl.problems import ManyTasks, ManyTasksConfig, NewTask, check_halving, check_many_tasks, check_training
 from jaxtl.problems.trunk_pulls import along
 from jaxtl.protocol import Budget, Draw, Result, Setting, Trainer, each_draw, study
 from jaxtl.protocol.results import compact
@@ -218,6 +218,7 @@ def main(config: Config, workdir: Path) -> None:
     planned = [pair for pair in CONTRASTS if set(pair) <= set(config.methods or METHODS)]
     moves = len(config.tasks) + 1 if config.new_task else 0  # a trunk for each task, and none
     report.print_plan(console, config.replicates, max(len(planned), moves), "replicate")
+    check_halving(config)
     cli.refuse_too_many_runs(*config.planned_runs(len(METHODS)), where="--config.trials")
     where = config.data_dir or None
     tasks = load_tasks(

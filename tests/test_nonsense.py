@@ -15,7 +15,7 @@ from experiments import cifar_transfer, lambda_selection, learned_starts, multit
 from jaxtl import cli, data, report
 from jaxtl.cli import flags, page
 from jaxtl.errors import InputError
-from jaxtl.problems import check_plan
+from jaxtl.problems import check_halving, check_plan
 
 EXPERIMENTS = [
     *("cifar_transfer", "lambda_selection", "learned_rates", "label_trees", "learned_starts"),
@@ -198,6 +198,15 @@ def test_one_value_fixes_what_would_be_searched(tmp_path):
     cli.check(config)
     check_plan(config, cifar_transfer.RECIPES)
     assert cli.command("cifar_transfer", config).split()[3:] == ["--config.learning_rate=0.05", "--config.pull=1.0"]
+
+
+@pytest.mark.parametrize("few", [{"tuning_draws": 1}, {"trials": 3}])
+def test_what_is_tried_once_cannot_be_halved(few):
+    for config in (cifar_transfer.Config, multitask.Config):
+        with pytest.raises(InputError, match="nothing is halved"):
+            check_halving(config(halving=True, **{"trials": 8, "tuning_draws": 2} | few))
+        check_halving(config(halving=True, trials=8, tuning_draws=2))
+        check_halving(config(**few))
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ first rounds, which compile, do not count. What is told is the time that passes,
     jaxtl, a round in one program                   1.00 = 1.53 ms     1.00 = 15.7 ms     1.00 = 99.1 ms
     Flower's simulation                        203.0 (202.5–203.4)   32.7 (26.7–32.8)      5.3 (4.5–5.3)
 
-By `--config.networks=digits,mlp,cnn`, 32 clients of 40 examples, medians and quartiles of 10 rounds, on 2 CPU cores with
-little else to do, Python 3.11, jax 0.10.2, Flower 1.42, Ray 2.55. Flower takes a third to half a second a round whatever
-the network is: the larger it is, the less that counts. Ray wants its processes to be up within 30 seconds, which they
-are not on a machine that is busy.
+By `--config.networks=digits,mlp,cnn`, 32 clients of 40 examples, medians and quartiles of 10 rounds, on 2 CPU cores
+with little else to do, Python 3.11, jax 0.10.2, Flower 1.42, Ray 2.55. Flower takes a third to half a second a round
+whatever the network is: the larger it is, the less that counts. Ray wants its processes to be up within 30 seconds,
+which they are not on a machine that is busy.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def simulated(name: str, config: Config) -> np.ndarray:
         InputError: not all clients answered in every round.
     """
     times, answered = list[float](), list[int]()
-    strategies = importlib.import_module("flwr.serverapp.strategy")
+    strategies: Any = importlib.import_module("flwr.serverapp.strategy")
     app = importlib.import_module("flwr.serverapp").ServerApp()
 
     class Counted(strategies.FedAvg):  # a client that fails is left out without a word

@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,12 +29,18 @@ class Worker:
         huge_pages: whether malloc asks for them (glibc 2.35 and later; elsewhere no difference). A process reads this
             once, when it starts.
         environment: further variables.
+        under: a command that runs it and counts.
     """
 
     def __init__(
-        self, module: str, *arguments: str, huge_pages: bool = True, environment: Mapping[str, str] | None = None
+        self,
+        module: str,
+        *arguments: str,
+        huge_pages: bool = True,
+        environment: Mapping[str, str] | None = None,
+        under: Sequence[str] = (),
     ):
-        self.command = [sys.executable, "-m", f"experiments.benchmarks.{module}", *arguments]
+        self.command = [*under, sys.executable, "-m", f"experiments.benchmarks.{module}", *arguments]
         malloc = f"glibc.malloc.hugetlb={int(huge_pages)}"
         self.environment = {**os.environ, "GLIBC_TUNABLES": malloc, **(environment or {})}
 

@@ -17,6 +17,7 @@ images, tokens, clips on the way images, texts, clips
 from jaxtl.problems.adaptation import Adaptation, AdaptationConfig
 from jaxtl.problems.checks import (
     check_examples,
+    check_halving,
     check_memory,
     check_plan,
     check_tasks,
@@ -86,6 +87,7 @@ __all__ = [
     "check_clients",
     "check_detection",
     "check_examples",
+    "check_halving",
     "check_many_tasks",
     "check_memory",
     "check_pairs",

@@ -97,10 +97,23 @@ def check_plan(config: Any, names: Collection[str]) -> None:
 
     Raises:
         InputError: a chunk that does not divide the steps, more runs than can
-            be kept, a mesh that cannot be made.
+            be kept, a mesh that cannot be made, nothing to halve.
     """
     check_training(config)
+    check_halving(config)
     refuse_too_many_runs(*config.planned_runs(len(names)), where="--config.trials")
+
+
+def check_halving(config: Any) -> None:
+    """Refuse to halve what is tried once.
+
+    Raises:
+        InputError: there is one tuning draw, or there are three settings or fewer.
+    """
+    if config.halving and (config.tuning_draws < 2 or config.trials < 4):
+        what = f"nothing is halved of {config.trials} trials on {config.tuning_draws} tuning draws"
+        todo = "give --config.trials=16 --config.tuning_draws=4, which take 30 runs instead of 64"
+        raise InputError(what, where="--config.halving", todo=todo)
 
 
 def check_tasks(

@@ -9,7 +9,8 @@ What is tried, what is chosen, on which draws, and when test data are looked at 
   fewer may say so.
 - A *selection* says by which score a setting is chosen, and over what: the tuning draws, for one setting a method;
   stratified folds of a report draw's labelled examples alone, or that draw as it is, for one setting a draw.
-- "tuned": the best mean validation over the tuning draws. What the method can do.
+- "tuned": the best mean validation over the tuning draws. What the method can do. With `halving` the first of these
+  draws sees every setting, each further one the better half of those before it.
 - "honest": the best mean over folds of the labelled examples; then it is trained on all of them. What a user gets.
 - A *replicate* has tuning draws, a design, held-out examples and a source model of its own, and so chooses anew. What
   is estimated, tested and decided is over replicates; one alone is given its choice, and decides nothing.
@@ -33,7 +34,6 @@ from jaxtl.protocol.design import (
     Draw,
     Method,
     Selection,
-    Setting,
     all_selections,
     check_draws,
     check_plan,
@@ -69,6 +69,7 @@ def compare(
     contrasts: Iterable[tuple[str, str]] = (),
     measure: Measure = ACCURACY,
     replicates: int = 1,
+    halving: bool = False,
     store: RunStore | None = None,
     progress: Callable[[str], None] | None = None,
     executor: Executor = map,
@@ -92,6 +93,8 @@ def compare(
             selection, mostly "tuned".
         measure: what "test" is: which direction is better, what it is bounded by, which effects matter.
         replicates: how often all of it is repeated; the seeds of each are others, beyond those that are given.
+        halving: whether each tuning draw after the first sees only the better half of the settings by their mean score
+            so far: of 16 settings on 4 draws 30 runs choose instead of 64. The last draws may not be needed.
         store: keeps the runs; the same comparison with the same store makes only those that are missing.
         progress: called with a few words before each of the `planned_runs`, also those found in the store.
         executor: (work, units) -> what work(unit) returns, in their order: here one after another.
@@ -112,6 +115,9 @@ def compare(
         ...     contrasts=[("a", "b")])
         >>> len(runs), contrast.verdict, contrast.n, runs[-1].edges
         (144, 'helps', 6, ('pull>',))
+
+    Source of halving: Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter
+    Optimization", 2016; here the resource is draws.
     """
     tuning, report = check_draws(tuning_draws, report_draws)
     contrasts, ways = list(contrasts), all_selections(tuned, honest, selections)
@@ -125,7 +131,14 @@ def compare(
         for way in ways
         for method in methods
         if way.asks(method.name)
-        for choice in _choices(way, method.name, *draws_of(tuning, report, replicate), folds)
+        for choice in _choices(
+            way,
+            method.name,
+            *draws_of(tuning, report, replicate),
+            folds,
+            halving,
+            len(worker.settings(method.name, replicate)),
+        )
     ]
     runs = desk.choose(choices)
     runs += desk.report(choices)
@@ -134,13 +147,23 @@ def compare(
 
 @dataclass
 class _Choice:
-    """A setting of a method to be chosen on some draws for others; `trial` is which one it was, once that is known."""
+    """A setting of a method to be chosen for some draws; `trial` is which one it was, once that is known.
+
+    Attributes:
+        rungs: draws that it is chosen by, one rung after another.
+        tried: trials of every rung that has begun.
+    """
 
     way: Selection
     method: str
-    draws: list[Draw]
+    rungs: list[list[Draw]]
     reported: list[Draw]
+    tried: list[tuple[int, ...]]
     trial: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.tried[0]) == 1:
+            self.trial = 0
 
     @property
     def replicate(self) -> int:
@@ -152,14 +175,32 @@ class _Choice:
         """Of the runs that it is chosen by."""
         return STAGES[self.way.over]
 
+    @property
+    def draws(self) -> list[Draw]:
+        """Of the rungs that have begun."""
+        return [draw for rung, _ in zip(self.rungs, self.tried, strict=False) for draw in rung]
 
-def _choices(way: Selection, method: str, tuning: list[Draw], report: list[Draw], folds: int) -> Iterator[_Choice]:
+    def go_on(self, scores: Sequence[float]) -> None:
+        """By the mean score of every trial of this rung: the best one, or the better half of them for the next rung."""
+        left = self.tried[-1]
+        ranked = [left[k] for k in sorted(range(len(left)), key=lambda k: -scores[k])]  # of equal ones the earlier
+        better = ranked[: len(ranked) // 2]
+        if len(self.tried) == len(self.rungs) or len(better) <= 1:
+            self.trial = ranked[0]
+        else:
+            self.tried.append(tuple(sorted(better)))
+
+
+def _choices(
+    way: Selection, method: str, tuning: list[Draw], report: list[Draw], folds: int, halving: bool, settings: int
+) -> Iterator[_Choice]:
+    every = tuple(range(settings))
     if way.over == "tuning":
-        yield _Choice(way, method, tuning, report)
+        yield _Choice(way, method, [[draw] for draw in tuning] if halving else [tuning], report, [every])
         return
     for draw in report:
         parts = [draw._replace(fold=fold, folds=folds) for fold in range(folds)] if way.over == "folds" else [draw]
-        yield _Choice(way, method, parts, [draw])
+        yield _Choice(way, method, [parts], [draw], [every])
 
 
 @dataclass(frozen=True)
@@ -173,15 +214,13 @@ class _Desk:
 
     def choose(self, choices: Sequence[_Choice]) -> list[Run]:
         """Decide every choice, each as soon as it can be, and return the runs that it took."""
-        for choice in choices:
-            if len(self._settings(choice)) == 1:
-                choice.trial = 0
-        open_ones = [choice for choice in choices if choice.trial is None]
-        units = dict.fromkeys(unit for choice in open_ones for unit in self._units(choice))
-        for _ in self._made(units):
-            self._decide(open_ones)
-        self._decide(open_ones)  # where everything was in the store
-        runs = [run for choice in open_ones for trial in self._by_trial(choice) for run in trial if run is not None]
+        asked = [choice for choice in choices if choice.trial is None]
+        while open_ones := [choice for choice in asked if choice.trial is None]:
+            units = dict.fromkeys(unit for choice in open_ones for unit in self._units(choice))
+            for _ in self._made(units):
+                self._decide(open_ones)
+            self._decide(open_ones)  # where everything was in the store
+        runs = [run for choice in asked for run in self._used(choice)]
         of = ((run.method, run.stage, run.replicate, run.seed, run.fold, run.trial) for run in runs)
         return list(dict(zip(of, runs, strict=True)).values())
 
@@ -203,13 +242,10 @@ class _Desk:
 
     def _units(self, choice: _Choice) -> list[Unit]:
         """All settings of a draw are one unit where they are trained in one sweep, and one each otherwise."""
-        every = tuple(range(len(self._settings(choice))))
+        rung, left = choice.rungs[len(choice.tried) - 1], choice.tried[-1]
         together = self.worker.methods[choice.method].train_all is not None
-        parts = [every] if together else [(trial,) for trial in every]
-        return [Unit(choice.method, choice.stage, draw, part) for draw in choice.draws for part in parts]
-
-    def _settings(self, choice: _Choice) -> list[Setting]:
-        return self.worker.settings(choice.method, choice.replicate)
+        parts = [left] if together else [(trial,) for trial in left]
+        return [Unit(choice.method, choice.stage, draw, part) for draw in rung for part in parts]
 
     def _found(self, unit: Unit) -> list[Run | None]:
         return [self.store.find(plan) for plan in self.worker.plan(unit)]
@@ -245,13 +281,24 @@ class _Desk:
                 where = f"method '{choice.method}', {choice.stage} from draw {choice.draws[0].seed}"
                 todo = "lower the ranges that are searched, the learning rate first"
                 raise InputError(f"each of the {len(scores)} trials diverged", where=where, todo=todo)
-            choice.trial = scores.index(max(scores))
+            choice.go_on(scores)
 
     def _by_trial(self, choice: _Choice) -> list[list[Run | None]]:
-        """[trials][draws], None where the store has none."""
-        every = tuple(range(len(self._settings(choice))))
-        by_draw = [self._found(Unit(choice.method, choice.stage, draw, every)) for draw in choice.draws]
+        """[trials that are left][draws so far], None where the store has none."""
+        by_draw = [self._found(Unit(choice.method, choice.stage, draw, choice.tried[-1])) for draw in choice.draws]
         return [list(runs) for runs in zip(*by_draw, strict=True)]
+
+    def _used(self, choice: _Choice) -> list[Run]:
+        """What it was chosen by, trial by trial."""
+        rungs = list(zip(choice.rungs, choice.tried, strict=False))
+        units = [
+            Unit(choice.method, choice.stage, draw, (trial,))
+            for trial in choice.tried[0]
+            for rung, tried in rungs
+            for draw in rung
+            if trial in tried
+        ]
+        return [run for unit in units for run in self._found(unit) if run is not None]
 
     def _tell(self, unit: Unit) -> None:
         fold = "" if unit.draw.fold is None else f", fold {unit.draw.fold + 1}/{unit.draw.folds}"

@@ -237,17 +237,36 @@ def planned_runs(
     folds: int = 5,
     tuned: Iterable[str] | None = None,
     selections: Iterable[Selection] = (),
+    halving: bool = False,
 ) -> int:
-    """How often `compare` with these arguments calls `progress`: the runs, counted before any is shared or resumed."""
+    """How often `compare` with these arguments calls `progress`: the runs, counted before any is shared or resumed.
+
+    With `halving` more, where several selections choose a method: what is left for one may not be for another.
+    """
     tuning, report = check_draws(tuning_draws, report_draws)
-    draws = {"tuning": len(tuning), "folds": folds * len(report), "draw": len(report)}
+    draws = {"folds": folds * len(report), "draw": len(report)}
     ways, count = all_selections(tuned, honest, selections), 0
     for method in methods:
         own = [way for way in ways if way.asks(method.name)]
         tried = len(method.settings(trials))
-        count += tried * sum(draws[over] for over in {way.over for way in own}) if tried > 1 else 0
+        overs = {way.over for way in own} if tried > 1 else set()
+        count += runs_that_tune(tried, len(tuning), halving) if "tuning" in overs else 0
+        count += tried * sum(draws[over] for over in overs - {"tuning"})
         count += len(own) * len(report)
     return count
+
+
+def runs_that_tune(trials: int, draws: int, halving: bool = False) -> int:
+    """How many runs choose among settings by their mean over tuning draws.
+
+    Example:
+        >>> runs_that_tune(16, 4), runs_that_tune(16, 4, halving=True), runs_that_tune(8, 9, halving=True)
+        (64, 30, 14)
+    """
+    if not halving:
+        return trials * draws
+    left = [trials // 2**rung for rung in range(draws)]
+    return trials + sum(count for count in left[1:] if count > 1)
 
 
 def check_columns(names: Iterable[str], taken: set[str], where: str) -> None:

@@ -12,7 +12,7 @@ from jaxtl.data import keep_to_data
 from jaxtl.errors import InputError, suggest
 from jaxtl.loop import raise_if_stopped
 from jaxtl.protocol.compare import compare
-from jaxtl.protocol.design import Draw, Selection, planned_runs
+from jaxtl.protocol.design import Draw, Selection, planned_runs, runs_that_tune
 from jaxtl.protocol.recipes import Problem, Recipe, measure_of
 from jaxtl.protocol.results import Axes, Result
 from jaxtl.protocol.runs import RunStore, identity
@@ -57,6 +57,7 @@ class Budget(Draws, Training):
     replicates: bounds.Draws = 1  # of all this, each with a source model, draws and settings of its own
     report_draws: bounds.Draws = 4  # of a replicate; with eight of them about the shortest intervals (calibration)
     trials: bounds.Trials = 8  # settings tried for every tuned method
+    halving: bool = False  # each tuning draw after the first sees the better half of the settings alone
     folds: bounds.Folds = 5
     methods: bounds.Words = ()  # some of them; all when empty
     honest: bounds.Words = ()  # methods that also choose from their labelled examples alone; or all
@@ -70,7 +71,8 @@ class Budget(Draws, Training):
         methods, folds = len(self.methods or range(methods)), len(self.honest) * self.folds * self.report_draws
         draws = self.replicates * (self.tuning_draws + folds)
         what = f"{methods} methods × {self.trials} trials × {draws} draws and folds"
-        return methods * self.trials * draws, what
+        tuning = runs_that_tune(self.trials, self.tuning_draws, self.halving)
+        return methods * self.replicates * (tuning + self.trials * folds), what
 
 
 def each_draw(seeds: Iterable[int], title: str) -> Iterator[Draw]:
@@ -128,7 +130,8 @@ def study(
     tuning, reporting = config.tuning_seeds, config.report_seeds
     keep_to_data(workdir, problem.origin, *problem.content)
     store = RunStore(workdir, of=identity(config, problem.title, axes))
-    total = config.replicates * planned_runs(tried, config.trials, tuning, reporting, folds=config.folds, **ways)
+    planned = planned_runs(tried, config.trials, tuning, reporting, folds=config.folds, halving=config.halving, **ways)
+    total = config.replicates * planned
     with Progress(total, "comparing") as progress:
 
         def tell(description: str) -> None:
@@ -147,6 +150,7 @@ def study(
             contrasts=[pair for pair in contrasts if set(pair) <= set(names)],
             measure=measure_of(problem),
             replicates=config.replicates,
+            halving=config.halving,
             store=store,
             progress=tell,
             executor=executor,

@@ -8,6 +8,7 @@ import pytest
 
 from jaxtl.errors import InputError, NotFinite
 from jaxtl.protocol import ACCURACY, Draw, Method, Range, RunStore, Selection, compare, planned_runs, trial_settings
+from jaxtl.protocol.design import runs_that_tune
 from jaxtl.protocol.summaries import mixed_devices
 
 LEARNING_RATES, PULLS = Range(0.004, 0.1), Range(0.03, 30.0)
@@ -314,6 +315,80 @@ def test_progress_is_told_of_every_planned_run(tmp_path):
     assert told[0] == "a: tuning, trial 1/4, draw 0"
     assert told[8] == "a: fold, trial 1/4, draw 10, fold 1/3"
     assert told[-1] == "untuned: report, chosen setting, draw 12"
+
+
+def halved(scores):
+    """Oracle: (the setting that is chosen, [settings of each draw]) by [draws, settings] scores."""
+    left, seen = np.arange(scores.shape[1]), []
+    for draw in range(len(scores)):
+        seen.append(left.tolist())
+        order = left[np.argsort(-scores[: draw + 1][:, left].mean(axis=0), kind="stable")]
+        if len(left) < 4 or draw == len(scores) - 1:
+            break
+        left = np.sort(order[: len(left) // 2])
+    return int(order[0]), seen
+
+
+class Noisy(Laboratory):
+    """Whose settings are no better than each other but by chance, another on every draw."""
+
+    def validate(self, trained, draw):
+        seeds = [draw.seed, abs(hash(trained[1]))]
+        return super().validate(trained, draw) + float(np.random.default_rng(seeds).normal())
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize(("trials", "draws"), [(16, 4), (8, 2), (7, 9), (4, 3), (1, 3)])
+def test_each_further_draw_sees_the_better_half(trials, draws, together):
+    lab, sweeps, tuning = Noisy(), [], list(range(draws))
+    method = lab.method("a", {"pull": 1.0}, {"pull": PULLS})
+    method = in_one_sweep(method, sweeps) if together else method
+    full, _ = lab.compare([method], trials, tuning, [90], replicates=2)
+    runs, _ = lab.compare([method], trials, tuning, [90], replicates=2, halving=True)
+    for replicate in (0, 1):
+        own = [run for run in runs if run.replicate == replicate]
+        scores = [
+            [run.validation for run in full if run.stage == "tuning" and run.seed == seed]
+            for seed in sorted({run.seed for run in full if run.stage == "tuning" and run.replicate == replicate})
+        ]
+        chosen, seen = halved(np.array(scores)) if scores else (0, [])
+        found = [run for run in own if run.stage == "tuning"]
+        told = [[run.trial for run in found if run.seed == seed] for seed in sorted({run.seed for run in found})]
+        assert told == seen
+        assert [run.trial for run in own if run.stage == "report"] == [chosen]
+        settings = trial_settings({"pull": PULLS}, trials, replicate)
+        assert [run.setting for run in own if run.stage == "report"] == [settings[chosen]]
+        assert len(found) == (runs_that_tune(trials, draws, halving=True) if trials > 1 else 0)
+        assert len(found) <= runs_that_tune(trials, draws)
+
+
+def test_halving_that_is_cut_off_goes_on_with_what_is_missing_and_comes_to_the_same(tmp_path):
+    def compared(lab, **how):
+        methods = [lab.method(name, {"pull": best}, {"pull": PULLS}) for name, best in (("a", 1.0), ("b", 20.0))]
+        return lab.compare(methods, 8, range(4), REPORT, halving=True, **how)
+
+    whole, told = Noisy(), []
+    expected, _ = compared(whole, progress=told.append)
+    planned = planned_runs([whole.method(n, {}, {"pull": PULLS}) for n in "ab"], 8, range(4), REPORT, halving=True)
+    assert len(told) == planned == 2 * (8 + 4 + 2 + 3)
+    cut_off = Noisy(stop_after=19)
+    with pytest.raises(KeyboardInterrupt):
+        compared(cut_off, store=RunStore(tmp_path))
+    rest = Noisy()
+    found, _ = compared(rest, store=RunStore(tmp_path))
+    assert [replace(run, seconds=0.0) for run in found] == [replace(run, seconds=0.0) for run in expected]
+    assert len(cut_off.trained) + len(rest.trained) == len(whole.trained)
+
+
+def test_halving_chooses_by_every_selection_among_what_it_has_left():
+    lab = Laboratory()
+    method = lab.method("a", {"pull": 1.0}, {"pull": PULLS})
+    worst = Selection("worst", "tuning", lambda trained, draw: -trained[1])
+    runs, _ = lab.compare([method], 8, range(3), REPORT, halving=True, selections=[worst])
+    chosen = {run.selection: run.setting["pull"] for run in runs if run.stage == "report"}
+    pulls = [setting["pull"] for setting in trial_settings({"pull": PULLS}, 8)]
+    assert chosen["tuned"] == min(pulls, key=lambda pull: abs(math.log(pull)))
+    assert chosen["worst"] == max(pulls, key=lambda pull: abs(math.log(pull)))
 
 
 @pytest.mark.parametrize("together", [False, True])

@@ -109,6 +109,7 @@ class DomainConfig(AdaptationConfig, Budget):
     validator: Annotated[str, bounds.OneOf("validator", VALIDATORS)] = "information"  # what the headline is chosen by
     honest: ClassVar[tuple[str, ...]] = ()  # type: ignore[misc]  # no fields here: no target example is labelled
     folds: ClassVar[int] = 5  # type: ignore[misc]
+    halving: ClassVar[bool] = False  # type: ignore[misc]  # what validators cost is told of all settings
     batch_size: bounds.Count = 64  # of each domain
     trials: bounds.Trials = 4
     tuning_draws: bounds.Draws = 1

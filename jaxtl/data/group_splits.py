@@ -9,7 +9,8 @@ import numpy as np
 
 from jaxtl.errors import InputError
 
-MOST_COUNTS = 1_000_000  # groups × classes: of more, looking for the best fold of each takes minutes
+# Of more groups × classes, or groups × folds, looking for the best fold of each takes minutes
+MOST_COUNTS, MOST_PLACES = 1_000_000, 100_000
 
 
 def group_folds(
@@ -23,7 +24,7 @@ def group_folds(
         what = f"{count} groups for {folds} folds"
         raise InputError(what, where="groups", todo="use fewer folds or give more groups")
     rng = generator(seed)
-    if count * len(np.unique(labels)) > MOST_COUNTS:
+    if count * len(np.unique(labels)) > MOST_COUNTS or count * folds > MOST_PLACES:
         yield from _dealt_whole(labels, folds, rng, groups)
         return
     with warnings.catch_warnings():

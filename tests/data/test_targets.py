@@ -207,11 +207,13 @@ def test_groups_that_share_a_copy_become_one(tmp_path):
     )
 
 
-def test_very_many_groups_are_dealt_whole_and_classes_stay_in_proportion(monkeypatch):
+@pytest.mark.parametrize("most", ["MOST_COUNTS", "MOST_PLACES"])
+def test_very_many_groups_are_dealt_whole_and_classes_stay_in_proportion(most, monkeypatch):
     rng = np.random.default_rng(0)
     groups = np.concatenate([np.arange(2000), rng.integers(0, 2000, 300)])
     labels = np.concatenate([np.arange(2000) % 7, (np.arange(2000) % 7)[groups[2000:]]])
-    monkeypatch.setattr("jaxtl.data.group_splits.MOST_COUNTS", 1000)
+    monkeypatch.setattr(f"jaxtl.data.group_splits.{most}", 1000)
+    monkeypatch.setattr("sklearn.model_selection.StratifiedGroupKFold", None)
     left = np.zeros(len(labels), int)
     for train, out in group_folds(labels, 5, 3, groups):
         assert not set(groups[train]) & set(groups[out])

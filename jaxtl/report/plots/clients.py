@@ -32,6 +32,7 @@ def by_round_and_client(title: str, methods: Mapping[str, Line]) -> Figure:
         methods: by name.
     """
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator
 
     figure = new_figure(10.5, 4.2, title)
     panels = figure.subplots(1, 3, sharey=True)
@@ -53,6 +54,7 @@ def by_round_and_client(title: str, methods: Mapping[str, Line]) -> Figure:
         panel.set_ylim(within(PERCENT, panel.get_ylim()))
     for panel in panels[:2]:
         panel.set_xlabel("round")
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[2].set_xlabel("clients, the worst served first, %")
     panels[0].set_ylabel("accuracy, %")
     legend_outside(figure, [Line2D([], [], linewidth=1.8, **look) for look in looks.values()], list(looks))

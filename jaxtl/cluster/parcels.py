@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import io
 import pickle
+import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -73,7 +75,10 @@ class _Packer(cloudpickle.Pickler):
         return isinstance(obj, jax.Array), digest, values.dtype.str, obj.shape
 
     def reducer_override(self, obj: Any) -> Any:
-        """A function that keeps its answers, where it has no name to be found by: without them."""
+        """Modules of a class of their own, as the face of the package is, by name; functions that keep their answers
+        and have no name to be found by, without them."""
+        if isinstance(obj, types.ModuleType) and type(obj) is not types.ModuleType:
+            return importlib.import_module, (obj.__name__,)
         if isinstance(obj, CACHED) and ("<locals>" in obj.__qualname__ or obj.__module__ == "__main__"):
             return functools.lru_cache(**obj.cache_parameters()), (obj.__wrapped__,)
         return super().reducer_override(obj)

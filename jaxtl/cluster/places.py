@@ -118,7 +118,8 @@ def environment(worker: int, visible: Mapping[str, str], gpus: int, workers: int
         >>> environment(5, {"CUDA_VISIBLE_DEVICES": "2,3"}, 2, 8)["CUDA_VISIBLE_DEVICES"]
         '3'
     """
-    found = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    found = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "NPROC": str(max(1, cores // workers))}  # read by XLA
     if gpus > 1:
         names = visible.get("CUDA_VISIBLE_DEVICES", "").split(",") if visible.get("CUDA_VISIBLE_DEVICES") else []
         found["CUDA_VISIBLE_DEVICES"] = names[worker % gpus] if len(names) >= gpus else str(worker % gpus)

@@ -35,7 +35,12 @@ FOUNDATION = {
 READ_WEIGHTS = {"jaxtl.models.pretrained": {"checkpoints", "transfer"}}  # beside these
 CORE = {room for room in RANK if RANK[room] <= RANK["program"]}  # all that an equation of a method may import
 LONGEST = 350  # lines of a file
-ALONE = {"flax": "models", "matplotlib": "report", "dask": "cluster", "distributed": "cluster"}  # a library that only one room imports
+ALONE = {
+    "flax": "models",
+    "matplotlib": "report",
+    "dask": "cluster",
+    "distributed": "cluster",
+}  # a library that only one room imports
 
 FILES = sorted(file for folder in ("jaxtl", "experiments") for file in (ROOT / folder).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))

@@ -64,7 +64,7 @@ from jaxtl.bounds import (
 from jaxtl.cli import flags, page, publish, replicas, workdir
 from jaxtl.cli.flags import command
 from jaxtl.cli.workdir import directory_of
-from jaxtl.cluster import Place
+from jaxtl.cluster import Site
 from jaxtl.devices import backend, processes
 from jaxtl.errors import InputError, Interrupted, Stop
 from jaxtl.files import resolved
@@ -232,14 +232,14 @@ def carried_out(main: Main, config_class: type, argv: Sequence[str], forked: boo
 
 
 @contextlib.contextmanager
-def _elsewhere(place: Place | None) -> Iterator[None]:
-    """Units of work are made there; here where no place is named."""
-    if place is None:
+def _elsewhere(site: Site | None) -> Iterator[None]:
+    """Units of work are made there; here where none is named."""
+    if site is None:
         yield
         return
     from jaxtl.cluster.pool import joined  # needs an extra
 
-    with joined(place) as pool, executors.using(pool):
+    with joined(site) as pool, executors.using(pool):
         yield
 
 

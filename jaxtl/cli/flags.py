@@ -28,7 +28,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from jaxtl import bounds
-from jaxtl.cluster import Place
+from jaxtl.cluster import Site
 from jaxtl.errors import InputError, suggest
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
@@ -47,7 +47,7 @@ class Request:
     workdir: str
     overwrite: bool
     publish: bool = False
-    cluster: Place | None = None
+    cluster: Site | None = None
 
 
 def team(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -116,8 +116,8 @@ def parse(config_class: type, argv: Sequence[str], default_workdir: str) -> Requ
     elif refusal := bounds.PATH.refusal(workdir):
         raise InputError(refusal.what, where="--workdir", todo=refusal.todo)
     cluster = values["cluster"].value
-    place = None if cluster is None else Place.of(cluster)
-    return Request(config, workdir, bool(values["overwrite"].value), publish, place)
+    site = None if cluster is None else Site.of(cluster)
+    return Request(config, workdir, bool(values["overwrite"].value), publish, site)
 
 
 def _field_types(config_class: type) -> dict[str, Any]:
@@ -256,7 +256,9 @@ def help_text(main: Callable[..., None], config_class: type, default_workdir: st
     command = f"python -m {'.'.join(names)}"
     several_processes = "this is process I (from 0) of N that share the work, and HOST is the machine of process 0; "
     several_processes += "under Slurm, Open MPI and on TPU pods this is known without flags"
-    elsewhere = "make the runs of a comparison on Dask's workers: N processes of this machine, a cluster that is there, "
+    elsewhere = (
+        "make the runs of a comparison on Dask's workers: N processes of this machine, a cluster that is there, "
+    )
     elsewhere += "or N jobs of a batch system; the run may go on with or without it"
     rows = [
         ("--workdir=W", f"the run directory; by default {default_workdir}, with a preset {default_workdir}-PRESET"),

@@ -14,7 +14,7 @@ from concurrent.futures import CancelledError, Executor, Future
 from typing import Any, NamedTuple
 
 from jaxtl.cluster import parcels, workers
-from jaxtl.cluster.places import FLAG, Place
+from jaxtl.cluster.sites import FLAG, Site
 from jaxtl.devices.peers import LOST
 from jaxtl.errors import InputError, Stop
 from jaxtl.text import printable
@@ -98,11 +98,11 @@ class Pool(Executor):
 
 
 @contextlib.contextmanager
-def joined(place: Place) -> Iterator[Pool]:
+def joined(site: Site) -> Iterator[Pool]:
     """A cluster's workers for a run, as an executor; what was started for it ends with the `with` block.
 
     Args:
-        place: which cluster.
+        site: which cluster.
 
     Yields:
         The executor. Workers may come and go meanwhile.
@@ -115,9 +115,9 @@ def joined(place: Place) -> Iterator[Pool]:
     from distributed import KilledWorker
 
     quiet = dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TiB"})  # of weights, not of tasks
-    with quiet, place.start() or contextlib.nullcontext() as cluster, _client(place, cluster) as client:
+    with quiet, site.start() or contextlib.nullcontext() as cluster, _client(site, cluster) as client:
         try:
-            with _welcomed(client, place) as resource:
+            with _welcomed(client, site) as resource:
                 yield Pool(client, resource)
         except KilledWorker as error:
             raise Gone(f"a unit has ended every worker that it was given to: {one_line(error)}\n  {AGAIN}") from error
@@ -125,18 +125,18 @@ def joined(place: Place) -> Iterator[Pool]:
             raise Gone(f"the scheduler has ended\n  {AGAIN}") from error
 
 
-def _client(place: Place, cluster: Any) -> Any:
+def _client(site: Site, cluster: Any) -> Any:
     from distributed import Client
 
     try:
-        return Client(cluster or place.address, timeout=CONNECTING, set_as_default=False)
+        return Client(cluster or site.address, timeout=CONNECTING, set_as_default=False)
     except (OSError, ValueError, RuntimeError) as error:  # refused, no name, another protocol, no certificates
         what, todo = f"nobody answers there as a scheduler of Dask: {one_line(error)}", "start one: dask scheduler"
-        raise InputError(what, where=f"{FLAG}={place.address}", todo=todo) from error
+        raise InputError(what, where=f"{FLAG}={site.address}", todo=todo) from error
 
 
 @contextlib.contextmanager
-def _welcomed(client: Any, place: Place) -> Iterator[str]:
+def _welcomed(client: Any, site: Site) -> Iterator[str]:
     """Every worker is asked whether it fits, now and when it joins; the resource that those offer which do."""
     first = workers.itself()
     resource = f"jaxtl-{hashlib.sha256(json.dumps(first, sort_keys=True).encode()).hexdigest()[:12]}"
@@ -147,12 +147,14 @@ def _welcomed(client: Any, place: Place) -> Iterator[str]:
         logger.warning(refusals[-1])
 
     client.subscribe_topic(topic, refuse)
-    client.register_plugin(workers.fitting(first, topic, resource, ours=place.kind == "local"))
+    client.register_plugin(workers.fitting(first, topic, resource, ours=site.kind == "local"))
     try:
         there = client.scheduler_info(n_workers=-1)["workers"]
         fit = [address for address, worker in there.items() if resource in worker["resources"]]
         if there and not fit:
-            raise InputError(_said(refusals), where=FLAG, todo="start workers with the jaxtl and libraries of this process")
+            raise InputError(
+                _said(refusals), where=FLAG, todo="start workers with the jaxtl and libraries of this process"
+            )
         print(f"cluster   {_counted(len(fit))} at {client.scheduler.address}, {_dashboard(client)}")
         yield resource
     finally:

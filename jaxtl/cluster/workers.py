@@ -28,10 +28,10 @@ def differences(first: Mapping[str, Mapping[str, str]], here: Mapping[str, Mappi
 
     Example:
         >>> differences({"versions": {"jax": "0.10.2"}, "code": {}}, {"versions": {"jax": "0.9.0"}, "code": {}})
-        'jax 0.9.0 in place of 0.10.2'
+        'jax 0.9.0 in site of 0.10.2'
     """
     words = [
-        f"{name} {here['versions'].get(name, 'absent')} in place of {wanted}"
+        f"{name} {here['versions'].get(name, 'absent')} in site of {wanted}"
         for name, wanted in first["versions"].items()
         if here["versions"].get(name) != wanted
     ]
@@ -42,11 +42,12 @@ def differences(first: Mapping[str, Mapping[str, str]], here: Mapping[str, Mappi
     return ", ".join(words)
 
 
-def prepare(ours: bool) -> None:
-    """Set jax, before it looks for a device: memory is taken as it is needed, programs are kept between runs."""
+def prepare(ours: bool, threads: int) -> None:
+    """Set jax before it looks for a device: memory as it is needed, threads as Dask says, programs that are kept."""
     if ours:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    os.environ.setdefault("NPROC", str(threads))  # read by XLA
     with contextlib.redirect_stdout(None):
         backend.use_compilation_cache()
 
@@ -78,7 +79,7 @@ def fitting(first: Mapping[str, Any], topic: str, resource: str, ours: bool) -> 
             if refused:
                 worker.log_event(topic, f"worker {worker.address} is refused: {refused}")
                 return
-            workers.prepare(ours)
+            workers.prepare(ours, worker.state.nthreads)
             await worker.set_resources(**{resource: 1})
 
     return Fitting()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import itertools
-import logging
+import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -21,9 +25,13 @@ import numpy as np
 import pytest
 
 import jaxtl as tl
-from jaxtl.cluster import Place
+from jaxtl import loop
+from jaxtl.cli import flags
+from jaxtl.cluster import Site, parcels, sites, workers
 from jaxtl.cluster.pool import joined
-from jaxtl.errors import InputError
+from jaxtl.data import load, source_and_target
+from jaxtl.errors import InputError, Interrupted
+from jaxtl.problems import make_sources
 from jaxtl.protocol import R2, RunStore, study
 from jaxtl.protocol.executors import each_made, using
 
@@ -93,9 +101,9 @@ def recipes():
     }
 
 
-def kept(runs):
-    """All that a run says but how long it took."""
-    return [replace(run, seconds=0.0) for run in runs]
+@dataclass(frozen=True)
+class Settings:
+    """Of an experiment that has none."""
 
 
 def slowly(unit):
@@ -106,30 +114,72 @@ def slowly(unit):
 
 @pytest.fixture(scope="module")
 def cluster():
-    with Place.of("local:3").start() as cluster:
+    with Site.of("local:3").start() as cluster:
         yield cluster
 
 
 @pytest.fixture
-def place(cluster):
-    return Place.of(cluster.scheduler_address)
+def site(cluster):
+    return Site.of(cluster.scheduler_address)
 
 
 @pytest.fixture
-def pool(place):
-    with joined(place) as pool:
+def pool(site):
+    with joined(site) as pool:
         yield pool
 
 
-def test_a_study_on_workers_is_that_of_one_process_bit_for_bit(pool, tmp_path):
-    here = study(Rows(), recipes(), tmp_path / "here", [("l2", "plain")])
+@pytest.fixture(scope="module")
+def here():
+    """The study in one process."""
+    return study(Rows(), recipes(), None, [("l2", "plain")])
+
+
+def assert_same(found, expected):
+    """Bit for bit, but for how long it took."""
+    assert [replace(run, seconds=0.0) for run in found.runs] == [replace(run, seconds=0.0) for run in expected.runs]
+    assert found.contrasts == expected.contrasts
+    for one, other in zip(expected.runs, found.runs, strict=True):
+        for name, array in expected.arrays(one).items():
+            np.testing.assert_array_equal(found.arrays(other)[name], array, strict=True)
+
+
+def worker_of(site, room):
+    """A worker of Dask that somebody starts, with what is in `room` before all else."""
+    command = [sys.executable, "-m", "distributed.cli.dask_worker", site.address]
+    found = os.pathsep.join([str(room), *filter(None, sys.path)])
+    return subprocess.Popen(
+        [*command, "--no-nanny", "--nthreads=1", "--no-dashboard", f"--local-directory={room}"],
+        env=os.environ | {"PYTHONPATH": found},
+        cwd=room,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def test_a_study_on_workers_is_that_of_one_process_bit_for_bit(pool, here, tmp_path):
     with using(pool):
-        there = study(Rows(), recipes(), tmp_path / "there", [("l2", "plain")])
-    assert kept(there.runs) == kept(here.runs)
-    assert there.contrasts == here.contrasts
-    for one, other in zip(here.runs, there.runs, strict=True):
-        for name, array in here.arrays(one).items():
-            np.testing.assert_array_equal(there.arrays(other)[name], array, strict=True)
+        assert_same(study(Rows(), recipes(), tmp_path, [("l2", "plain")]), here)
+    assert any(run.stage == "fold" for run in here.runs)
+
+
+def test_a_study_that_was_stopped_goes_on_with_what_had_arrived(pool, here, tmp_path, monkeypatch):
+    made, keep = list[str](), RunStore.add
+
+    def add(self, run, arrays):
+        keep(self, run, arrays)
+        made.append((run.method, run.stage, run.seed, run.fold, run.trial))
+        if len(made) == 5:
+            loop.request_stop(signal.SIGTERM)
+
+    monkeypatch.setattr(RunStore, "add", add)
+    monkeypatch.setattr(loop.stop_request, "signal_number", None)
+    with pytest.raises(Interrupted):
+        study(Rows(), recipes(), tmp_path, [("l2", "plain")], executor=pool)
+    assert 5 <= len(made) < len(here.runs)
+    loop.stop_request.signal_number = None
+    assert_same(study(Rows(), recipes(), tmp_path, [("l2", "plain")], executor=pool), here)
+    assert max(Counter(made).values()) == 1
 
 
 def test_a_worker_is_killed_in_the_middle(pool):
@@ -138,15 +188,167 @@ def test_a_worker_is_killed_in_the_middle(pool):
     os.kill(pid, signal.SIGKILL)
     rest = [result for _, result in made]
     assert sorted([first, *(unit for unit, _ in rest)]) == list(range(30))
-    assert len({pid for _, pid in rest}) >= 2
+    assert {other for _, other in rest} - {pid}
 
 
-def test_one_that_joins_later_is_given_units(cluster, pool):
-    before = {pid for _, (_, pid) in itertools.islice(each_made(slowly, itertools.count(), pool), 20)}
-    made, deadline = each_made(slowly, itertools.count(), pool), time.monotonic() + 100
-    cluster.scale(4)
+def test_of_those_that_join_later_one_works_and_one_with_other_code_is_refused(site, pool, tmp_path, caplog):
+    strange, same = tmp_path / "strange", tmp_path / "same"
+    same.mkdir()
+    shutil.copytree(PACKAGE, strange / "jaxtl", ignore=shutil.ignore_patterns("__pycache__"))
+    with open(strange / "jaxtl" / "text.py", "a") as file:
+        file.write("# changed\n")
+    late, refused = worker_of(site, same), worker_of(site, strange)
+    made, makers, deadline = each_made(slowly, itertools.count(), pool), set(), time.monotonic() + 200
     try:
-        assert any(pid not in before for _, (_, pid) in made if time.monotonic() < deadline or pytest.fail("in vain"))
+        while late.pid not in makers or "is refused: other code in jaxtl/text.py" not in caplog.text:
+            makers.add(next(made)[1][1])
+            assert time.monotonic() < deadline, (caplog.text, makers)
+        assert len(pool.addresses()) == 4
+        makers |= {pid for _, (_, pid) in itertools.islice(made, 20)}
+        assert refused.pid not in makers
     finally:
         made.close()
-        cluster.scale(3)
+        for process in (late, refused):
+            process.kill()
+            process.wait()
+
+
+def test_where_no_worker_fits_it_is_said(site, monkeypatch):
+    mine = workers.itself()
+    other = mine | {"versions": mine["versions"] | {"jax": "0.0.1"}}
+    monkeypatch.setattr(workers, "itself", lambda: other)
+    with pytest.raises(InputError, match=r"is refused: jax \S+ in site of 0\.0\.1"), joined(site):
+        pass
+
+
+def test_garbage_at_the_port_of_the_scheduler_changes_nothing(site, pool):
+    host, port = site.address.removeprefix("tcp://").split(":")
+    for content in (b"\xff" * 64, os.urandom(4096), b"GET / HTTP/1.1\r\n\r\n", b""):
+        with socket.create_connection((host, int(port)), timeout=5) as connection:
+            connection.sendall(content)
+    assert sorted(made for _, (made, _) in each_made(slowly, range(6), pool)) == list(range(6))
+
+
+def refusing(unit):
+    raise InputError("no such thing", where="there", todo="do it")
+
+
+def test_what_a_user_got_wrong_is_said_in_the_same_words(pool):
+    with pytest.raises(InputError) as found:
+        list(each_made(refusing, [1], pool))
+    assert str(found.value) == "there: no such thing\n  do it"
+
+
+def test_work_that_cannot_be_sent_is_refused(pool):
+    lock = threading.Lock()
+    with pytest.raises(InputError, match="cannot be sent to other processes"):
+        list(each_made(lambda unit: lock, [1], pool))
+
+
+def test_a_source_model_that_a_worker_trains_is_what_is_trained_here(pool, tmp_path):
+    from experiments.cifar_transfer import Config
+
+    config = Config(source_steps=4, source_batch_size=8, widths=(4,), replicates=2)
+    data = load("digits")
+    task, _ = source_and_target(data, "0-4:5-9")
+    found = make_sources(config, task, tmp_path / "there", executor=pool)
+    for one, other in zip(found, make_sources(config, task, tmp_path / "here"), strict=True):
+        jax.tree.map(np.testing.assert_array_equal, one.weights, other.weights)
+    there, here = (
+        sorted(str(p.relative_to(tmp_path / room)) for p in (tmp_path / room).rglob("*.safetensors"))
+        for room in ("there", "here")
+    )
+    assert there == here == ["replicate_1/source.safetensors", "source.safetensors"]
+
+
+def test_an_array_that_work_holds_twice_is_sent_once():
+    table = jnp.asarray(TABLE)
+    parcel = parcels.packed(lambda unit: (TABLE, table, unit))
+    assert list(map(len, parcel.arrays.values())) == [TABLE.nbytes]
+    first, second, unit = parcels.opened(parcel.body, parcel.arrays)(7)
+    assert isinstance(second, jax.Array)
+    assert unit == 7
+    for found in (first, second):
+        np.testing.assert_array_equal(found, TABLE)
+
+
+def test_functions_that_keep_their_answers_are_sent_without_them():
+    kept = functools.lru_cache(maxsize=3)(lambda unit: unit + 1)
+    kept(1)
+    found = parcels.opened(*parcels.packed(kept)[1:])
+    assert (found(1), found.cache_info().maxsize, found.cache_info().hits) == (2, 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("lcal:4", "'lcal:4' is no cluster"),
+        ("", "'' is no cluster"),
+        ("local", "does not say how many"),
+        ("local:", "does not say how many"),
+        ("local:many", "does not say how many"),
+        ("slurm:-1", "does not say how many"),
+        ("local:0", "0 workers"),
+        ("tcp:4", "is no address"),
+        ("tcp://scheduler", "is no address"),
+        ("http://scheduler:8787", "is no cluster"),
+    ],
+)
+def test_a_cluster_that_there_is_not(text, said):
+    with pytest.raises(InputError, match=re.escape(said)) as found:
+        flags.parse(Settings, [f"--cluster={text}"], "runs/x")
+    assert str(found.value).startswith("--cluster: ")
+
+
+def test_a_cluster_is_no_part_of_the_config():
+    assert flags.parse(Settings, ["--cluster", "local:2"], "runs/x").cluster == Site("local", 2)
+    assert flags.parse(Settings, [], "runs/x").cluster is None
+
+
+def test_what_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r'pip install "jaxtl\[cluster\]"'):
+        Site.of("local:2")
+
+
+def test_nobody_answers(monkeypatch):
+    monkeypatch.setattr("jaxtl.cluster.pool.CONNECTING", 1)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(InputError, match="nobody answers there"), joined(Site.of(f"tcp://127.0.0.1:{port}")):
+        pass
+
+
+def test_each_process_has_a_gpu_and_its_share_of_the_cores():
+    found = [sites.environment(k, {}, 2, 4) for k in range(4)]
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in found] == ["0", "1", "0", "1"]
+    assert "CUDA_VISIBLE_DEVICES" not in sites.environment(0, {"CUDA_VISIBLE_DEVICES": "3"}, 1, 2)
+    assert all(one["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false" and int(one["NPROC"]) >= 1 for one in found)
+
+
+@pytest.mark.slow
+def test_the_first_process_is_killed_and_the_same_command_goes_on(site, tmp_path):
+    some = ["--smoke", "--config.methods=head,l2,fine_tune", "--config.source_steps=20", "--config.honest=features"]
+    command = [sys.executable, "-m", "experiments.cifar_transfer", *some]
+    there = [*command, f"--workdir={tmp_path / 'there'}", f"--cluster={site.address}"]
+    process = subprocess.Popen(there, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    lines = list[str]()
+    while len(lines) < 3:
+        time.sleep(0.05)
+        assert process.poll() is None
+        lines = [line for path in tmp_path.rglob("runs.jsonl") for line in path.read_text().splitlines()]
+    process.kill()
+    process.wait()
+    subprocess.run(there, check=True)
+    subprocess.run([*command, f"--workdir={tmp_path / 'here'}"], check=True)
+    of = [
+        {run_of(line) for path in (tmp_path / room).rglob("runs.jsonl") for line in path.read_text().splitlines()}
+        for room in ("there", "here")
+    ]
+    assert of[0] == of[1]
+
+
+def run_of(line):
+    """A line of runs.jsonl but for the time that it took."""
+    record = {name: value for name, value in json.loads(line).items() if name not in ("seconds", "crc32")}
+    return json.dumps(record)

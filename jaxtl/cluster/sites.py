@@ -1,9 +1,9 @@
 """What --cluster=... says, and the Dask cluster that it asks for.
 
-    local:4                  four processes of this machine, a GPU each where there are several
-    tcp://HOST:PORT          a Dask cluster that is there; tls:// with the certificates of Dask's configuration
-    slurm:8                  eight jobs of a batch system, as dask-jobqueue's configuration describes one
-    kubernetes:8             eight workers by Dask's operator, as dask-kubernetes' configuration describes one
+local:4                  four processes of this machine, a GPU each where there are several
+tcp://HOST:PORT          a Dask cluster that is there; tls:// with the certificates of Dask's configuration
+slurm:8                  eight jobs of a batch system, as dask-jobqueue's configuration describes one
+kubernetes:8             eight workers by Dask's operator, as dask-kubernetes' configuration describes one
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ KINDS = {  # of clusters that are started: where Dask has them, and what to inst
 MOST = 10_000  # workers
 
 
-class Place(NamedTuple):
+class Site(NamedTuple):
     """Where units are made.
 
     Attributes:
@@ -50,25 +50,25 @@ class Place(NamedTuple):
     address: str = ""
 
     @classmethod
-    def of(cls, text: str) -> Place:
+    def of(cls, text: str) -> Site:
         """What a command line says.
 
         Raises:
             InputError: it says nothing that Dask has, or what it needs is not installed.
 
         Example:
-            >>> Place.of("local:4")
-            Place(kind='local', workers=4, address='')
+            >>> Site.of("local:4")
+            Site(kind='local', workers=4, address='')
         """
-        place = cls._read(text)
-        module, _, install = KINDS[place.kind or "local"]
+        site = cls._read(text)
+        module, _, install = KINDS[site.kind or "local"]
         for needed, how in (("distributed", INSTALL), (module, install)):
             if importlib.util.find_spec(needed.partition(".")[0]) is None:
                 raise InputError(f"needs {needed.partition('.')[0].replace('_', '-')}", where=FLAG, todo=how)
-        return place
+        return site
 
     @classmethod
-    def _read(cls, text: str) -> Place:
+    def _read(cls, text: str) -> Site:
         kind, colon, rest = text.partition(":")
         if kind in ("tcp", "tls"):
             if not re.fullmatch(r"//[^\s/]+:\d{1,5}", rest):

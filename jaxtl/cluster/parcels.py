@@ -29,7 +29,7 @@ CACHED = type(functools.cache(len))
 class Parcel(NamedTuple):
     """Attributes:
     key: the digest of the body.
-    body: the work, with digests in site of large arrays.
+    body: the work, with digests in place of large arrays.
     arrays: their bytes by digest.
     """
 

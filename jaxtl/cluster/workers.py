@@ -28,10 +28,10 @@ def differences(first: Mapping[str, Mapping[str, str]], here: Mapping[str, Mappi
 
     Example:
         >>> differences({"versions": {"jax": "0.10.2"}, "code": {}}, {"versions": {"jax": "0.9.0"}, "code": {}})
-        'jax 0.9.0 in site of 0.10.2'
+        'jax 0.9.0 in place of 0.10.2'
     """
     words = [
-        f"{name} {here['versions'].get(name, 'absent')} in site of {wanted}"
+        f"{name} {here['versions'].get(name, 'absent')} in place of {wanted}"
         for name, wanted in first["versions"].items()
         if here["versions"].get(name) != wanted
     ]

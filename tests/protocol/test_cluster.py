@@ -217,7 +217,7 @@ def test_where_no_worker_fits_it_is_said(site, monkeypatch):
     mine = workers.itself()
     other = mine | {"versions": mine["versions"] | {"jax": "0.0.1"}}
     monkeypatch.setattr(workers, "itself", lambda: other)
-    with pytest.raises(InputError, match=r"is refused: jax \S+ in site of 0\.0\.1"), joined(site):
+    with pytest.raises(InputError, match=r"is refused: jax \S+ in place of 0\.0\.1"), joined(site):
         pass
 
 

@@ -130,9 +130,9 @@ def pool(site):
 
 
 @pytest.fixture(scope="module")
-def here():
+def here(tmp_path_factory):
     """The study in one process."""
-    return study(Rows(), recipes(), None, [("l2", "plain")])
+    return study(Rows(), recipes(), tmp_path_factory.mktemp("here"), [("l2", "plain")])
 
 
 def assert_same(found, expected):
@@ -250,7 +250,7 @@ def test_a_source_model_that_a_worker_trains_is_what_is_trained_here(pool, tmp_p
 
     config = Config(source_steps=4, source_batch_size=8, widths=(4,), replicates=2)
     data = load("digits")
-    task, _ = source_and_target(data, "0-4:5-9")
+    task, _ = source_and_target("0-4:5-9", data, data)
     found = make_sources(config, task, tmp_path / "there", executor=pool)
     for one, other in zip(found, make_sources(config, task, tmp_path / "here"), strict=True):
         jax.tree.map(np.testing.assert_array_equal, one.weights, other.weights)

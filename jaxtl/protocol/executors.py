@@ -19,7 +19,8 @@ from jaxtl.loop import raise_if_stopped
 
 PATIENCE = 0.5  # seconds until a request to stop is heard
 
-Unit, Made = TypeVar("Unit"), TypeVar("Made")
+Unit = TypeVar("Unit")
+Made = TypeVar("Made")
 
 _in_use: contextvars.ContextVar[Executor | None] = contextvars.ContextVar("executor", default=None)
 
@@ -78,12 +79,16 @@ def each_made(
             if not waiting:
                 return
             finished, _ = wait(waiting, timeout=PATIENCE, return_when=FIRST_COMPLETED)
-            for future in finished:
+            for future in sorted(finished, key=_failed):  # what has arrived is kept before an error ends the rest
                 yield waiting.pop(future), future.result()
             raise_if_stopped("while others were at work")
     finally:
         for future in waiting:
             future.cancel()
+
+
+def _failed(future: Future) -> bool:
+    return future.cancelled() or future.exception() is not None
 
 
 def ahead(executor: Executor) -> int:

@@ -147,7 +147,7 @@ def _welcomed(client: Any, site: Site) -> Iterator[str]:
         logger.warning(refusals[-1])
 
     client.subscribe_topic(topic, refuse)
-    client.register_plugin(workers.fitting(first, topic, resource, ours=site.kind == "local"))
+    client.register_plugin(workers.fitting(first, topic, resource, workers.threads(), ours=site.kind == "local"))
     try:
         there = client.scheduler_info(n_workers=-1)["workers"]
         fit = [address for address, worker in there.items() if resource in worker["resources"]]

@@ -105,21 +105,19 @@ class Site(NamedTuple):
         return cluster
 
 
-def environment(worker: int, visible: Mapping[str, str], gpus: int, workers: int) -> dict[str, str]:
-    """Variables that a process of this machine starts with: its GPU, its share of the memory and of the cores.
+def environment(worker: int, visible: Mapping[str, str], gpus: int) -> dict[str, str]:
+    """Variables that a process of this machine starts with: its GPU, of whose memory it takes what it needs.
 
     Args:
         worker: its number, from 0.
         visible: the variables of this process.
         gpus: that this process sees.
-        workers: how many there are.
 
     Example:
-        >>> environment(5, {"CUDA_VISIBLE_DEVICES": "2,3"}, 2, 8)["CUDA_VISIBLE_DEVICES"]
+        >>> environment(5, {"CUDA_VISIBLE_DEVICES": "2,3"}, 2)["CUDA_VISIBLE_DEVICES"]
         '3'
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    found = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "NPROC": str(max(1, cores // workers))}  # read by XLA
+    found = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     if gpus > 1:
         names = visible.get("CUDA_VISIBLE_DEVICES", "").split(",") if visible.get("CUDA_VISIBLE_DEVICES") else []
         found["CUDA_VISIBLE_DEVICES"] = names[worker % gpus] if len(names) >= gpus else str(worker % gpus)
@@ -127,6 +125,7 @@ def environment(worker: int, visible: Mapping[str, str], gpus: int, workers: int
 
 
 def _local(workers: int) -> Any:
+    import dask
     from distributed import Nanny, Scheduler, SpecCluster
 
     # what this process computes must leave room for them on a GPU: it is told before jax looks for one
@@ -134,8 +133,9 @@ def _local(workers: int) -> Any:
     gpus = jax.local_device_count() if jax.default_backend() == "gpu" else 0
     common = {"nthreads": 1, "host": "127.0.0.1", "memory_limit": None, "silence_logs": 50}
     nannies = {
-        k: {"cls": Nanny, "options": {**common, "env": environment(k, os.environ, gpus, workers)}}
-        for k in range(workers)
+        k: {"cls": Nanny, "options": {**common, "env": environment(k, os.environ, gpus)}} for k in range(workers)
     }
     own = {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"}
-    return SpecCluster(scheduler={"cls": Scheduler, "options": own}, workers=nannies, silence_logs=50)
+    as_here = dask.config.set({"distributed.nanny.pre-spawn-environ": {}})  # Dask would change the threads of sums
+    with as_here:
+        return SpecCluster(scheduler={"cls": Scheduler, "options": own}, workers=nannies, silence_logs=50)

@@ -23,6 +23,12 @@ def itself() -> dict[str, dict[str, str]]:
     return {"versions": backend.versions(), "code": version.code()}
 
 
+def threads() -> int:
+    """That XLA has in this process, for what it divides among them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(os.environ.get("NPROC") or cores)
+
+
 def differences(first: Mapping[str, Mapping[str, str]], here: Mapping[str, Mapping[str, str]]) -> str:
     """In what a process is another than the first one, in words; "" where it fits.
 
@@ -43,16 +49,16 @@ def differences(first: Mapping[str, Mapping[str, str]], here: Mapping[str, Mappi
 
 
 def prepare(ours: bool, threads: int) -> None:
-    """Set jax before it looks for a device: memory as it is needed, threads as Dask says, programs that are kept."""
+    """Set jax before it looks for a device: memory as it is needed, threads as in the first process, programs that are kept."""
     if ours:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    os.environ.setdefault("NPROC", str(threads))  # read by XLA
+    os.environ.setdefault("NPROC", str(threads))  # of XLA: their number decides in which order numbers are added
     with contextlib.redirect_stdout(None):
         backend.use_compilation_cache()
 
 
-def fitting(first: Mapping[str, Any], topic: str, resource: str, ours: bool) -> Any:
+def fitting(first: Mapping[str, Any], topic: str, resource: str, threads: int, ours: bool) -> Any:
     """What Dask runs in every worker, also in those that join later: one that fits offers what units ask for.
 
     One that does not is left as it is, with a line for the first process: it is given no unit, and other work that it
@@ -62,6 +68,7 @@ def fitting(first: Mapping[str, Any], topic: str, resource: str, ours: bool) -> 
         first: `itself` of the first process.
         topic: under which the line is told.
         resource: of Dask, that units ask for: one at a time in each worker.
+        threads: that XLA has in the first process.
         ours: workers that end with the run; Ctrl-C is for the first process.
     """
     from distributed import WorkerPlugin
@@ -79,7 +86,7 @@ def fitting(first: Mapping[str, Any], topic: str, resource: str, ours: bool) -> 
             if refused:
                 worker.log_event(topic, f"worker {worker.address} is refused: {refused}")
                 return
-            workers.prepare(ours, worker.state.nthreads)
+            workers.prepare(ours, threads)
             await worker.set_resources(**{resource: 1})
 
     return Fitting()

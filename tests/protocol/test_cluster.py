@@ -319,11 +319,21 @@ def test_nobody_answers(monkeypatch):
         pass
 
 
-def test_each_process_has_a_gpu_and_its_share_of_the_cores():
-    found = [sites.environment(k, {}, 2, 4) for k in range(4)]
+def test_each_process_has_a_gpu():
+    found = [sites.environment(k, {}, 2) for k in range(4)]
     assert [one["CUDA_VISIBLE_DEVICES"] for one in found] == ["0", "1", "0", "1"]
-    assert "CUDA_VISIBLE_DEVICES" not in sites.environment(0, {"CUDA_VISIBLE_DEVICES": "3"}, 1, 2)
-    assert all(one["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false" and int(one["NPROC"]) >= 1 for one in found)
+    assert "CUDA_VISIBLE_DEVICES" not in sites.environment(0, {"CUDA_VISIBLE_DEVICES": "3"}, 1)
+    assert all(one["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false" for one in found)
+
+
+def variables(unit):
+    return {name: os.environ.get(name) for name in ("NPROC", "OPENBLAS_NUM_THREADS", "XLA_PYTHON_CLIENT_PREALLOCATE")}
+
+
+def test_workers_have_the_threads_of_this_process_whose_number_changes_sums(pool):
+    ((_, found),) = each_made(variables, [1], pool)
+    ours = {"NPROC": str(workers.threads()), "OPENBLAS_NUM_THREADS": os.environ["OPENBLAS_NUM_THREADS"]}
+    assert found == ours | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 @pytest.mark.slow

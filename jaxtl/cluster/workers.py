@@ -49,7 +49,7 @@ def differences(first: Mapping[str, Mapping[str, str]], here: Mapping[str, Mappi
 
 
 def prepare(ours: bool, threads: int) -> None:
-    """Set jax before it looks for a device: memory as it is needed, threads as in the first process, programs that are kept."""
+    """Set jax before it looks for a device: memory as needed, threads as in the first process, programs that are kept."""
     if ours:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")

@@ -119,7 +119,7 @@ def measure(config: Config, console: Console, once: Once) -> Findings:
 
 def main(config: Config, workdir: Path) -> None:
     cli.check(config)
-    Site.of("local:1")  # says what is not installed
+    Site.of("local:1").check()
     keep("benchmarks.cluster", config, workdir, [(measure, config)], data="digits")
 
 

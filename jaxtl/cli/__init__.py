@@ -214,6 +214,8 @@ def carried_out(main: Main, config_class: type, argv: Sequence[str], forked: boo
     if request.cluster and processes.count() > 1:
         what, todo = "is for a run of one process", "leave out --coordinator, or --cluster"
         raise InputError(what, where="--cluster", todo=todo)
+    if request.cluster:
+        request.cluster.check()
     if request.publish:
         publish.check(experiment, forked)
     now = workdir.Record.of(experiment, request.config)

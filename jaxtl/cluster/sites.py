@@ -54,21 +54,12 @@ class Site(NamedTuple):
         """What a command line says.
 
         Raises:
-            InputError: it says nothing that Dask has, or what it needs is not installed.
+            InputError: it says nothing that Dask has.
 
         Example:
             >>> Site.of("local:4")
             Site(kind='local', workers=4, address='')
         """
-        site = cls._read(text)
-        module, _, install = KINDS[site.kind or "local"]
-        for needed, how in (("distributed", INSTALL), (module, install)):
-            if importlib.util.find_spec(needed.partition(".")[0]) is None:
-                raise InputError(f"needs {needed.partition('.')[0].replace('_', '-')}", where=FLAG, todo=how)
-        return site
-
-    @classmethod
-    def _read(cls, text: str) -> Site:
         kind, colon, rest = text.partition(":")
         if kind in ("tcp", "tls"):
             if not re.fullmatch(r"//[^\s/]+:\d{1,5}", rest):
@@ -84,6 +75,18 @@ class Site(NamedTuple):
         if not 1 <= count <= MOST:
             raise InputError(f"{count} workers", where=FLAG, todo=f"use 1 to {MOST}")
         return cls(kind, count)
+
+    def check(self) -> None:
+        """Before the work.
+
+        Raises:
+            InputError: what it needs is not installed.
+        """
+        module, _, install = KINDS[self.kind or "local"]
+        for needed, how in (("distributed", INSTALL), ("cloudpickle", INSTALL), (module, install)):
+            package = needed.partition(".")[0]
+            if importlib.util.find_spec(package) is None:
+                raise InputError(f"needs {package.replace('_', '-')}", where=FLAG, todo=how)
 
     def start(self) -> Any:
         """The cluster of Dask; None where it is there.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import importlib
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -49,7 +50,7 @@ def differences(first: Mapping[str, Mapping[str, str]], here: Mapping[str, Mappi
 
 
 def prepare(ours: bool, threads: int) -> None:
-    """Set jax before it looks for a device: memory as needed, threads as in the first process, programs that are kept."""
+    """Set jax before it looks for a device: memory as needed, threads as in the first process, programs kept."""
     if ours:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -71,15 +72,14 @@ def fitting(first: Mapping[str, Any], topic: str, resource: str, threads: int, o
         threads: that XLA has in the first process.
         ours: workers that end with the run; Ctrl-C is for the first process.
     """
-    from distributed import WorkerPlugin
+    from distributed import Status, WorkerPlugin
 
     class Fitting(WorkerPlugin):
         name = topic
 
         async def setup(self, worker):
             try:
-                from jaxtl.cluster import workers
-
+                workers = importlib.import_module("jaxtl.cluster.workers")
                 refused = workers.differences(first, workers.itself())
             except ImportError as error:
                 refused = f"no jaxtl as it is here: {error}"
@@ -88,6 +88,9 @@ def fitting(first: Mapping[str, Any], topic: str, resource: str, threads: int, o
                 return
             workers.prepare(ours, threads)
             await worker.set_resources(**{resource: 1})
+            if worker.status is Status.running:  # units that found no worker are looked at when one is there again
+                worker.status = Status.paused
+                worker.status = Status.running
 
     return Fitting()
 

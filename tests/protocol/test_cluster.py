@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from distributed import Scheduler, SpecCluster
 
 import jaxtl as tl
 from jaxtl import loop
@@ -213,6 +214,19 @@ def test_of_those_that_join_later_one_works_and_one_with_other_code_is_refused(s
             process.wait()
 
 
+def test_units_wait_for_the_first_worker(tmp_path):
+    with SpecCluster(scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0}}) as empty:
+        site, made = Site.of(empty.scheduler_address), []
+        with joined(site) as pool:
+            waiting = threading.Thread(target=lambda: made.extend(each_made(slowly, range(3), pool)))
+            waiting.start()
+            late = worker_of(site, tmp_path)
+            waiting.join(100)
+            late.kill()
+            late.wait()
+    assert sorted(unit for unit, _ in made) == [0, 1, 2]
+
+
 def test_where_no_worker_fits_it_is_said(site, monkeypatch):
     mine = workers.itself()
     other = mine | {"versions": mine["versions"] | {"jax": "0.0.1"}}
@@ -307,8 +321,8 @@ def test_a_cluster_is_no_part_of_the_config():
 
 def test_what_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r'pip install "jaxtl\[cluster\]"'):
-        Site.of("local:2")
+    with pytest.raises(InputError, match=r'needs distributed\n  pip install "jaxtl\[cluster\]"'):
+        Site.of("tcp://scheduler:8786").check()
 
 
 def test_nobody_answers(monkeypatch):

@@ -115,7 +115,7 @@ def joined(site: Site) -> Iterator[Pool]:
     from distributed import KilledWorker
 
     quiet = dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TiB"})  # of weights, not of tasks
-    with quiet, site.start() or contextlib.nullcontext() as cluster, _client(site, cluster) as client:
+    with quiet, _unheard(), site.start() or contextlib.nullcontext() as cluster, _client(site, cluster) as client:
         try:
             with _welcomed(client, site) as resource:
                 yield Pool(client, resource)
@@ -123,6 +123,17 @@ def joined(site: Site) -> Iterator[Pool]:
             raise Gone(f"a unit has ended every worker that it was given to: {one_line(error)}\n  {AGAIN}") from error
         except CancelledError as error:
             raise Gone(f"the scheduler has ended\n  {AGAIN}") from error
+
+
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """What Dask says to its own log does not come between the lines of the run."""
+    log = logging.getLogger("distributed")
+    before, log.propagate = log.propagate, False
+    try:
+        yield
+    finally:
+        log.propagate = before
 
 
 def _client(site: Site, cluster: Any) -> Any:

@@ -352,7 +352,7 @@ def test_workers_have_the_threads_of_this_process_whose_number_changes_sums(pool
 
 @pytest.mark.slow
 def test_the_first_process_is_killed_and_the_same_command_goes_on(site, tmp_path):
-    some = ["--smoke", "--config.methods=head,l2,fine_tune", "--config.source_steps=20", "--config.honest=features"]
+    some = ["--smoke", "--config.methods=features,l2,fine_tune", "--config.source_steps=20", "--config.honest=features"]
     command = [sys.executable, "-m", "experiments.cifar_transfer", *some]
     there = [*command, f"--workdir={tmp_path / 'there'}", f"--cluster={site.address}"]
     process = subprocess.Popen(there, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -6,6 +6,7 @@ Every stop that is not a bug is a `Stop` with an exit code, so that `cli` needs 
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import numbers
 from collections.abc import Iterable
@@ -40,6 +41,10 @@ class InputError(Stop, ValueError):
         self.what, self.where, self.todo = printable(what), printable(str(where)), printable(todo)
         head = f"{self.where}: {self.what}" if self.where else self.what
         super().__init__(f"{head}\n  {self.todo}" if todo else head)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As what it was made of: it may arise in another process."""
+        return functools.partial(InputError, where=self.where, todo=self.todo), (self.what,)
 
 
 class NotFinite(Stop):

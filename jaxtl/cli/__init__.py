@@ -64,9 +64,11 @@ from jaxtl.bounds import (
 from jaxtl.cli import flags, page, publish, replicas, workdir
 from jaxtl.cli.flags import command
 from jaxtl.cli.workdir import directory_of
+from jaxtl.cluster import Site
 from jaxtl.devices import backend, processes
 from jaxtl.errors import InputError, Interrupted, Stop
 from jaxtl.files import resolved
+from jaxtl.protocol import executors
 from jaxtl.protocol.runs import identity
 from jaxtl.terminal import Terminal
 from jaxtl.text import printable
@@ -209,6 +211,11 @@ def carried_out(main: Main, config_class: type, argv: Sequence[str], forked: boo
     replicas.mute_all_but_first()
     request = flags.parse(config_class, argv, _default_workdir(main))
     experiment = Path(inspect.getfile(main)).resolve()
+    if request.cluster and processes.count() > 1:
+        what, todo = "is for a run of one process", "leave out --coordinator, or --cluster"
+        raise InputError(what, where="--cluster", todo=todo)
+    if request.cluster:
+        request.cluster.check()
     if request.publish:
         publish.check(experiment, forked)
     now = workdir.Record.of(experiment, request.config)
@@ -219,11 +226,23 @@ def carried_out(main: Main, config_class: type, argv: Sequence[str], forked: boo
     own = _directory(request, now, typed, may_change) if processes.is_first() else replicas.copy_of_directory()
     with own as directory:
         if directory is not None:
-            with _stop_on_signals():
+            with _stop_on_signals(), _elsewhere(request.cluster):
                 main(request.config, directory)
     if request.publish and processes.is_first():
         for path in publish.write(experiment, inspect.getmodule(main).__doc__ or "", resolved(request.workdir), now):
             print(printable(f"wrote {path}"))
+
+
+@contextlib.contextmanager
+def _elsewhere(site: Site | None) -> Iterator[None]:
+    """Units of work are made there; here where none is named."""
+    if site is None:
+        yield
+        return
+    from jaxtl.cluster.pool import joined  # needs an extra
+
+    with joined(site) as pool, executors.using(pool):
+        yield
 
 
 @contextlib.contextmanager

@@ -28,13 +28,14 @@ from absl import flags
 from ml_collections import config_flags
 
 from jaxtl import bounds
+from jaxtl.cluster import Site
 from jaxtl.errors import InputError, suggest
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 HOW_TO_SET = "settings are given as --config.key=value"
 TEAM = {"coordinator": str, "processes": int, "process": int}
-OWN_FLAGS = ("workdir", "smoke", "overwrite", "publish", *TEAM, "help")
+OWN_FLAGS = ("workdir", "smoke", "overwrite", "publish", "cluster", *TEAM, "help")
 COMMENT_COLUMN = 38
 
 
@@ -46,6 +47,7 @@ class Request:
     workdir: str
     overwrite: bool
     publish: bool = False
+    cluster: Site | None = None
 
 
 def team(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -113,7 +115,9 @@ def parse(config_class: type, argv: Sequence[str], default_workdir: str) -> Requ
         raise InputError("names no directory", where="--workdir", todo=f"for example --workdir={default_workdir}")
     elif refusal := bounds.PATH.refusal(workdir):
         raise InputError(refusal.what, where="--workdir", todo=refusal.todo)
-    return Request(config, workdir, bool(values["overwrite"].value), publish)
+    cluster = values["cluster"].value
+    site = None if cluster is None else Site.of(cluster)
+    return Request(config, workdir, bool(values["overwrite"].value), publish, site)
 
 
 def _field_types(config_class: type) -> dict[str, Any]:
@@ -137,6 +141,7 @@ def _define_flags(config_class: type, types: dict[str, Any], argv: Sequence[str]
     flags.DEFINE_bool("smoke", False, "the preset smoke", flag_values=values)
     flags.DEFINE_bool("overwrite", False, "replace an earlier run", flag_values=values)
     flags.DEFINE_bool("publish", False, "write the result page", flag_values=values)
+    flags.DEFINE_string("cluster", None, "where units of work are made", flag_values=values)
     for argument in argv:
         key = re.match(r"--?(?:no)?(config\.[^=]*|flagfile|undefok)", argument)  # the last two: absl's own, not ours
         if key and key[1].removeprefix("config.") not in types:
@@ -251,6 +256,10 @@ def help_text(main: Callable[..., None], config_class: type, default_workdir: st
     command = f"python -m {'.'.join(names)}"
     several_processes = "this is process I (from 0) of N that share the work, and HOST is the machine of process 0; "
     several_processes += "under Slurm, Open MPI and on TPU pods this is known without flags"
+    elsewhere = (
+        "make the runs of a comparison on Dask's workers: N processes of this machine, a cluster that is there, "
+    )
+    elsewhere += "or N jobs of a batch system; the run may go on with or without it"
     rows = [
         ("--workdir=W", f"the run directory; by default {default_workdir}, with a preset {default_workdir}-PRESET"),
         ("--smoke", "the same as --config.preset=smoke"),
@@ -259,6 +268,7 @@ def help_text(main: Callable[..., None], config_class: type, default_workdir: st
             "--publish",
             f"write the result page {file.stem}.md beside {file.name}; of a finished run without computing anew",
         ),
+        ("--cluster=local:N, tcp://HOST:PORT, slurm:N, ...", elsewhere),
         ("--coordinator=HOST:PORT --processes=N --process=I", several_processes),
         ("--help", "this text"),
     ]

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxtl import files
+from jaxtl import files, version
 from jaxtl.devices import backend
 from jaxtl.errors import InputError
 from jaxtl.text import printable
@@ -50,13 +50,10 @@ class Record:
     @classmethod
     def of(cls, experiment: Path, config: Any) -> Record:
         """The record of a run that starts now; `experiment` is its source file."""
-        package = Path(__file__).parent.parent
-        files = {str(file.relative_to(package.parent)): file for file in sorted(package.rglob("*.py"))}
-        modules = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+        digests, modules = version.code(), [getattr(module, "__file__", None) for module in list(sys.modules.values())]
         beside = {Path(name) for name in modules if name and Path(name).parent == experiment.parent}
         for file in {experiment} | beside:
-            files[f"{file.parent.name}/{file.name}"] = file
-        digests = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
+            digests[f"{file.parent.name}/{file.name}"] = hashlib.sha256(file.read_bytes()).hexdigest()
         as_json = json.loads(json.dumps(dataclasses.asdict(config)))
         return cls(experiment.stem, as_json, backend.versions(), digests)
 

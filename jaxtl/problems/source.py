@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -31,13 +32,16 @@ from jaxtl.problems.images import Inputs, accuracy, inputs_of, predict
 from jaxtl.problems.signals import Signals
 from jaxtl.problems.texts import Texts
 from jaxtl.program import Weights, make_program
-from jaxtl.protocol import replicate_seed
+from jaxtl.protocol import replicate_seed, rooms
+from jaxtl.protocol.executors import each_made, in_use
 from jaxtl.sweep import run
 from jaxtl.trees import check_same
 from jaxtl.writers import Writer
 
 CLASSIFY = Term(1.0, mean_of(softmax_cross_entropy))
 OF_SIGNALS: dict[str, Callable[..., Any]] = {"cnn": SignalCnn, "spectrogram": SpectrogramCnn}  # by model
+WEIGHTS = "source.safetensors"  # written when all else is there
+FURTHER = "replicate_"  # directories of replicates beyond the first
 STATE = "model_state"  # in a file of weights, beside the parameters
 
 
@@ -146,24 +150,27 @@ def _cnn(config: Any, shape: tuple[int, ...]) -> Cnn:
 
 
 class SourceUnit(NamedTuple):
-    """The training of a source model, as a unit of work: with the config it says all that is done."""
+    """The training of a source model, as a unit of work: with config and task it says all that is done.
 
-    task: DataSet
-    workdir: Path
-    examples: int
-    replicate: int = 0
+    Attributes:
+        replicate: of which it is the source model.
+        begun: what its directory holds, where it is made by another process.
+    """
+
+    replicate: int
+    begun: dict[str, bytes]
 
 
 def make_source(
-    config: Any, task: DataSet, workdir: Path | str, examples: int = 0, *, executor: Callable[..., Iterable] = map
+    config: Any, task: DataSet, workdir: Path | str, examples: int = 0, *, executor: Executor | None = None
 ) -> Source:
     """The source model of the first replicate, see `make_sources`."""
-    (source,) = executor(functools.partial(_source, config), [SourceUnit(task, Path(workdir), examples)])
+    (source,) = _sources(config, task, [Path(workdir)], examples, executor)
     return source
 
 
 def make_sources(
-    config: Any, task: DataSet, workdir: Path | str, examples: int = 0, *, executor: Callable[..., Iterable] = map
+    config: Any, task: DataSet, workdir: Path | str, examples: int = 0, *, executor: Executor | None = None
 ) -> list[Source]:
     """A source model for every replicate: its start, the order of its data and, if not all are used, its examples.
 
@@ -174,19 +181,43 @@ def make_sources(
         task: the source task.
         workdir: of the trainings; "source.safetensors" is written there, those of further replicates below it.
         examples: how many one is trained on; 0 is all.
-        executor: as for `study`; it is asked for a unit for every replicate.
+        executor: as for `study`; it is asked for a unit for every replicate that is not trained yet, and what each
+            leaves in its directory is brought here.
 
     Raises:
         InputError: weights of another model.
         Interrupted, NotFinite: as `fit`.
     """
-    rooms = [Path(workdir), *(Path(workdir) / f"replicate_{r}" for r in range(1, config.replicates))]
-    units = [SourceUnit(task, room, examples, replicate) for replicate, room in enumerate(rooms)]
-    return list(executor(functools.partial(_source, config), units[:1] if config.source_checkpoint else units))
+    places = [Path(workdir), *(Path(workdir) / f"{FURTHER}{r}" for r in range(1, config.replicates))]
+    return _sources(config, task, places[:1] if config.source_checkpoint else places, examples, executor)
 
 
-def _source(config: Any, unit: SourceUnit) -> Source:
-    task, workdir, examples, replicate = unit
+def _sources(
+    config: Any, task: DataSet, places: Sequence[Path], examples: int, executor: Executor | None
+) -> list[Source]:
+    """Each in its place, by replicate."""
+    executor = executor or in_use()
+    if executor is not None and not config.source_checkpoint:
+        missing = [SourceUnit(k, _begun(place)) for k, place in enumerate(places) if not (place / WEIGHTS).is_file()]
+        train = functools.partial(_left_by, config, task, examples)
+        for unit, left in each_made(train, missing, executor):
+            rooms.lay_out(places[unit.replicate], left, last=WEIGHTS)
+    return [_source(config, task, examples, place, k) for k, place in enumerate(places)]
+
+
+def _begun(place: Path) -> dict[str, bytes]:
+    """What a training that was interrupted has left, without those of other replicates below it."""
+    return {name: part for name, part in rooms.contents(place).items() if not name.startswith(FURTHER)}
+
+
+def _left_by(config: Any, task: DataSet, examples: int, unit: SourceUnit) -> dict[str, bytes]:
+    """What a training leaves in its directory, made in one of this process."""
+    with rooms.elsewhere(unit.begun) as room:
+        _source(config, task, examples, room, unit.replicate)
+        return rooms.contents(room)
+
+
+def _source(config: Any, task: DataSet, examples: int, workdir: Path, replicate: int) -> Source:
     images = inputs_of(task)
     model = make_model(config, images, head=len(task.classes))
     seed = replicate_seed(config.seed, replicate)
@@ -196,7 +227,7 @@ def _source(config: Any, unit: SourceUnit) -> Source:
         keep_to_data(workdir, config.source_checkpoint, *jax.tree.leaves(weights))
     else:
         weights = _trained(config, task, images, model, start, examples, workdir, seed)
-        checkpoints.export(weights_tree(weights), workdir / "source.safetensors")
+        checkpoints.export(weights_tree(weights), workdir / WEIGHTS)
     predicted = predict(model, weights, jnp.asarray(task.test[images.field]), images)
     return Source(task, images, weights, accuracy(predicted, task.test.labels))
 

@@ -3,6 +3,7 @@
 what is tried       recipes       methods as rows of a table, and what a problem tells them
                     training      a recipe carried out on a problem;  study: all of them, under the rules
                     design        draws, ranges, and the settings that every method is given
+                    executors     who makes units of work;  rooms: directories of those that are made elsewhere
 what it leaves      runs          a run, and the store from which an interrupted comparison goes on
 the rules           compare       who is tuned on what, and when test data are looked at
 what it says        measures      of predictions: accuracy, R² and others, guessing, confusions

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -39,10 +40,11 @@ from jaxtl.protocol.design import (
     check_plan,
     draws_of,
 )
+from jaxtl.protocol.executors import each_made
 from jaxtl.protocol.measures import ACCURACY, Measure
 from jaxtl.protocol.runs import Run, RunStore
 from jaxtl.protocol.statistics import Contrast, contrast_family
-from jaxtl.protocol.units import Executor, Unit, Worker
+from jaxtl.protocol.units import Unit, Worker
 
 STAGES = {"tuning": "tuning", "folds": "fold", "draw": "draw"}  # of the runs that choose, by what is chosen over
 
@@ -72,7 +74,7 @@ def compare(
     halving: bool = False,
     store: RunStore | None = None,
     progress: Callable[[str], None] | None = None,
-    executor: Executor = map,
+    executor: Executor | None = None,
 ) -> Comparison:
     """Choose a setting for every method, report it on fresh draws, and compare (module docstring: the rules).
 
@@ -97,7 +99,7 @@ def compare(
             so far: of 16 settings on 4 draws 30 runs choose instead of 64. The last draws may not be needed.
         store: keeps the runs; the same comparison with the same store makes only those that are missing.
         progress: called with a few words before each of the `planned_runs`, also those found in the store.
-        executor: (work, units) -> what work(unit) returns, in their order: here one after another.
+        executor: makes the units, in any order (`each_made`); left out, they are made here one after another.
 
     Returns:
         (runs, contrasts). Ties between settings go to the earlier trial, whose learning rate is the smaller.
@@ -210,7 +212,7 @@ class _Desk:
     worker: Worker
     store: RunStore
     progress: Callable[[str], None]
-    executor: Executor
+    executor: Executor | None
 
     def choose(self, choices: Sequence[_Choice]) -> list[Run]:
         """Decide every choice, each as soon as it can be, and return the runs that it took."""
@@ -266,7 +268,7 @@ class _Desk:
                 self._tell(unit)
                 yield unit
 
-        for unit, made in zip(missing, self.executor(self.worker, handed_out()), strict=True):
+        for unit, made in each_made(self.worker, handed_out(), self.executor):
             for run, arrays in made:
                 self.store.add(run, arrays)
             yield unit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +18,6 @@ from jaxtl.protocol.recipes import Problem, Recipe, measure_of
 from jaxtl.protocol.results import Axes, Result
 from jaxtl.protocol.runs import RunStore, identity
 from jaxtl.protocol.training import OBJECTIVE, Trainer
-from jaxtl.protocol.units import Executor
 from jaxtl.writers import Progress
 
 
@@ -99,7 +99,7 @@ def study(
     methods: Sequence[str] | None = None,
     honest: Sequence[str] | None = None,
     selections: Sequence[Selection] = (),
-    executor: Executor = map,
+    executor: Executor | None = None,
 ) -> Result:
     """Choose, report and compare all methods on one problem, as `compare` does, in every replicate of the config.
 

@@ -37,6 +37,10 @@ class Trainer:
         self._programs: dict[Callable, Program] = {}
         self._begun: collections.OrderedDict[tuple, list[Trained | None]] = collections.OrderedDict()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was made here: a process that it is sent to makes programs of its own."""
+        return {**vars(self), "_programs": {}, "_begun": collections.OrderedDict()}
+
     def methods(self, names: Sequence[str] = ()) -> list[Method]:
         """Some of the recipes as `compare` takes them, all of them when none is named.
 

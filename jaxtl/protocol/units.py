@@ -1,13 +1,13 @@
 """A unit of work: some settings of one method on one draw. A pure function of what it says, wherever it is done.
 
-`compare` asks an executor for units and keeps what comes back; in one process the executor is `map`.
+`compare` has units made, here or by an executor (`protocol.executors`), and keeps what comes back.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -22,7 +22,6 @@ from jaxtl.protocol.runs import COLUMNS, Run
 NO_NUMBER = "the loss or a parameter is not finite"
 
 Made = list[tuple[Run, Mapping[str, np.ndarray]]]  # every run of a unit with its arrays
-Executor = Callable[[Callable[["Unit"], Made], Iterable["Unit"]], Iterable[Made]]  # in the order of the units
 
 
 class Unit(NamedTuple):

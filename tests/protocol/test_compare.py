@@ -430,7 +430,7 @@ def test_units_may_be_made_elsewhere_and_the_result_is_the_same(tmp_path):
     options = {"honest": ["a"], "contrasts": [("a", "b")]}
     expected = here.compare(methods(here), **options)
     with ThreadPoolExecutor(4) as pool:
-        found = there.compare(methods(there), store=RunStore(tmp_path), executor=pool.map, **options)
+        found = there.compare(methods(there), store=RunStore(tmp_path), executor=pool, **options)
     assert same_runs(found.runs, expected.runs)
     assert found.contrasts == expected.contrasts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import itertools
@@ -16,6 +17,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +28,7 @@ import pytest
 from distributed import Scheduler, SpecCluster
 
 import jaxtl as tl
+from experiments.benchmarks import cluster as benchmark
 from jaxtl import loop
 from jaxtl.cli import flags
 from jaxtl.cluster import Site, parcels, sites, workers
@@ -376,3 +379,20 @@ def run_of(line):
     """A line of runs.jsonl but for the time that it took."""
     record = {name: value for name, value in json.loads(line).items() if name not in ("seconds", "crc32")}
     return json.dumps(record)
+
+
+def test_the_benchmark_counts_runs_and_units_of_every_number_of_workers(tmp_path, monkeypatch):
+    asked = []
+
+    @contextlib.contextmanager
+    def threads(site):
+        asked.append(site.workers)
+        with ThreadPoolExecutor(site.workers) as pool:
+            yield pool
+
+    monkeypatch.setattr("jaxtl.cluster.pool.joined", threads)
+    benchmark.main(benchmark.Config(**benchmark.Config.presets["smoke"]), tmp_path)
+    figures = json.loads((tmp_path / "summary.json").read_text())["figures"]
+    assert asked == [1, 2]
+    assert min(figures[f"cluster/workers_{count}/runs_per_hour"] for count in asked) > 0
+    assert figures["cluster/many/seconds"] > figures["cluster/overhead/seconds"] > 0

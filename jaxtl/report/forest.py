@@ -122,7 +122,8 @@ def predictors_section(
     each = [[study, points(found[study]), *(f"{known[study][name]:.3g}" for name in names)] for study in found]
     lines = [
         f"ρ: rank correlation of a figure with {words} over {len(gain)} pairs; p without correction for "
-        f"{len(names)} figures. Pairs are few and share data: it is for finding questions, not for answering them."
+        f"{len(names)} figures. Pairs are few and share data: it is for finding questions, not for answering them. "
+        "Distances stand with a minus."
     ]
     tables = [Table(["figure", "ρ", "p"], rows), Table(["pair", words, *names], each)]
     return Section(f"What goes with {words}", tables, lines), figures

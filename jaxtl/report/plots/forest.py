@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 ALL = "all, and another one"
 ACROSS = 3  # panels side by side
+LONGEST, LETTER = 36, 0.075  # letters of a name on one line; inches of one
 LIMITS = 1.5  # how many times the widest mean a panel reaches; longer intervals leave it
 
 
@@ -31,7 +32,9 @@ def forest(
     """
     columns = min(ACROSS, len(effects))
     high = -(-len(effects) // columns)
-    figure = new_figure(2.2 + 2.6 * columns, 0.9 + high * (1.0 + 0.3 * (len(studies) + 1)), title)
+    names = [study.replace(" → ", "\n→ ") if len(study) > LONGEST else study for study in [*studies, ALL]]
+    letters = max(len(line) for name in names for line in name.split("\n"))
+    figure = new_figure(0.6 + LETTER * letters + 2.6 * columns, 0.9 + high * (1.0 + 0.3 * (len(studies) + 1)), title)
     panels = figure.subplots(high, columns, squeeze=False)
     for axis in panels.flatten()[len(effects) :]:
         axis.set_axis_off()
@@ -45,7 +48,7 @@ def forest(
             panel.plot(one.prediction95, [len(studies)] * 2, color=VERMILLION, linewidth=0.9, zorder=2)
             panel.plot(one.ci95, [len(studies)] * 2, color=VERMILLION, linewidth=4, zorder=3)
             panel.plot(one.mean, len(studies), "D", color=VERMILLION, markersize=7, zorder=4)
-        name_rows(panel, [*studies, ALL] if k % columns == 0 else [""] * (len(studies) + 1))
+        name_rows(panel, names if k % columns == 0 else [""] * len(names))
         panel.axhline(len(studies) - 0.5, color=FAINT, linewidth=0.6)
         means = [100 * abs(c.difference) for c in found.values() if np.isfinite(c.difference)]
         widest = max([1.0, *means, *(map(abs, one.ci95) if one else ())])

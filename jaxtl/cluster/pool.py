@@ -22,6 +22,7 @@ from jaxtl.text import printable
 CONNECTING = 20  # seconds until a scheduler has to answer
 FRESH = 1.0  # seconds for which the number of workers holds
 AGAIN = "rerun the same command to go on"
+ENDED = f"the scheduler has ended\n  {AGAIN}"
 KEPT = 2  # pieces of work whose parcels stay on the workers
 
 logger = logging.getLogger("jaxtl")
@@ -73,8 +74,15 @@ class Pool(Executor):
         return 2 * max(1, count)
 
     def addresses(self) -> list[str]:
-        """The workers that fit, now."""
-        there = self._client.scheduler_info(n_workers=-1)["workers"]
+        """The workers that fit, now.
+
+        Raises:
+            Gone: the scheduler has ended.
+        """
+        try:
+            there = self._client.scheduler_info(n_workers=-1)["workers"]
+        except (KeyError, OSError) as error:  # nothing is told where the scheduler no longer answers
+            raise Gone(ENDED) from error
         return [address for address, worker in there.items() if self._resource in worker["resources"]]
 
     def _sent_of(self, work: Callable) -> Sent:
@@ -122,7 +130,7 @@ def joined(site: Site) -> Iterator[Pool]:
         except KilledWorker as error:
             raise Gone(f"a unit has ended every worker that it was given to: {one_line(error)}\n  {AGAIN}") from error
         except CancelledError as error:
-            raise Gone(f"the scheduler has ended\n  {AGAIN}") from error
+            raise Gone(ENDED) from error
 
 
 @contextlib.contextmanager

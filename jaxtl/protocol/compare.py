@@ -254,14 +254,15 @@ class _Desk:
 
     def _made(self, units: Iterable[Unit]) -> Iterator[Unit]:
         """Have the units made that the store lacks; each, once its runs are kept."""
-        missing: dict[Unit, None] = {}
+        missing, asked = list[Unit](), set[Unit]()
         for unit in units:
-            lacking = tuple(t for t, run in zip(unit.trials, self._found(unit), strict=True) if run is None)
-            rest = unit._replace(trials=lacking)
-            if lacking and rest not in missing:
-                missing[rest] = None
-            else:
-                self._tell(unit)
+            of = {trial: unit._replace(trials=(trial,)) for trial in unit.trials}
+            found = dict(zip(unit.trials, self._found(unit), strict=True))
+            lacking = tuple(trial for trial in unit.trials if found[trial] is None and of[trial] not in asked)
+            asked.update(of[trial] for trial in lacking)  # another unit may share some of its trials
+            if lacking:
+                missing.append(unit._replace(trials=lacking))
+            self._tell(unit._replace(trials=tuple(trial for trial in unit.trials if trial not in lacking)))
 
         def handed_out() -> Iterator[Unit]:
             for unit in missing:

@@ -32,7 +32,7 @@ from experiments.benchmarks import cluster as benchmark
 from jaxtl import loop
 from jaxtl.cli import flags
 from jaxtl.cluster import Site, parcels, sites, workers
-from jaxtl.cluster.pool import joined
+from jaxtl.cluster.pool import Gone, joined
 from jaxtl.data import load, source_and_target
 from jaxtl.errors import InputError, Interrupted
 from jaxtl.problems import make_sources
@@ -228,6 +228,26 @@ def test_units_wait_for_the_first_worker(tmp_path):
             late.kill()
             late.wait()
     assert sorted(unit for unit, _ in made) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("busy", [0, 2])  # seconds for which the first process looks elsewhere
+def test_a_scheduler_that_is_killed_ends_the_run_in_a_line(busy, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        site = Site.of(f"tcp://127.0.0.1:{taken.getsockname()[1]}")
+    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host=127.0.0.1", "--no-dashboard"]
+    port = site.address.rpartition(":")[2]
+    scheduler = subprocess.Popen([*command, f"--port={port}"], stderr=subprocess.DEVNULL)
+    worker = worker_of(site, tmp_path)
+    try:
+        with pytest.raises(Gone, match="the scheduler has ended"), joined(site) as pool:
+            for count, _ in enumerate(each_made(slowly, itertools.count(), pool)):
+                if count == 5:
+                    scheduler.kill()
+                    time.sleep(busy)
+    finally:
+        for process in (worker, scheduler):
+            process.kill()
+            process.wait()
 
 
 def test_where_no_worker_fits_it_is_said(site, monkeypatch):

@@ -392,6 +392,28 @@ def test_halving_chooses_by_every_selection_among_what_it_has_left():
 
 
 @pytest.mark.parametrize("together", [False, True])
+def test_halving_by_two_selections_makes_no_run_twice(together, tmp_path):
+    lab = Laboratory()
+    method = lab.method("a", {"pull": 1.0}, {"pull": PULLS})
+    method = in_one_sweep(method, []) if together else method
+    higher = Selection("higher", "tuning", lambda trained, draw: float(np.sin(1e4 * trained[1])))  # half of it shared
+    lab.compare([method], 8, range(4), REPORT, halving=True, selections=[higher], store=RunStore(tmp_path))
+    assert len(lab.trained) == len(set(lab.trained)) == len((tmp_path / "runs.jsonl").read_text().splitlines())
+
+
+def test_progress_is_told_of_the_runs_of_a_sweep_that_was_cut_off(tmp_path):
+    def compared(lab, **how):
+        return lab.compare([in_one_sweep(lab.method("a", {"pull": 1.0}, {"pull": PULLS}), [])], **how)
+
+    lab, told = Laboratory(), []
+    compared(lab, store=RunStore(tmp_path))
+    path = tmp_path / "runs.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
+    compared(lab, store=RunStore(tmp_path), progress=told.append)
+    assert len(told) == planned_runs([lab.method("a", {}, {"pull": PULLS})], 8, TUNING, REPORT)
+
+
+@pytest.mark.parametrize("together", [False, True])
 def test_runs_that_choose_are_made_once_and_scored_by_every_selection(together):
     lab, sweeps = Laboratory(best_in_folds=dict.fromkeys(REPORT, 3.0)), []
     pulls = [setting["pull"] for setting in trial_settings({"pull": PULLS}, 4)]

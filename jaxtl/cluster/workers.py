@@ -8,6 +8,7 @@ import importlib
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from typing import Any
 
 from jaxtl import version
@@ -21,7 +22,8 @@ _kept: collections.OrderedDict[str, Callable] = collections.OrderedDict()  # by 
 
 def itself() -> dict[str, dict[str, str]]:
     """What has to be the same in all processes of a run: versions, and the files of the package."""
-    return {"versions": backend.versions(), "code": version.code()}
+    others = {name: metadata.version(name) for name in ("jaxlib", "numpy", "scikit-learn", "scipy")}
+    return {"versions": backend.versions() | others, "code": version.code()}
 
 
 def threads() -> int:

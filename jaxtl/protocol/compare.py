@@ -270,8 +270,8 @@ class _Desk:
                 yield unit
 
         for unit, made in each_made(self.worker, handed_out(), self.executor):
-            for run, arrays in made:
-                self.store.add(run, arrays)
+            for plan, (run, arrays) in zip(self.worker.plan(unit), made, strict=True):
+                self.store.add(replace(run, setting=plan.setting), arrays)  # elsewhere its last bit may be another
             yield unit
 
     def _decide(self, choices: Sequence[_Choice]) -> None:

@@ -230,6 +230,14 @@ def test_units_wait_for_the_first_worker(tmp_path):
     assert sorted(unit for unit, _ in made) == [0, 1, 2]
 
 
+def until_killed(scheduler, busy, pool):
+    """Units without end, of which the scheduler sees a few."""
+    for count, _ in enumerate(each_made(slowly, itertools.count(), pool)):
+        if count == 5:
+            scheduler.kill()
+            time.sleep(busy)
+
+
 @pytest.mark.parametrize("busy", [0, 2])  # seconds for which the first process looks elsewhere
 def test_a_scheduler_that_is_killed_ends_the_run_in_a_line(busy, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -240,10 +248,7 @@ def test_a_scheduler_that_is_killed_ends_the_run_in_a_line(busy, tmp_path):
     worker = worker_of(site, tmp_path)
     try:
         with pytest.raises(Gone, match="the scheduler has ended"), joined(site) as pool:
-            for count, _ in enumerate(each_made(slowly, itertools.count(), pool)):
-                if count == 5:
-                    scheduler.kill()
-                    time.sleep(busy)
+            until_killed(scheduler, busy, pool)
     finally:
         for process in (worker, scheduler):
             process.kill()

@@ -441,6 +441,23 @@ def test_runs_that_choose_are_made_once_and_scored_by_every_selection(together):
     assert len(trained) == 4 * len(TUNING)
 
 
+def test_runs_are_kept_where_another_machine_rounds_settings_otherwise(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    def rounded(run):
+        return replace(run, setting={name: float(np.nextafter(value, 1)) for name, value in run.setting.items()})
+
+    class Elsewhere(ThreadPoolExecutor):
+        def submit(self, work, unit):
+            return super().submit(lambda: [(rounded(run), arrays) for run, arrays in work(unit)])
+
+    lab = Laboratory()
+    with Elsewhere(1) as pool:
+        for _ in range(2):
+            lab.compare([lab.method("a", {"pull": 1.0}, {"pull": PULLS})], store=RunStore(tmp_path), executor=pool)
+    assert len(lab.trained) == 8 * len(TUNING) + len(REPORT)
+
+
 def test_units_may_be_made_elsewhere_and_the_result_is_the_same(tmp_path):
     from concurrent.futures import ThreadPoolExecutor
 

@@ -95,7 +95,7 @@ class Config(SourceConfig, LabelledConfig, Draws, Training):
     perturbations: Annotated[int, cli.Within(0, 1000)] = 10  # of source models, in the last bit
     comparisons: Annotated[int, cli.Within(4, 100_000)] = 2000  # simulated, for every figure
 
-    methods, honest, folds = (), (), 2  # no fields here
+    methods, honest, folds, halving = (), (), 2, False  # no fields here
     may_change: ClassVar = ("perturbations", "comparisons")
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {

@@ -8,7 +8,7 @@ by `--cluster=local:N`, and have compiled their programs before anything is meas
 for each unit that does nothing, with one worker: what is left between the first process, Dask and its worker. Many
 units are as many of those, in one go: the first process holds a few at a time, whatever their number.
 
-    workers    runs per hour    ÷ one worker
+    workers    runs per hour    ÷ the fewest
     1                 25,377            1.00
     2                 23,427            0.92
     4                 24,219            0.95

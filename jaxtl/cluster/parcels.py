@@ -2,8 +2,8 @@
 
 Work holds functions of an experiment, which only cloudpickle carries, and data sets, several times over: as they were
 read and as they lie on a device. An array that is large goes by itself, once for each worker, whatever work asks for
-it. What is opened here was packed by the first process of the same run and came through Dask, which executes what it
-carries in any case (SECURITY.md); no file is read so.
+it; one that is mapped from a file is read from the same file there. What is opened here was packed by the first process
+of the same run and came through Dask, which executes what it carries in any case (SECURITY.md); no file is read so.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ import functools
 import hashlib
 import importlib
 import io
+import mmap
+import os
 import pickle
+import socket
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -22,6 +25,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtl.errors import InputError
+
+FILE = "file"
 LARGE = 2**16  # bytes: an array of fewer goes with the work
 CACHED = type(functools.cache(len))
 
@@ -66,6 +72,9 @@ class _Packer(cloudpickle.Pickler):
 
     def persistent_id(self, obj: Any) -> tuple | None:
         """How the opener finds an array that does not go with the body; None for all else."""
+        if isinstance(obj, np.memmap) and isinstance(obj.base, mmap.mmap) and obj.mode in ("r", "c"):
+            place = os.path.abspath(os.fspath(obj.filename))
+            return FILE, place, os.stat(place).st_size, obj.dtype.str, obj.offset, obj.shape
         if not isinstance(obj, np.ndarray | jax.Array) or obj.nbytes < LARGE or obj.dtype.kind not in "biufc":
             return None
         values = np.ascontiguousarray(obj)
@@ -90,7 +99,17 @@ class _Opener(pickle.Unpickler):
         self.arrays = arrays
 
     def persistent_load(self, name: tuple) -> Any:
-        """What `persistent_id` left out."""
+        """What `persistent_id` left out.
+
+        Raises:
+            InputError: a file is not there, or of another size.
+        """
+        if name[0] == FILE:
+            _, place, size, dtype, offset, shape = name
+            if not os.path.isfile(place) or os.stat(place).st_size != size:
+                what = f"is not there on {socket.gethostname()}, or not as large as for the first process"
+                raise InputError(what, where=place, todo="give workers the same files under the same names")
+            return np.memmap(place, dtype, "r", offset, shape)
         on_device, digest, dtype, shape = name
         values = np.frombuffer(self.arrays[digest], dtype).reshape(shape)
         return jnp.asarray(values) if on_device else values

@@ -98,6 +98,7 @@ class Pool(Executor):
             self._sent[id(work)] = Sent(work, parcel.key, body, [*hold], [*hold.values()])
             while len(self._sent) > KEPT:
                 self._sent.popitem(last=False)
+        self._sent.move_to_end(id(work))
         return self._sent[id(work)]
 
     def _hold(self, key: str, content: bytes) -> Any:
@@ -157,7 +158,7 @@ def _client(site: Site, cluster: Any) -> Any:
 @contextlib.contextmanager
 def _welcomed(client: Any, site: Site) -> Iterator[str]:
     """Every worker is asked whether it fits, now and when it joins; the resource that those offer which do."""
-    first = workers.itself()
+    first = workers.itself(workers.beside())
     resource = f"jaxtl-{hashlib.sha256(json.dumps(first, sort_keys=True).encode()).hexdigest()[:12]}"
     topic, refusals = f"{resource}-{client.id}", list[str]()
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import importlib
+import hashlib
+import importlib.util
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from jaxtl import version
@@ -20,10 +23,32 @@ KEPT = 2  # pieces of work: a study, and what comes before the next one
 _kept: collections.OrderedDict[str, Callable] = collections.OrderedDict()  # by digest
 
 
-def itself() -> dict[str, dict[str, str]]:
-    """What has to be the same in all processes of a run: versions, and the files of the package."""
+def beside() -> list[str]:
+    """Modules that lie beside the program that runs here: they travel by name, and have to be the same elsewhere."""
+    program = getattr(sys.modules["__main__"], "__file__", None)
+    room = Path(program or "").resolve().parent
+    if program is None or {"site-packages", "bin"} & {*room.parts}:  # a program of a library
+        return []
+    places = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
+    return sorted(
+        name for name, file in places.items() if name[:2] != "__" and file and Path(file).resolve().parent == room
+    )
+
+
+def itself(modules: Iterable[str] = ()) -> dict[str, dict[str, str]]:
+    """What has to be the same in all processes of a run: versions, the files of the package, and further modules."""
     others = {name: metadata.version(name) for name in ("jaxlib", "numpy", "scikit-learn", "scipy")}
-    return {"versions": backend.versions() | others, "code": version.code()}
+    further = {name: _digest(name) for name in modules}
+    return {"versions": backend.versions() | others, "code": version.code(), "beside": further}
+
+
+def _digest(module: str) -> str:
+    """Of its file; "" where there is none."""
+    try:
+        found = importlib.util.find_spec(module)
+    except ImportError:
+        return ""
+    return hashlib.sha256(Path(found.origin).read_bytes()).hexdigest() if found and found.origin else ""
 
 
 def threads() -> int:
@@ -36,7 +61,8 @@ def differences(first: Mapping[str, Mapping[str, str]], here: Mapping[str, Mappi
     """In what a process is another than the first one, in words; "" where it fits.
 
     Example:
-        >>> differences({"versions": {"jax": "0.10.2"}, "code": {}}, {"versions": {"jax": "0.9.0"}, "code": {}})
+        >>> first = {"versions": {"jax": "0.10.2"}, "code": {}, "beside": {}}
+        >>> differences(first, {**first, "versions": {"jax": "0.9.0"}})
         'jax 0.9.0 in place of 0.10.2'
     """
     words = [
@@ -44,7 +70,7 @@ def differences(first: Mapping[str, Mapping[str, str]], here: Mapping[str, Mappi
         for name, wanted in first["versions"].items()
         if here["versions"].get(name) != wanted
     ]
-    theirs, ours = here["code"], first["code"]
+    theirs, ours = {**here["code"], **here["beside"]}, {**first["code"], **first["beside"]}
     files = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
     if files:
         words.append(f"other code in {files[0]}" + (f" and {len(files) - 1} more files" if files[1:] else ""))
@@ -82,7 +108,7 @@ def fitting(first: Mapping[str, Any], topic: str, resource: str, threads: int, o
         async def setup(self, worker):
             try:
                 workers = importlib.import_module("jaxtl.cluster.workers")
-                refused = workers.differences(first, workers.itself())
+                refused = workers.differences(first, workers.itself(first["beside"]))
             except ImportError as error:
                 refused = f"no jaxtl as it is here: {error}"
             if refused:

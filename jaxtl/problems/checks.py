@@ -21,6 +21,7 @@ from jaxtl.problems.images import Images, unread
 from jaxtl.problems.source import make_model
 from jaxtl.problems.texts import Texts
 from jaxtl.protocol import Draw
+from jaxtl.protocol.design import FEWEST_HALVED
 
 
 def choose_tasks(split: str, flag: str, source: DataSet, target: DataSet) -> tuple[DataSet, DataSet]:
@@ -108,9 +109,9 @@ def check_halving(config: Any) -> None:
     """Refuse to halve what is tried once.
 
     Raises:
-        InputError: there is one tuning draw, or there are three settings or fewer.
+        InputError: there is one tuning draw, or there are too few settings.
     """
-    if config.halving and (config.tuning_draws < 2 or config.trials < 4):
+    if config.halving and (config.tuning_draws < 2 or config.trials < FEWEST_HALVED):
         what = f"nothing is halved of {config.trials} trials on {config.tuning_draws} tuning draws"
         todo = "give --config.trials=16 --config.tuning_draws=4, which take 30 runs instead of 64"
         raise InputError(what, where="--config.halving", todo=todo)

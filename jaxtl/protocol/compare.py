@@ -32,6 +32,7 @@ import numpy as np
 
 from jaxtl.errors import InputError
 from jaxtl.protocol.design import (
+    FEWEST_HALVED,
     Draw,
     Method,
     Selection,
@@ -96,7 +97,8 @@ def compare(
         measure: what "test" is: which direction is better, what it is bounded by, which effects matter.
         replicates: how often all of it is repeated; the seeds of each are others, beyond those that are given.
         halving: whether each tuning draw after the first sees only the better half of the settings by their mean score
-            so far: of 16 settings on 4 draws 30 runs choose instead of 64. The last draws may not be needed.
+            so far: of 16 settings on 4 draws 30 runs choose instead of 64. The last draws may not be needed. Fewer than
+            four settings are not halved, and where all that are left diverge, those before them are taken back.
         store: keeps the runs; the same comparison with the same store makes only those that are missing.
         progress: called with a few words before each of the `planned_runs`, also those found in the store.
         executor: makes the units, in any order (`each_made`); left out, they are made here one after another.
@@ -192,13 +194,21 @@ class _Choice:
         else:
             self.tried.append(tuple(sorted(better)))
 
+    def widened(self) -> bool:
+        """Whether a rung on which all that was left has diverged has taken back what the rung before had."""
+        if len(self.tried) == 1 or self.tried[-1] == self.tried[-2]:
+            return False
+        self.tried[-1] = self.tried[-2]
+        return True
+
 
 def _choices(
     way: Selection, method: str, tuning: list[Draw], report: list[Draw], folds: int, halving: bool, settings: int
 ) -> Iterator[_Choice]:
     every = tuple(range(settings))
     if way.over == "tuning":
-        yield _Choice(way, method, [[draw] for draw in tuning] if halving else [tuning], report, [every])
+        rungs = [[draw] for draw in tuning] if halving and settings >= FEWEST_HALVED else [tuning]
+        yield _Choice(way, method, rungs, report, [every])
         return
     for draw in report:
         parts = [draw._replace(fold=fold, folds=folds) for fold in range(folds)] if way.over == "folds" else [draw]
@@ -281,6 +291,8 @@ class _Desk:
                 continue
             scores = [_mean([_score(run, choice.way) for run in runs if run]) for runs in by_trial]
             if max(scores) == -math.inf:
+                if choice.widened():
+                    continue
                 where = f"method '{choice.method}', {choice.stage} from draw {choice.draws[0].seed}"
                 todo = "lower the ranges that are searched, the learning rate first"
                 raise InputError(f"each of the {len(scores)} trials diverged", where=where, todo=todo)

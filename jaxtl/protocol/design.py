@@ -17,6 +17,7 @@ from jaxtl.protocol.measures import Measure
 from jaxtl.protocol.runs import COLUMNS
 
 LEARNING_RATE = "learning_rate"  # the one hyperparameter whose quantile is the same in trial i of every method
+FEWEST_HALVED = 4  # settings: of fewer, half is one, which the first draw would choose alone
 
 Setting = dict[str, float]
 
@@ -263,7 +264,7 @@ def runs_that_tune(trials: int, draws: int, halving: bool = False) -> int:
         >>> runs_that_tune(16, 4), runs_that_tune(16, 4, halving=True), runs_that_tune(8, 9, halving=True)
         (64, 30, 14)
     """
-    if not halving:
+    if not halving or trials < FEWEST_HALVED:
         return trials * draws
     left = [trials // 2**rung for rung in range(draws)]
     return trials + sum(count for count in left[1:] if count > 1)

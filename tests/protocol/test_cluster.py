@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import importlib.util
 import itertools
 import json
@@ -258,7 +259,7 @@ def test_a_scheduler_that_is_killed_ends_the_run_in_a_line(busy, tmp_path):
 def test_where_no_worker_fits_it_is_said(site, monkeypatch):
     mine = workers.itself()
     other = mine | {"versions": mine["versions"] | {"jax": "0.0.1"}}
-    monkeypatch.setattr(workers, "itself", lambda: other)
+    monkeypatch.setattr(workers, "itself", lambda modules: other)
     with pytest.raises(InputError, match=r"is refused: jax \S+ in place of 0\.0\.1"), joined(site):
         pass
 
@@ -421,3 +422,35 @@ def test_the_benchmark_counts_runs_and_units_of_every_number_of_workers(tmp_path
     assert asked == [1, 2]
     assert min(figures[f"cluster/workers_{count}/runs_per_hour"] for count in asked) > 0
     assert figures["cluster/many/seconds"] > figures["cluster/overhead/seconds"] > 0
+
+
+def test_what_lies_on_disk_is_read_there_by_its_name_and_must_be_the_same(tmp_path):
+    file = tmp_path / "pixels"
+    np.arange(100_000, dtype=np.uint8).tofile(file)
+    pixels = np.memmap(file, np.uint8, "r", 10, (300, 300))
+    parcel = parcels.packed(lambda row: int(pixels[row].sum()))
+    assert not parcel.arrays
+    assert len(parcel.body) < 2000
+    assert parcels.opened(parcel.body, {})(7) == int(pixels[7].sum())
+    part = pixels[3:]  # where it begins in the file is not known
+    assert parcels.opened(*parcels.packed(lambda row: int(part[row].sum()))[1:])(4) == int(pixels[7].sum())
+    file.write_bytes(b"other")
+    with pytest.raises(InputError, match="not as large as for the first process"):
+        parcels.opened(parcel.body, {})
+
+
+def test_a_module_beside_the_program_has_to_be_the_same(tmp_path, monkeypatch):
+    (tmp_path / "beside_it.py").write_text("ONE = 1\n")
+    (tmp_path / "program.py").write_text("import beside_it\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("beside_it")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(tmp_path / "program.py"), raising=False)
+    assert workers.beside() == ["beside_it"]
+    first = workers.itself(workers.beside())
+    assert workers.differences(first, workers.itself(first["beside"])) == ""
+    (tmp_path / "beside_it.py").write_text("ONE = 2\n")
+    assert workers.differences(first, workers.itself(first["beside"])) == "other code in beside_it"
+    monkeypatch.delitem(sys.modules, "beside_it")
+    (tmp_path / "beside_it.py").unlink()
+    importlib.invalidate_caches()
+    assert workers.differences(first, workers.itself(first["beside"])) == "other code in beside_it"

@@ -320,6 +320,8 @@ def test_progress_is_told_of_every_planned_run(tmp_path):
 def halved(scores):
     """Oracle: (the setting that is chosen, [settings of each draw]) by [draws, settings] scores."""
     left, seen = np.arange(scores.shape[1]), []
+    if len(left) < 4:
+        return int(scores.mean(axis=0).argmax()), [left.tolist()] * len(scores)
     for draw in range(len(scores)):
         seen.append(left.tolist())
         order = left[np.argsort(-scores[: draw + 1][:, left].mean(axis=0), kind="stable")]
@@ -338,7 +340,7 @@ class Noisy(Laboratory):
 
 
 @pytest.mark.parametrize("together", [False, True])
-@pytest.mark.parametrize(("trials", "draws"), [(16, 4), (8, 2), (7, 9), (4, 3), (1, 3)])
+@pytest.mark.parametrize(("trials", "draws"), [(16, 4), (8, 2), (7, 9), (4, 3), (3, 3), (1, 3)])
 def test_each_further_draw_sees_the_better_half(trials, draws, together):
     lab, sweeps, tuning = Noisy(), [], list(range(draws))
     method = lab.method("a", {"pull": 1.0}, {"pull": PULLS})
@@ -378,6 +380,24 @@ def test_halving_that_is_cut_off_goes_on_with_what_is_missing_and_comes_to_the_s
     found, _ = compared(rest, store=RunStore(tmp_path))
     assert [replace(run, seconds=0.0) for run in found] == [replace(run, seconds=0.0) for run in expected]
     assert len(cut_off.trained) + len(rest.trained) == len(whole.trained)
+
+
+def test_where_the_better_half_diverges_on_a_draw_the_other_half_is_taken_back():
+    lab, pulls = Laboratory(), [setting["pull"] for setting in trial_settings({"pull": PULLS}, 8)]
+    worse = sorted(pulls, key=lambda pull: -abs(math.log(pull)))[:4]
+
+    def spoilt(setting, draw):
+        return draw.seed == 1 and setting["pull"] not in worse
+
+    method = lab.method("a", {"pull": 1.0}, {"pull": PULLS}, spoilt)
+    runs, _ = lab.compare([method], 8, range(4), REPORT, halving=True)
+    (chosen,) = {run.setting["pull"] for run in runs if run.stage == "report"}
+    assert chosen == worse[-1]
+    assert [sum(run.seed == seed and run.stage == "tuning" for run in runs) for seed in range(4)] == [8, 8, 4, 2]
+
+    method = lab.method("b", {"pull": 1.0}, {"pull": PULLS}, lambda setting, draw: draw.seed == 1)
+    with pytest.raises(InputError, match="each of the 8 trials diverged"):
+        lab.compare([method], 8, range(4), REPORT, halving=True)
 
 
 def test_halving_chooses_by_every_selection_among_what_it_has_left():

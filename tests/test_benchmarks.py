@@ -8,13 +8,15 @@ import shutil
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
+from typing import ClassVar
 
 import jax
 import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments.benchmarks import benchmarks, compare, inputs, machine, results, selection, sweeps
+from experiments.benchmarks import benchmarks, compare, inputs, instructions, machine, results, selection, sweeps
 from experiments.benchmarks import step as benchmark
 from experiments.benchmarks.arithmetic import operations_of_step
 from experiments.benchmarks.rows import BASE, ROWS, rows_of
@@ -498,3 +500,37 @@ def test_one_command_measures_all_and_is_compared_with_itself(tmp_path):
     comparing = [sys.executable, "-m", "experiments.benchmarks.compare", path, path]
     said = subprocess.run(comparing, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     assert len(re.findall(r" 1.00 \|\n", said)) == len(numbers)
+
+
+class Counted:
+    """A process under valgrind, whose steps take what their row costs."""
+
+    cost: ClassVar = {"plain": 1000, "l2": 1030}
+
+    def __init__(self, *arguments, under, **_):
+        self.log = next(word for word in under if word.startswith("--log-file=")).partition("=")[2]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        Path(self.log).write_text(f"==7== \n==7== I   refs:      {self.total:,}\n")
+
+    def ask(self, question, steps, variant_name):
+        self.total = 123_456 + steps * self.cost[variant_name]
+
+
+def test_instructions_of_a_step_are_what_more_steps_took(tmp_path, monkeypatch):
+    monkeypatch.setattr(instructions, "Worker", Counted)
+    monkeypatch.setattr(instructions, "on_one_core", lambda: None)
+    monkeypatch.setattr(instructions.shutil, "which", lambda name: name)
+    instructions.main(instructions.Config(rows=("plain", "l2")), tmp_path)
+    figures = json.loads((tmp_path / "summary.json").read_text())["figures"]
+    assert figures == {"instructions/cnn_16/plain": 1000, "instructions/cnn_16/l2": 1030}
+    assert "1.0300" in (tmp_path / "summary.md").read_text()
+
+
+def test_without_valgrind_nothing_is_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(instructions.shutil, "which", lambda name: None)
+    with pytest.raises(InputError, match="valgrind is not installed"):
+        instructions.main(instructions.Config(), tmp_path)

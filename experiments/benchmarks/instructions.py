@@ -39,10 +39,10 @@ Rows = Annotated[tuple[Annotated[str, cli.OneOf("row", COUNTED)], ...], cli.Item
 @dataclasses.dataclass(frozen=True)
 class Config:
     preset: str = ""  # smoke: a small MLP, two rows
-    problems: Networks = ("cnn_128",)  # as for benchmarks.step
+    problems: Networks = ("cnn_16",)  # as for benchmarks.step
     rows: Rows = (BASE, "l2", "l2_sp", "decay", "both_pulls")
     few: cli.Steps = 10
-    more: cli.Steps = 200  # what else a process does differs by as much as a step or two
+    more: cli.Steps = 400  # what else a process does differs by as much as a few of them
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"smoke": {"problems": ("mlp_4",), "rows": (BASE, "l2"), "more": 20}}
 
@@ -60,13 +60,12 @@ def instructions(name: str, row: str, steps: int, room: Path) -> int:
     return int(found[1].replace(",", ""))
 
 
-def of_a_step(name: str, row: str, config: Config) -> float:
+def of_a_step(name: str, row: str, config: Config, room: Path) -> float:
     """Instructions of a step; what it compiles is found on disk in both processes that are compared."""
-    with tempfile.TemporaryDirectory() as directory:
-        counts = []
-        for steps in (config.few, config.few, config.few + config.more):
-            raise_if_stopped(f"before {steps} steps of {row}")
-            counts.append(instructions(name, row, steps, Path(directory)))
+    counts = []
+    for steps in (config.few, config.few, config.few + config.more):
+        raise_if_stopped(f"before {steps} steps of {row}")
+        counts.append(instructions(name, row, steps, room))
     return (counts[2] - counts[1]) / config.more
 
 
@@ -75,9 +74,10 @@ def measure(config: Config, console: Console, once: Once) -> Findings:
     numbers: dict[str, float] = {}
     for name in config.problems:
         found = {}
-        for row in config.rows:
-            console.print(f"counting {title_of(name)}, {ROWS[row].words}")
-            found[row] = once(f"{name}-{row}", functools.partial(of_a_step, name, row, config))
+        with tempfile.TemporaryDirectory() as room:  # what all rows compile is compiled once
+            for row in config.rows:
+                console.print(f"counting {title_of(name)}, {ROWS[row].words}")
+                found[row] = once(f"{name}-{row}", functools.partial(of_a_step, name, row, config, Path(room)))
         base = found[config.rows[0]]
         rows += [[title_of(name), ROWS[row].words, f"{n:,.0f}", f"{n / base:.4f}"] for row, n in found.items()]
         numbers |= {f"instructions/{name}/{row}": count for row, count in found.items()}

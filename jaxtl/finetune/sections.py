@@ -51,22 +51,37 @@ class Judged(NamedTuple):
     labels_unseen: np.ndarray
 
 
-def interval(measure: Measure, labels: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
-    """95 % of the measure over examples: what others of the same kind would have given.
+def interval(
+    measure: Measure, labels: np.ndarray, logits: np.ndarray, groups: np.ndarray | None = None
+) -> tuple[float, float]:
+    """95 % of the measure over examples, or groups of them: what others of the same kind would have given.
 
-    Of an accuracy Wilson's interval, which knows that all right is not surely all; else percentiles of resamples.
+    Of an accuracy Wilson's interval, which knows that all right is not surely all, with as many examples as would say
+    as much if each were for itself: windows of one recording are alike. Else percentiles of resamples.
 
-    Source: Wilson, Probable inference, the law of succession, and statistical inference (1927); `bootstrap_interval`.
+    Source: Wilson, Probable inference, the law of succession, and statistical inference (1927); Korn and Graubard,
+    Confidence intervals for proportions with small expected number of positive counts estimated from survey data
+    (1998); `bootstrap_interval`.
     """
+    each = np.arange(len(labels)) if groups is None else groups
     if measure == ACCURACY:
-        n, share, z = len(labels), measure.score(labels, logits), 1.96
+        right = (logits.argmax(axis=1) == labels).astype(float)
+        n, share, z = _as_many(right, each), measure.score(labels, logits), 1.96
         middle, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
         return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
 
     def score(rows: np.ndarray) -> float:
         return measure.score(labels[rows], logits[rows]) if len(np.unique(labels[rows])) > 1 else math.nan
 
-    return bootstrap_interval(score, np.arange(len(labels)), resamples=RESAMPLES if labels.size <= 20_000 else 100)
+    return bootstrap_interval(score, each, resamples=RESAMPLES if labels.size <= 20_000 else 100)
+
+
+def _as_many(right: np.ndarray, groups: np.ndarray) -> float:
+    """How many examples, each for itself, would have a share that varies as this one does: p(1 − p)/Var(share)."""
+    _, place = np.unique(groups, return_inverse=True)
+    share = right.mean()
+    spread = np.sum(np.bincount(place, right - share) ** 2)
+    return min(len(right), share * (1 - share) * len(right) ** 2 / spread) if spread > 0 else float(place.max() + 1)
 
 
 def told(measure: Measure, value: float, ends: tuple[float, float]) -> str:
@@ -80,7 +95,9 @@ def unseen(found: Found) -> tuple[float, tuple[float, float]]:
     kind, everything = found.model.kind, found.data.train.labels
     rows, outputs = found.outcome.once(found.winner)
     value = found.outcome.measure.better(found.outcome.mean(found.winner))
-    return value, interval(_own(found), kind.learned(everything[rows], everything), outputs)
+    groups = found.data.train.groups
+    own = kind.learned(everything[rows], everything), outputs
+    return value, interval(_own(found), *own, None if groups is None else groups[rows])
 
 
 def judged(found: Found) -> Judged:
@@ -88,14 +105,19 @@ def judged(found: Found) -> Judged:
     kind, everything, reading = found.model.kind, found.data.train.labels, found.model.reading
     measure, many = _own(found), found.modality.many
     value, ends = unseen(found)
-    lines = [f"On {many} left out: {measure.name} {told(measure, value, ends)}; the interval is over the {many}."]
+    alike = (
+        "" if found.data.train.groups is None else ", as many as would say as much if those of a group were not alike"
+    )
+    lines = [
+        f"On {many} left out: {measure.name} {told(measure, value, ends)}; the interval is over the {many}{alike}."
+    ]
     figures: dict[str, Any] = {"unseen": value, "unseen_ci95": ends, "reading": reading._asdict()}
     rows, outputs = found.outcome.once(found.winner)
     what, labels = f"{many} left out", everything[rows]
     if found.tested is not None and found.data.test is not None:
         what, labels, outputs = f"{many} for testing", found.data.test.labels, found.tested
         own = kind.learned(labels, everything), found.tested / reading.temperature
-        score, ends = measure.score(*own), interval(measure, *own)
+        score, ends = measure.score(*own), interval(measure, *own, found.data.test.groups)
         said = f"On the {len(labels)} {many} for testing, looked at once: {measure.name} {told(measure, score, ends)}."
         lines.insert(0, said)
         figures |= {"test": score, "test_ci95": ends}

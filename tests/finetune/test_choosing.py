@@ -263,6 +263,24 @@ def test_an_interval_over_pictures_covers(monkeypatch):
     assert interval(measure, np.zeros(30, int), sure) == pytest.approx((0.886, 1.0), abs=1e-3)  # not surely all
 
 
+def test_an_interval_over_groups_counts_what_they_say():
+    rng, measure = np.random.default_rng(0), MEASURES["accuracy"]
+    labels = rng.integers(0, 2, 40)
+    logits = np.eye(2)[np.where(rng.random(40) < 0.8, labels, 1 - labels)] * 2.0
+    alone = interval(measure, labels, logits)
+    assert interval(measure, labels, logits, np.arange(40)) == pytest.approx(alone)
+    many, groups = (np.repeat(labels, 10), np.repeat(logits, 10, axis=0)), np.repeat(np.arange(40), 10)
+    assert interval(measure, *many, groups) == pytest.approx(alone)  # ten copies of each say nothing more
+    narrow = interval(measure, *many)
+    assert narrow[1] - narrow[0] < 0.5 * (alone[1] - alone[0])
+    assert interval(measure, *many, rng.permutation(groups)) == pytest.approx(narrow, abs=0.02)  # of any others
+    sure = np.eye(2)[np.zeros(300, int)]
+    assert interval(measure, np.zeros(300, int), sure, np.arange(300) // 10) == pytest.approx((0.886, 1.0), abs=1e-3)
+    balanced = MEASURES["balanced_accuracy"]
+    low, high = interval(balanced, *many, groups)
+    assert high - low > 2 * np.subtract(*interval(balanced, *many)[::-1])
+
+
 def test_a_temperature_does_not_take_all_right_for_certain():
     logits = np.random.default_rng(0).normal(0, 1, (40, 3)) + 6 * np.eye(3)[np.arange(40) % 3]
     scale = calibrated(logits, np.arange(40) % 3)

@@ -8,6 +8,8 @@ A step's share of noise in seconds is larger than what a penalty costs on a netw
 taking a step is a process of its own under valgrind's cachegrind, on one core, once for few steps and once for many:
 what more steps took is theirs. The instructions are those of a processor as valgrind has it, which knows AVX2 and no
 AVX-512, and no instruction takes longer than another.
+
+Not yet measured as a whole: a row takes more than ten minutes, most of which a program is compiled under valgrind.
 """
 
 from __future__ import annotations

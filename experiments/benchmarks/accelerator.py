@@ -5,7 +5,7 @@
 
 In the order of what is most wanted, each kept when it is measured, so that the same command goes on: whether a killed
 run is repeated to the last bit; what a step takes by how many go in one dispatch, and in which type; how long to an
-accuracy, and whether bfloat16 costs any; how long the main job's large preset would take, from a small part of it.
+accuracy, and whether bfloat16 costs any; what a run of the main job's large preset takes, from a small part of it.
 
 Nothing here has run on an accelerator yet.
 """

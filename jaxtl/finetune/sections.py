@@ -105,12 +105,8 @@ def judged(found: Found) -> Judged:
     kind, everything, reading = found.model.kind, found.data.train.labels, found.model.reading
     measure, many = _own(found), found.modality.many
     value, ends = unseen(found)
-    alike = (
-        "" if found.data.train.groups is None else ", as many as would say as much if those of a group were not alike"
-    )
-    lines = [
-        f"On {many} left out: {measure.name} {told(measure, value, ends)}; the interval is over the {many}{alike}."
-    ]
+    over = f"the {many}" if found.data.train.groups is None else f"the {many}, and knows which belong together"
+    lines = [f"On {many} left out: {measure.name} {told(measure, value, ends)}; the interval is over {over}."]
     figures: dict[str, Any] = {"unseen": value, "unseen_ci95": ends, "reading": reading._asdict()}
     rows, outputs = found.outcome.once(found.winner)
     what, labels = f"{many} left out", everything[rows]

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -158,9 +159,17 @@ def _image_gradient(cotangent, images, kernel, *, window: Window):
         size = _span(images.aval.shape[axis + 1], window.image_dilation[axis])
         return edge - 1 - before, size + before - _span(cotangent.shape[axis + 1], window.strides[axis])
 
-    turned = jnp.swapaxes(jnp.flip(kernel, (0, 1)), 2, 3)
+    turned = _turned(kernel)
     backward = Window(window.image_dilation, (padding(0), padding(1)), window.strides, window.kernel_dilation)
     return _fast(cotangent, turned, backward)
+
+
+def _turned(kernel):
+    """[h, w, C, D] -> [h, w, D, C], both edges begun at their ends: one after the other, since a loop that does both
+    goes across the memory."""
+    height, width, channels, outputs = kernel.shape
+    pixels = lax.optimization_barrier(kernel.reshape(-1, channels, outputs)[np.arange(height * width)[::-1]])
+    return jnp.swapaxes(pixels, 1, 2).reshape(height, width, outputs, channels)
 
 
 def _kernel_gradient(cotangent, images, kernel, *, window: Window):

@@ -46,7 +46,7 @@ def space_section(result: Result) -> tuple[Section, dict[str, Any]]:
         "k images that are found for a description one is of its class.",
     ]
     title = f"What is recognised and found without a label: {result.title}"
-    draw = functools.partial(absences, title, there, result.unit, on="new classes")
+    draw = functools.partial(absences, title, there, result.unit, measured="right, or found, on new classes")
     table = Table(["alignment", *(IN_WORDS.get(name, name) for name in metrics)], rows)
     return Section(title, [table], lines, [Plot(f"found{slug(result.axes)}", title, draw)]), {
         f"found{slug(result.axes)}": figures

@@ -14,14 +14,16 @@ if TYPE_CHECKING:
 Value = tuple[float, tuple[float, float]]  # a mean with its interval, fractions
 
 
-def absences(title: str, there: Mapping[str, Mapping[str, Value]], unit: str, on: str = "test pairs") -> Figure:
-    """A row for each method: accuracy with all modalities, and with some alone, a colour each.
+def absences(
+    title: str, there: Mapping[str, Mapping[str, Value]], unit: str, measured: str = "accuracy on test pairs"
+) -> Figure:
+    """A row for each method: what is measured with all modalities, and with some alone, a colour each.
 
     Args:
         title: of the figure.
-        there: {who is there, in words: {method: accuracy}}; all have the methods of the first.
+        there: {who is there, in words: {method: value in %}}; all have the methods of the first.
         unit: what is repeated.
-        on: what is measured.
+        measured: what these are, in words.
     """
     from matplotlib.lines import Line2D
 
@@ -33,7 +35,7 @@ def absences(title: str, there: Mapping[str, Mapping[str, Value]], unit: str, on
             mark(axis, y + 0.2 * (k - (len(there) - 1) / 2), *of[method], PALETTE[k % len(PALETTE)])
     name_rows(axis, methods)
     axis.set_xlim(within((0.0, 100.0), axis.get_xlim()))
-    axis.set_xlabel(f"accuracy on {on}, %")
+    axis.set_xlabel(f"{measured}, %")
     explain(axis, f"mean with 95 % interval over {unit}s")
     lines = [Line2D([], [], marker="o", color=PALETTE[k % len(PALETTE)], linewidth=1.6) for k in range(len(there))]
     legend_outside(figure, lines, list(there))

@@ -30,7 +30,7 @@ def processes(monkeypatch):
         def __exit__(self, *error):
             pass
 
-        def ask(self, work, calls):
+        def ask_again(self, work, calls):
             self.calls += 1
             return self.seconds * (1 if work == "forward" else 3) if self.calls > 2 else 1000.0
 

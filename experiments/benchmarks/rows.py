@@ -27,15 +27,14 @@ BASE = "plain"
 PEERS = {
     BASE: ours("jaxtl, no penalty", "plain"),
     "again": ours("jaxtl once more: noise", "plain"),
-    "small_pages": ours("jaxtl, no huge pages", "plain", huge_pages=False),
+    "small_pages": ours("jaxtl, no huge pages", "plain", huge_pages=False, residual=False),
     "fit": ours("jaxtl, by fit, single steps", "fit", residual=False),
     "dispatched": ours("jaxtl, by fit as it is", "dispatched", residual=False),
     "by_hand": ours("by hand: value_and_grad, optax.sgd, jit", "by_hand"),
     "torch": Row("PyTorch, eager", "torch", {}),
-    "torch_small_pages": Row("PyTorch, eager, no huge pages", "torch", {}, huge_pages=False),
+    "torch_small_pages": Row("PyTorch, eager, no huge pages", "torch", {}, huge_pages=False, residual=False),
     "torch_one_thread": Row("PyTorch, eager, one thread", "torch", {"threads": 1}, residual=False),
     "compiled": Row("PyTorch, torch.compile", "compiled", {}),
-    "compiled_small_pages": Row("PyTorch, torch.compile, no huge pages", "compiled", {}, huge_pages=False),
 }
 COSTS = {
     "l2": ours("L2 by label in the loss", "l2", residual=False),

@@ -10,11 +10,13 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 ROOT = Path(__file__).parents[2]
+PAUSE = 0.05  # seconds: threads look for more work for a while before they leave the cores to other processes
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
 # jax and PyTorch share one accelerator here; each would take most of its memory at once, this process too
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -77,6 +79,13 @@ class Worker:
         if not line:
             raise RuntimeError(f"{' '.join(self.command[1:])} ended with {self.process.wait()}")
         return json.loads(line)
+
+    def ask_again(self, question: str, **details: Any) -> Any:
+        """The second of two answers, after a pause: what a process has to get back when it has waited, memory above
+        all, is not what is measured, nor what the threads of another one keep from it."""
+        time.sleep(PAUSE)
+        self.ask(question, **details)
+        return self.ask(question, **details)
 
 
 def serve(**answers: Callable[..., Any]) -> None:

@@ -6,26 +6,26 @@
 A grid of K configurations by `sweep` against the same runs one after another in one process, and against a fresh
 process for each; ridge and logistic paths against scikit-learn. Ratios are seconds of the other over ours.
 
-    sweep                                        K = 1   K = 32   32 fresh processes
-    linear head 512-10, 400 steps                 0.95     8.85                 19.5
-    the same, JAX_NUM_CPU_DEVICES=2               0.88    11.03                 18.1
-    MLP 784-128-10, 400 steps                     1.04     1.07                 11.9
-    the same, JAX_NUM_CPU_DEVICES=2               0.59     1.56                 11.1
-    CNN 16-32-64, 40 steps                        0.93     1.22                 17.7
-    the same, JAX_NUM_CPU_DEVICES=2               0.60     1.38                 13.2
+    one after another ÷ sweep         K    one device    a device a core    cores at most    32 or 16 fresh processes
+    linear head 512-10, 400 steps    32          10.4               11.7              2.1                        17.8
+    MLP 784-128-10, 400 steps        16    1.36; 1.36         1.47; 1.67       1.51; 1.62                    7.2; 5.8
+    CNN 16-32-64, 40 steps           16    1.23; 1.10         1.52; 1.36       1.60; 1.38                    8.4; 7.6
 
     ridge, 50,000 × 512, 10 targets, 100 λ with LOO     scales alike    over 3 decades
-    ridge_path                                         1.00 = 0.74 s     1.00 = 0.84 s
-    RidgeCV; its svd mode                                 43.7; 13.9        37.8; 12.9
-    a Ridge for every λ, no LOO                                 37.2              34.9
+    ridge_path                                          1.00 = 1.2 s      1.00 = 1.6 s
+    RidgeCV; its svd mode                                 38.6; 14.3         27.0; 9.8
+    a Ridge for every λ, no LOO                                 32.4              23.2
 
-    logistic, 10,000 × 512, 10 classes, 10 λ × 5 folds: logistic_path 1.00 = 2.4 s, LogisticRegressionCV at its default
-    tolerance 45; the folds' losses differ by up to 4e-3
+    logistic, 10,000 × 512, 10 classes, 10 λ × 5 folds: logistic_path 1.00 = 4.5 s, LogisticRegressionCV at its default
+    tolerance 16; the folds' losses differ by up to 6e-3
 
-LOO errors agree to 1e-13, and the same λ is chosen. The sweeps by `make bench`, one round; the paths by
-`--config.tolerances=1e-4`, scikit-learn's once; on 2 quiet CPU cores, Python 3.11, jax 0.10.2, scikit-learn 1.9.1. Side
-by side only the head gains much: a run of an MLP or a CNN keeps both cores busy by itself, where 2 and 1.75 were the
-goals. With a device for each core a sweep trains one configuration on each, and a single run takes a tenth more.
+LOO errors agree to 1e-13, and the same λ is chosen. MLP and CNN by two runs of `make bench`; the head and the paths by
+`--config.problems=head --config.sizes=1,32 --config.processes=32 --config.started=1 --config.rounds=1
+--config.memory_sizes=1 --config.tolerances=1e-4`; on 2 quiet CPU cores (AMD EPYC), Python 3.11, jax 0.10.2,
+scikit-learn 1.9.1. A device a core: JAX_NUM_CPU_DEVICES=2. Side by side only the head gains much. 2 and 1.75 were the
+goals of MLPs and CNNs: a run of one of them keeps both cores busy by itself, so that a configuration on each core gains
+no more than "at most", measured where there is one core, and what is gained is that. LogisticRegressionCV has one thread of BLAS: with two,
+OpenBLAS' own choice here, 2,000 × 256 took it 119 s in place of 12.
 """
 
 from __future__ import annotations
@@ -63,12 +63,15 @@ class Config(SweepConfig):
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {
-            "sizes": (1, 32),
+            "problems": ("mlp", "cnn"),
+            "sizes": (16,),
+            "processes": 16,
             "started": 1,
             "rounds": 1,
             "rows": 10_000,
             "features": 256,
             "tolerances": (1e-4,),
+            "memory_sizes": (1, 64),
         },
         "smoke": {
             "problems": ("head",),
@@ -139,6 +142,7 @@ def ridge(config: Config, console: Console) -> Findings:
 
 def logistic(config: Config, console: Console) -> Findings:
     from sklearn.linear_model import LogisticRegressionCV
+    from threadpoolctl import threadpool_limits  # scikit-learn's own
 
     rows, features, random = config.rows // 5, config.features, np.random.default_rng(0)
     labels = random.permutation(np.arange(rows) % CLASSES)
@@ -164,7 +168,7 @@ def logistic(config: Config, console: Console) -> Findings:
             l1_ratios=(0,),
             use_legacy_attributes=False,
         )
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), threadpool_limits(1, "blas"):
             warnings.simplefilter("ignore")  # of its options, which change from version to version
             taken, model = timed(partial(peer.fit, x.astype(np.float64), labels))
         theirs = -np.asarray(model.scores_).reshape(folds, -1)
@@ -172,7 +176,8 @@ def logistic(config: Config, console: Console) -> Findings:
         table.append([f"LogisticRegressionCV, tol {tolerance:g}", f"{taken / mine:.1f}", f"{gap:.1e}"])
         figures[f"LogisticRegressionCV {tolerance:g}"] = {"seconds": taken, "largest_difference": gap}
     lines = [
-        f"{rows} × {features}, {CLASSES} classes, {len(lams)} λ × {folds} folds. Gap: in the folds' mean log-loss."
+        f"{rows} × {features}, {CLASSES} classes, {len(lams)} λ × {folds} folds. Gap: in the folds' mean log-loss.",
+        "scikit-learn's has one thread of BLAS, which is its best: with more it can take ten times as long.",
     ]
     sections = [Section("Logistic regression", [Table(["way", "seconds ÷ ours", "largest gap"], table)], lines)]
     return Findings(sections, seconds_in("logistic", figures), {"logistic": figures})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -19,7 +20,7 @@ from rich.console import Console
 
 from experiments.benchmarks.results import Findings, duration
 from experiments.benchmarks.variants import timed
-from experiments.benchmarks.workers import Worker, serve
+from experiments.benchmarks.workers import ONE_THREAD, Worker, on_one_core, serve
 from jaxtl import bounds
 from jaxtl.data import Split, image_batches, on_device
 from jaxtl.labels import NEW, TRANSFERRED, label_params, label_set
@@ -129,14 +130,11 @@ class Runs:
         return np.asarray(jnp.stack(scores))
 
 
-def by_process(
-    way: str, name: str, size: int, environment: Mapping[str, str] | None = None, **how: Any
-) -> tuple[float, int]:
+def by_process(way: str, name: str, size: int, **how: Any) -> tuple[float, int]:
     """Seconds from `python` to the scores, of a sweep or of one run, in a process that finds nothing compiled; and its
     peak memory, bytes."""
     began = time.perf_counter()
-    nothing_compiled = {"JAX_ENABLE_COMPILATION_CACHE": "false", **(environment or {})}
-    with Worker("sweeps", environment=nothing_compiled) as worker:
+    with Worker("sweeps", environment={"JAX_ENABLE_COMPILATION_CACHE": "false"}) as worker:
         worker.ask("run", way=way, name=name, size=size, how=how)
         return time.perf_counter() - began, worker.ask("memory")
 
@@ -170,6 +168,18 @@ def against_one_by_one(name: str, size: int, rounds: int) -> dict[str, Any]:
     return {"first": first, "seconds": later, "largest_difference": gap}
 
 
+def on_a_core(name: str, size: int, rounds: int) -> float:
+    """Seconds of so many runs one after another in a process that has one core."""
+    with Worker("sweeps", "one_core", environment=ONE_THREAD) as worker:
+        return worker.ask("one_after_another", name=name, size=size, rounds=rounds)
+
+
+def one_after_another(name: str, size: int, rounds: int) -> float:
+    """What such a process measures."""
+    ways = {"one by one": partial(Runs(name).one_by_one, size)}
+    return medians(ways, rounds)[1]["one by one"]
+
+
 def device_counts() -> tuple[int, ...]:
     """One device, and on a CPU also one for each of its cores: what JAX_NUM_CPU_DEVICES asks for."""
     cores = min(os.cpu_count() or 1, 8) if jax.default_backend() == "cpu" else 1
@@ -177,12 +187,17 @@ def device_counts() -> tuple[int, ...]:
 
 
 def sweeps(config: SweepConfig, console: Console) -> Findings:
-    rows, figures = [], {}
+    rows, figures, most = [], {}, []
     numbers: dict[str, float] = {}
+    cores, largest = max(device_counts()), max(config.sizes)
     for name in config.problems:
         found: dict[str, Any] = {}
         console.print(f"measuring {config.started} fresh processes, {name}")
         single = float(np.median([by_process("one_by_one", name, 1)[0] for _ in range(config.started)]))
+        whole, _ = by_process("by_sweep", name, config.processes)
+        found["processes"] = {"one_run": single, "sweep": whole, "configurations": config.processes}
+        numbers |= {f"sweep/{name}/fresh/{way}/seconds": found["processes"][way] for way in ("one_run", "sweep")}
+        fresh = f"{config.processes * single / whole:.1f} ({duration(whole)})"
         for devices in device_counts():
             environment, cells = {"JAX_NUM_CPU_DEVICES": str(devices)}, []
             with Worker("sweeps", environment=environment) as worker:
@@ -194,12 +209,12 @@ def sweeps(config: SweepConfig, console: Console) -> Findings:
                     numbers |= {f"sweep/{name}/{size}/{devices}/{way}/seconds": seconds[way] for way in seconds}
                     base = found[f"{size}/1"]["seconds"]["one by one"]
                     cells.append(f"{base / seconds['sweep']:.2f} ({duration(seconds['sweep'])})")
-            whole, _ = by_process("by_sweep", name, config.processes, environment)
-            found[f"processes/{devices}"] = {"one_run": single, "sweep": whole, "configurations": config.processes}
-            numbers[f"sweep/{name}/{devices}/fresh/sweep/seconds"] = whole
-            words = name if devices == 1 else f"{name}, {devices} CPU devices"
-            rows.append([words, *cells, f"{config.processes * single / whole:.1f} ({duration(whole)})"])
-        numbers[f"sweep/{name}/fresh/one_run/seconds"] = single
+            rows.append([name, *cells, fresh] if devices == 1 else [f"{name}, {devices} CPU devices", *cells, ""])
+        if cores > 1:
+            raise_if_stopped("before runs on one core")
+            alone, together = on_a_core(name, largest, config.rounds), found[f"{largest}/1"]["seconds"]["one by one"]
+            found["one_core"] = numbers[f"sweep/{name}/{largest}/one_core/seconds"] = alone
+            most.append(f"{name} {cores * together / alone:.2f}")
         figures[name] = found
     columns = ["problem", *(f"K = {size}" for size in config.sizes), f"fresh processes, K = {config.processes}"]
     lines = [
@@ -208,8 +223,12 @@ def sweeps(config: SweepConfig, console: Console) -> Findings:
         f"Fresh processes: {config.processes} × the median of {config.started} that were started, against one process "
         "that starts, compiles and sweeps; nothing is found compiled on disk.",
     ]
-    if len(device_counts()) > 1:
-        lines.append("A device for each core: JAX_NUM_CPU_DEVICES in the environment.")
+    if most:
+        lines += [
+            "A device for each core: JAX_NUM_CPU_DEVICES in the environment.",
+            f"What {cores} cores gain at most by a configuration each, as fast as where there is one core only, beside "
+            f"all of them on one, K = {largest}: {', '.join(most)}. Only what configurations share can add to that.",
+        ]
     return Findings([Section("Sweeps", [Table(columns, rows)], lines)], numbers, {"sweeps": figures})
 
 
@@ -254,4 +273,6 @@ def memory_section(config: SweepConfig, state: int, peaks: Mapping[str, Mapping[
 
 
 if __name__ == "__main__":
-    serve(run=run, against_one_by_one=against_one_by_one)
+    if sys.argv[1:] == ["one_core"]:
+        on_one_core()
+    serve(run=run, against_one_by_one=against_one_by_one, one_after_another=one_after_another)

@@ -18,7 +18,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 help:
 	@echo "make run       the main job: experiments/cifar_transfer.py"
 	@echo "make smoke     the same on embedded digits, in less than a minute"
-	@echo "make bench     timings: steps, choosing λ, tasks, clients, texts, starts, images, beside what people do today; ten minutes"
+	@echo "make bench     timings: steps, choosing λ, tasks, clients, texts, trunks, starts, images, beside what people do today; ten minutes"
 	@echo "               goes on where it was stopped; ARGS=--overwrite measures anew"
 	@echo "make test      the tests; make test-all: the slow ones too, with PyTorch"
 	@echo "make lint      ruff and mypy"

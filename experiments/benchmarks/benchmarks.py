@@ -1,4 +1,4 @@
-"""How fast is it all? Steps, freezing, sweeps, paths, tasks, clients, texts, starts, memory, images: one report.
+"""How fast is it all? Steps, freezing, sweeps, paths, tasks, clients, texts, trunks, starts, memory, images.
 
     make bench                                              # less than ten minutes on 2 CPU cores
     python -m experiments.benchmarks --config.preset=long   # every part by its own defaults
@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar
 
 from rich.console import Console
 
-from experiments.benchmarks import federated, machine, multitask, selection, sequences, step
+from experiments.benchmarks import federated, machine, multitask, selection, sequences, step, trunks
 from experiments.benchmarks.results import Findings, Once, Part, keep
 from jaxtl import cli
 
@@ -27,6 +27,7 @@ PARTS: dict[str, Any] = {
     "multitask": multitask,
     "federated": federated,
     "sequences": sequences,
+    "trunks": trunks,
     "machine": machine,
 }
 Parts = Annotated[tuple[Annotated[str, cli.OneOf("part", PARTS)], ...], cli.Items(1, distinct=True)]

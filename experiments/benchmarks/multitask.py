@@ -19,8 +19,8 @@ are slower.
     surgery, Nash                                     0.83 (0.82–0.86)  0.72 (0.72–0.78)
     MGDA by hand, backward passes by vmap             1.07 (1.03–1.09)  0.82 (0.81–0.84)
 
-By `make bench`: medians of 7 rounds with quartiles in brackets, on 2 quiet CPU cores (x86_64), huge pages on, Python
-3.11, jax 0.10.2.
+By --config.rounds=7, medians with quartiles in brackets, on 2 quiet CPU cores (x86_64), huge pages on, Python 3.11, jax
+0.10.2.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Config:
     cnn_calls: cli.Steps = 4
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "quick": {"rounds": 7},
+        "quick": {"rounds": 5},
         "smoke": {"problems": ("mlp_64",), "rounds": 2, "mlp_calls": 5},
     }
 

@@ -1,4 +1,4 @@
-"""Where does the time of a training step go, and that of a start?
+"""Where does the time of a training step go on a CPU, and that of a start?
 
     python -m experiments.benchmarks.profile                               # not part of `make bench`
     python -m experiments.benchmarks.profile --config.problems=cnn_128
@@ -46,6 +46,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+import jax
 from rich.console import Console
 
 from experiments.benchmarks.arithmetic import operations_of_step
@@ -54,6 +55,7 @@ from experiments.benchmarks.step import Networks
 from experiments.benchmarks.variants import make_problem, save_problem, title_of
 from experiments.benchmarks.workers import ONE_THREAD, Worker, on_one_core
 from jaxtl import cli
+from jaxtl.errors import InputError
 from jaxtl.loop import raise_if_stopped
 from jaxtl.report import Section, Table
 
@@ -170,6 +172,9 @@ def measure(config: Config, console: Console, once: Once) -> Findings:
 
 def main(config: Config, workdir: Path) -> None:
     cli.check(config)
+    if jax.default_backend() != "cpu":
+        what, todo = "knows the operations of a CPU", "set JAX_PLATFORMS=cpu"
+        raise InputError(what, where="benchmarks.profile", todo=todo)
     keep("benchmarks.profile", config, workdir, [(measure, config)])
 
 

@@ -24,8 +24,8 @@ LOO errors agree to 1e-13, and the same λ is chosen. MLP and CNN by two runs of
 --config.memory_sizes=1 --config.tolerances=1e-4`; on 2 quiet CPU cores (AMD EPYC), Python 3.11, jax 0.10.2,
 scikit-learn 1.9.1. A device a core: JAX_NUM_CPU_DEVICES=2. Side by side only the head gains much. 2 and 1.75 were the
 goals of MLPs and CNNs: a run of one of them keeps both cores busy by itself, so that a configuration on each core gains
-no more than "at most", measured where there is one core, and what is gained is that. LogisticRegressionCV has one thread of BLAS: with two,
-OpenBLAS' own choice here, 2,000 × 256 took it 119 s in place of 12.
+no more than "at most", measured where there is one core, and what is gained is that. LogisticRegressionCV has one
+thread of BLAS: with two, OpenBLAS' own choice here, 2,000 × 256 took it 119 s in place of 12.
 """
 
 from __future__ import annotations

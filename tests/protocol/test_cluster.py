@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import dask
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -194,6 +195,18 @@ def test_a_worker_is_killed_in_the_middle(pool):
     rest = [result for _, result in made]
     assert sorted([first, *(unit for unit, _ in rest)]) == list(range(30))
     assert {other for _, other in rest} - {pid}
+
+
+def deadly(unit):
+    os._exit(1)
+
+
+def test_a_unit_that_ends_every_worker_it_is_given_to_ends_the_run_in_a_line():
+    once = dask.config.set({"distributed.scheduler.allowed-failures": 0})
+    said = r"ended every worker that it was given to: (?s:.*)rerun the same command"
+    with once, pytest.raises(Gone, match=said) as gone, joined(Site.of("local:1")) as pool:
+        list(each_made(deadly, range(2), pool))
+    assert gone.value.exit_code == 75
 
 
 def test_of_those_that_join_later_one_works_and_one_with_other_code_is_refused(site, pool, tmp_path, caplog):

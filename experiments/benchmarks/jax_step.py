@@ -14,12 +14,12 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
-from experiments.benchmarks.variants import make_problem, make_program, make_variant, task_loss, timed
+from experiments.benchmarks.variants import Problem, make_problem, make_program, make_variant, task_loss, timed
 from experiments.benchmarks.workers import serve
 from jaxtl.devices import backend
 from jaxtl.step import compile_step, init_state
@@ -44,19 +44,7 @@ def answer_for(name: str) -> None:
         return seconds_by_operation(lambda: jax.block_until_ready(train.run(train.begin(), steps)))
 
     def ends_of_stages() -> dict[str, float]:
-        """When each stage of a start ended, until a first step is done."""
-        program = make_program(problem)
-        state = jax.block_until_ready(init_state(problem.params, program.tx, jax.random.key(1)))
-        stages["optimizer's state"] = time.perf_counter()
-        arguments = (state, problem.batch, program.fixed)
-        step: Any = compile_step(program.step)
-        lowered = step.lower(*arguments)
-        stages["tracing and lowering the step"] = time.perf_counter()
-        compiled = lowered.compile()
-        stages["reading it from disk"] = time.perf_counter()
-        jax.block_until_ready(compiled(*arguments))
-        stages["first step"] = time.perf_counter()
-        return stages
+        return stages | first_step_of(problem)
 
     answers: dict[str, Callable[..., Any]] = {
         "block": block,
@@ -65,6 +53,21 @@ def answer_for(name: str) -> None:
         "fastest": fastest,
     }
     serve(**answers, loss=lambda: float(task_loss(problem, ends[0])))
+
+
+def first_step_of(problem: Problem) -> dict[str, float]:
+    """When each stage of a first step ended, from its program on."""
+    program, stages = make_program(problem), {}
+    state = jax.block_until_ready(init_state(problem.params, program.tx, jax.random.key(1)))
+    stages["optimizer's state"] = time.perf_counter()
+    arguments, step = (state, problem.batch, program.fixed), cast(Any, compile_step(program.step))
+    lowered = step.lower(*arguments)
+    stages["tracing and lowering the step"] = time.perf_counter()
+    compiled = lowered.compile()
+    stages["reading it from disk"] = time.perf_counter()
+    jax.block_until_ready(compiled(*arguments))
+    stages["first step"] = time.perf_counter()
+    return stages
 
 
 def seconds_by_operation(work: Callable[[], Any]) -> dict[str, float]:

@@ -25,7 +25,7 @@ LOO errors agree to 1e-13, and the same λ is chosen. MLP and CNN by two runs of
 scikit-learn 1.9.1. A device a core: JAX_NUM_CPU_DEVICES=2. Side by side only the head gains much. 2 and 1.75 were the
 goals of MLPs and CNNs: a run of one of them keeps both cores busy by itself, so that a configuration on each core gains
 no more than "at most", measured where there is one core, and what is gained is that. LogisticRegressionCV has one
-thread of BLAS: with two, OpenBLAS' own choice here, 2,000 × 256 took it 119 s in place of 12.
+thread of BLAS: with two, OpenBLAS' own choice here, 2,000 × 256 took it 109 s in `make bench`, in place of 13.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def logistic(config: Config, console: Console) -> Findings:
         figures[f"LogisticRegressionCV {tolerance:g}"] = {"seconds": taken, "largest_difference": gap}
     lines = [
         f"{rows} × {features}, {CLASSES} classes, {len(lams)} λ × {folds} folds. Gap: in the folds' mean log-loss.",
-        "scikit-learn's has one thread of BLAS, which is its best: with more it can take ten times as long.",
+        "scikit-learn's has one thread of BLAS, which is its best: with more it can take many times as long.",
     ]
     sections = [Section("Logistic regression", [Table(["way", "seconds ÷ ours", "largest gap"], table)], lines)]
     return Findings(sections, seconds_in("logistic", figures), {"logistic": figures})

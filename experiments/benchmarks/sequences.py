@@ -16,7 +16,7 @@ need it for the last state to be that of the last word; ours is told by the word
 
 By --config.rounds=5 --config.calls=2, medians and quartiles, on one of 2 quiet CPU cores (x86_64, AMD EPYC), huge pages
 on, Python 3.11, jax 0.10.2, PyTorch 2.13.0. A step took 29 ms, 0.65 s and 0.88 s of the processor. A process whose turn
-comes does what it is asked twice, and the second time counts: in the first, MiniLM's step took up to 1.3 s.
+comes does what it is asked twice, and the second time counts.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ def measure_rows(name: str, problem: Problem, rounds: int, steps: int) -> dict[s
             row = rows[row_name]
             raise_if_stopped(f"before {row.words}")
             worker = workers[row.process, row.huge_pages]
-            ask = worker.ask_again if row_name in first else worker.ask
+            ask = worker.ask_again if row_name in first else worker.ask  # the first compiles
             return ask("block", steps=steps, **row.asked)
 
         for row_name, row in rows.items():  # this round compiles; it does not count

@@ -186,36 +186,51 @@ def device_counts() -> tuple[int, ...]:
     return (1, cores) if cores > 1 else (1,)
 
 
+def of_problem(name: str, config: SweepConfig, console: Console) -> dict[str, Any]:
+    """Seconds of fresh processes, and of sweeps and runs one after another by "size/devices"; of these on one core."""
+    found: dict[str, Any] = {}
+    console.print(f"measuring {config.started} fresh processes, {name}")
+    single = float(np.median([by_process("one_by_one", name, 1)[0] for _ in range(config.started)]))
+    whole, _ = by_process("by_sweep", name, config.processes)
+    found["fresh"] = {"one_run": single, "sweep": whole, "configurations": config.processes}
+    for devices in device_counts():
+        with Worker("sweeps", environment={"JAX_NUM_CPU_DEVICES": str(devices)}) as worker:
+            for size in config.sizes:
+                raise_if_stopped(f"before a sweep of {size}")
+                console.print(f"measuring a sweep of {size}, {name}, {devices} at a time")
+                asked = {"name": name, "size": size, "rounds": config.rounds}
+                found[f"{size}/{devices}"] = worker.ask("against_one_by_one", **asked)
+    if max(device_counts()) > 1:
+        raise_if_stopped("before runs on one core")
+        found["one_core"] = on_a_core(name, max(config.sizes), config.rounds)
+    return found
+
+
 def sweeps(config: SweepConfig, console: Console) -> Findings:
     rows, figures, most = [], {}, []
     numbers: dict[str, float] = {}
-    cores, largest = max(device_counts()), max(config.sizes)
+    largest = max(config.sizes)
     for name in config.problems:
-        found: dict[str, Any] = {}
-        console.print(f"measuring {config.started} fresh processes, {name}")
-        single = float(np.median([by_process("one_by_one", name, 1)[0] for _ in range(config.started)]))
-        whole, _ = by_process("by_sweep", name, config.processes)
-        found["processes"] = {"one_run": single, "sweep": whole, "configurations": config.processes}
-        numbers |= {f"sweep/{name}/fresh/{way}/seconds": found["processes"][way] for way in ("one_run", "sweep")}
-        fresh = f"{config.processes * single / whole:.1f} ({duration(whole)})"
+        found = figures[name] = of_problem(name, config, console)
+        fresh = found["fresh"]
+        numbers |= {f"sweep/{name}/fresh/{way}/seconds": fresh[way] for way in ("one_run", "sweep")}
+        gained = f"{config.processes * fresh['one_run'] / fresh['sweep']:.1f} ({duration(fresh['sweep'])})"
         for devices in device_counts():
-            environment, cells = {"JAX_NUM_CPU_DEVICES": str(devices)}, []
-            with Worker("sweeps", environment=environment) as worker:
-                for size in config.sizes:
-                    raise_if_stopped(f"before a sweep of {size}")
-                    console.print(f"measuring a sweep of {size}, {name}, {devices} at a time")
-                    one = worker.ask("against_one_by_one", name=name, size=size, rounds=config.rounds)
-                    found[f"{size}/{devices}"], seconds = one, one["seconds"]
-                    numbers |= {f"sweep/{name}/{size}/{devices}/{way}/seconds": seconds[way] for way in seconds}
-                    base = found[f"{size}/1"]["seconds"]["one by one"]
-                    cells.append(f"{base / seconds['sweep']:.2f} ({duration(seconds['sweep'])})")
-            rows.append([name, *cells, fresh] if devices == 1 else [f"{name}, {devices} CPU devices", *cells, ""])
-        if cores > 1:
-            raise_if_stopped("before runs on one core")
-            alone, together = on_a_core(name, largest, config.rounds), found[f"{largest}/1"]["seconds"]["one by one"]
-            found["one_core"] = numbers[f"sweep/{name}/{largest}/one_core/seconds"] = alone
-            most.append(f"{name} {cores * together / alone:.2f}")
-        figures[name] = found
+            cells = []
+            for size in config.sizes:
+                seconds, base = (found[f"{size}/{number}"]["seconds"] for number in (devices, 1))
+                numbers |= {f"sweep/{name}/{size}/{devices}/{way}/seconds": seconds[way] for way in seconds}
+                cells.append(f"{base['one by one'] / seconds['sweep']:.2f} ({duration(seconds['sweep'])})")
+            rows.append([name, *cells, gained] if devices == 1 else [f"{name}, {devices} CPU devices", *cells, ""])
+        if "one_core" in found:
+            numbers[f"sweep/{name}/{largest}/one_core/seconds"] = found["one_core"]
+            gain = max(device_counts()) * found[f"{largest}/1"]["seconds"]["one by one"] / found["one_core"]
+            most.append(f"{name} {gain:.2f}")
+    return Findings([sweep_section(config, rows, most)], numbers, {"sweeps": figures})
+
+
+def sweep_section(config: SweepConfig, rows: list[list[str]], most: list[str]) -> Section:
+    """The table, how it was measured, and the most that cores can gain, by problem."""
     columns = ["problem", *(f"K = {size}" for size in config.sizes), f"fresh processes, K = {config.processes}"]
     lines = [
         "How many times as long the same runs take one after another, compiled once, on one device; in brackets the "
@@ -224,12 +239,13 @@ def sweeps(config: SweepConfig, console: Console) -> Findings:
         "that starts, compiles and sweeps; nothing is found compiled on disk.",
     ]
     if most:
+        cores, largest = max(device_counts()), max(config.sizes)
         lines += [
             "A device for each core: JAX_NUM_CPU_DEVICES in the environment.",
             f"What {cores} cores gain at most by a configuration each, as fast as where there is one core only, beside "
             f"all of them on one, K = {largest}: {', '.join(most)}. Only what configurations share can add to that.",
         ]
-    return Findings([Section("Sweeps", [Table(columns, rows)], lines)], numbers, {"sweeps": figures})
+    return Section("Sweeps", [Table(columns, rows)], lines)
 
 
 def memory_of_sweeps(config: SweepConfig, console: Console) -> Findings:
